@@ -1,0 +1,49 @@
+"""What every text dataset gives to `permlab task=spt`: training texts, their units, and the questions to ask.
+
+Offsets are character offsets into `Example.text`. A unit is a piece of text that a unit order may move as a whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training text.
+
+    `units`: the pieces the dataset itself knows, in reading order, or None; joined by `text.units.join_units` they give
+    back `text`. `protected`: strings that no segmenter may split (entities). `source`: file and line, for messages.
+    """
+
+    text: str
+    group: str = ""
+    units: tuple[str, ...] | None = None
+    protected: tuple[str, ...] = ()
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Query:
+    """One question: the model continues `prompt`; the answer is right when the continuation starts with `answer`.
+
+    `direction`: "forward" (the order of the training text) or "reverse". `kind`: what is asked for ("name",
+    "description", "entity"). `wording`: "trained" or "held_out" (a template nobody was trained on).
+    """
+
+    prompt: str
+    answer: str
+    group: str
+    direction: str
+    kind: str
+    wording: str = "trained"
+
+
+@dataclass
+class Corpus:
+    """Training texts and queries of one dataset; `rejected` holds one line per row that a reader dropped."""
+
+    name: str
+    examples: list[Example]
+    queries: list[Query] = field(default_factory=list)
+    rejected: list[str] = field(default_factory=list)
