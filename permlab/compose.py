@@ -1,0 +1,192 @@
+"""Hydra overrides to checked jobs: `permlab -m task.order=original,spt seed=0,1` is four jobs, all checked before the first.
+
+Hydra's own sweeper composes every job too, but only after it has made the sweep directory, and it cannot check ranges.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from permlab import registry
+from permlab.config import Config, build_config, first_line, register_schemas
+from permlab.errors import UserError, did_you_mean
+
+VERSION_BASE = "1.3"
+
+
+@dataclass
+class Job:
+    """One point of a sweep, or the only run: the overrides that Hydra gets for it and the checked result."""
+
+    overrides: list[str]
+    config: Config
+
+
+@dataclass
+class Plan:
+    """All jobs of one command line. `overrides` is what Hydra gets; `varied` are the keys that differ between jobs."""
+
+    jobs: list[Job]
+    overrides: list[str]
+    varied: list[str]
+    multirun: bool
+
+
+def plan_jobs(overrides: list[str], multirun: bool, config_dir: str | None = None) -> Plan:
+    """Compose and check every job of a command line.
+
+    An experiment's `sweep` section is added first, except for keys that the command line sets itself.
+
+    Raises:
+        UserError: for the first thing that is wrong, in one or two lines.
+    """
+    register_schemas()
+    search = [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
+    parsed = parse(overrides)
+    first = [choices[0] for choices in expansions(parsed)]
+    sweep = compose_one([*first, *search]).experiment.sweep
+    given = {override.key_or_group for override in parsed}
+    added = [f"{key}={values}" for key, values in sweep.items() if key not in given]
+    parsed += parse(added)
+    choices = expansions(parsed)
+    varied = [o.key_or_group for o, c in zip(parsed, choices) if len(c) > 1]
+    if varied and not (multirun or added):
+        key = varied[0]
+        raise UserError(f"{key} has several values; add -m to sweep over them (permlab -m {' '.join(overrides)})")
+    combinations = [list(point) for point in itertools.product(*choices)]
+    jobs = [Job(point, build_config(compose_one([*point, *search]))) for point in combinations]
+    check_directories(jobs)
+    return Plan(jobs, [*overrides, *added], varied, multirun or len(jobs) > 1)
+
+
+def check_directories(jobs: list[Job]) -> None:
+    """Refuse a sweep whose jobs would all write to one run.dir."""
+    fixed = [job.config.run.dir for job in jobs if job.config.run.dir]
+    if len(set(fixed)) < len(fixed):
+        raise UserError("run.dir is the same for several jobs of this sweep; use run.root=DIR, or make it vary")
+
+
+def parse(overrides: list[str]) -> list[Any]:
+    """Parse Hydra override strings.
+
+    Raises:
+        UserError: for one that is not `key=value`.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    parser = OverridesParser.create()
+    parsed = []
+    for text in overrides:
+        try:
+            parsed += parser.parse_overrides([text])
+        except OverrideParseException as error:
+            hint = "" if "=" in text else f"; write {text}=VALUE, or see `permlab --help`"
+            raise UserError(f"cannot read '{text}': {first_line(error)}{hint}") from error
+    return parsed
+
+
+def expansions(parsed: list[Any]) -> list[list[str]]:
+    """Return, per override, the single-valued override strings it stands for."""
+    expanded = []
+    for override in parsed:
+        if override.is_sweep_override():
+            key = override.get_key_element()
+            expanded.append([f"{key}={value}" for value in sweep_values(override)])
+        else:
+            expanded.append([override.input_line])
+    return expanded
+
+
+def sweep_values(override: Any) -> list[str]:
+    """Return the values of a sweep override (`a,b`, choice, range, glob) in Hydra's syntax."""
+    if override.is_discrete_sweep():
+        from hydra.core.override_parser.types import Glob
+
+        if isinstance(override.value(), Glob):
+            return override.value().filter(registry.names(override.key_or_group))
+        return [str(value) for value in override.sweep_string_iterator()]
+    raise UserError(f"{override.input_line}: interval() needs a sweeper plugin; use a list or range()")
+
+
+def compose_one(overrides: list[str]) -> Any:
+    """Compose one configuration with Hydra; user mistakes become `UserError`."""
+    from hydra import compose
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    with conf_search_path():
+        try:
+            return compose("config", overrides=overrides)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(explain(error, overrides)) from error
+
+
+@contextmanager
+def conf_search_path() -> Iterator[None]:
+    """Point Hydra's compose API at our conf folder, and leave no global state behind."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(registry.conf_dir()), version_base=VERSION_BASE, job_name="permlab"):
+        yield
+
+
+def explain(error: Exception, overrides: list[str]) -> str:
+    """Say in one line what Hydra found wrong, with the closest existing name."""
+    from hydra.errors import MissingConfigException
+
+    text = str(error)
+    if isinstance(error, MissingConfigException):
+        missing = re.search(r"Could not find '([^']+)'", text)
+        if missing and "/" in missing[1]:
+            group, _, name = missing[1].partition("/")
+            options = registry.names(group) if group in registry.GROUPS else []
+            listed = f" (options: {', '.join(options)})" if options else ""
+            return f"{group}={name} is not known{did_you_mean(name, options)}{listed}"
+    cause = error.__cause__ if error.__cause__ is not None else error
+    unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '[^']*')", f"{cause}\n{text}")
+    where = re.search(r"full_key: (\S+)", f"{cause}\n{text}")
+    if unknown and where:
+        key = where[1]
+        file = re.search(r"^In '([^']+)'", text)
+        prefix = f"in conf/{file[1]}.yaml: " if file else ""
+        return f"{prefix}unknown key '{key}'{did_you_mean(key, known_keys(overrides, key))}"
+    override = re.search(r"Could not override '([^']+)'", text)
+    if override:
+        return f"unknown key '{override[1]}'{did_you_mean(override[1], known_keys(overrides, override[1]))}"
+    if where:
+        return f"{where[1]}: {first_line(cause)}"
+    plus = re.search(r"An item is already at '([^']+)'", text)
+    if plus:
+        return f"{plus[1]} exists already: write it without '+'"
+    return re.sub(r"\s*\n\s*", "; ", text.strip())[:400]
+
+
+def known_keys(overrides: list[str], unknown: str) -> list[str]:
+    """Return every key path of the configuration that the group choices alone compose to, and the group names."""
+    from hydra import compose
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig
+
+    groups = [o for o in overrides if o.partition("=")[0] in registry.GROUPS and o.partition("=")[0] != unknown]
+    with conf_search_path():
+        try:
+            config = compose("config", overrides=groups)
+        except HydraException:
+            return list(registry.GROUPS)
+
+    def walk(node: DictConfig, prefix: str) -> Iterator[str]:
+        for key in node:
+            yield f"{prefix}{key}"
+            child = node._get_node(key)
+            if isinstance(child, DictConfig) and not child._is_none():
+                yield from walk(child, f"{prefix}{key}.")
+
+    return [*registry.GROUPS, *walk(config, "")]

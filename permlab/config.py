@@ -1,0 +1,260 @@
+"""The typed configuration of one run; every task owns its own dataclass in `permlab/tasks/`.
+
+    permlab task=spt seed=3 run.dry_run=true        # compose, validate, print the plan
+
+Hydra composes YAML on these schemas (unknown keys and wrong types fail there); `build_config` then re-merges the plain
+result onto the dataclasses, which also refuses what `+key=value` smuggled in. Nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from permlab import registry
+from permlab.errors import UserError, check_choice, check_range, did_you_mean
+from permlab.version import __version__
+
+
+@dataclass
+class RunConfig:
+    """Where a run lives and how it behaves; nothing here changes its result."""
+
+    root: str = "outputs"
+    """Folder that holds all runs: <root>/<task>/<UTC stamp>-<short id>/."""
+    dir: str | None = None
+    """Exact run directory; refused when it exists and is not empty."""
+    name: str | None = None
+    """A label for tables, reports and the tracker."""
+    dry_run: bool = False
+    """Resolve, validate, check files and memory, print the plan, write nothing."""
+    skip_finished: bool = False
+    """Do nothing when a finished run of the same fingerprint lies under root."""
+    checkpoint_seconds: float = 60.0
+    """Seconds between checkpoints."""
+    checkpoint_steps: int | None = None
+    """Steps between checkpoints, for tasks that count steps; replaces checkpoint_seconds."""
+    sweep: str | None = None
+    """Set by permlab: the sweep directory that this run belongs to."""
+
+
+@dataclass
+class HardwareConfig:
+    """Device, number type and threads."""
+
+    name: str = "auto"
+    device: str = "auto"
+    """auto | cpu | cuda | cuda:N | mps; auto takes the first GPU that is there."""
+    dtype: str = "auto"
+    """auto | float32 | bfloat16 | float16 for training; auto is bfloat16 on GPUs that have it, else float32."""
+    threads: int | None = None
+    """CPU threads; null = all cores this process may use."""
+    workers: int = 0
+    """Data loader processes; the order of the data does not depend on it."""
+
+
+@dataclass
+class TrackerConfig:
+    """Where metrics are mirrored; metrics.jsonl is always written first."""
+
+    name: str = "wandb"
+    """wandb | none"""
+    mode: str = "auto"
+    """auto (online if a key exists, else offline) | online | offline | disabled"""
+    project: str = "permlab"
+    entity: str | None = None
+    group: str | None = None
+    """null = the sweep, then the experiment."""
+    tags: list[str] = field(default_factory=list)
+    init_timeout: float = 10.0
+    """Seconds to wait for the server before the run goes on offline."""
+
+
+@dataclass
+class ExperimentConfig:
+    """What an `experiment=` file checks; empty in a plain run."""
+
+    name: str | None = None
+    claim: str | None = None
+    """The claim it checks, in words."""
+    source: str | None = None
+    """Paper and place."""
+    acceptance: str | None = None
+    """When the claim counts as reproduced, in words with the numbers."""
+    minutes: float | None = None
+    """Expected minutes on 2 CPU cores."""
+    sweep: dict[str, str] = field(default_factory=dict)
+    """Hydra sweep syntax per key; turns the run into a multirun. Keys given on the command line win."""
+
+
+@dataclass
+class NoneConfig:
+    """`model=none` and `dataset=none`: for tasks that bring their own."""
+
+    name: str = "none"
+    kind: str = "none"
+
+
+@dataclass
+class RootSchema:
+    """The schema that Hydra composes onto."""
+
+    task: Any = None
+    model: Any = None
+    dataset: Any = None
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
+    seed: int = 0
+
+
+@dataclass
+class Config:
+    """One validated run: what every `tasks.<name>.run(config, run)` receives."""
+
+    task: Any
+    model: Any
+    dataset: Any
+    hardware: HardwareConfig
+    tracker: TrackerConfig
+    run: RunConfig
+    experiment: ExperimentConfig
+    seed: int
+
+    def to_container(self) -> dict[str, Any]:
+        """Return plain dicts, lists and scalars, as written to `config.yaml`."""
+        return dataclasses.asdict(self)
+
+    def fingerprint(self) -> str:
+        """Return a hash of everything that decides the result: run directory and tracker are left out."""
+        decisive = {k: v for k, v in self.to_container().items() if k not in ("run", "tracker", "experiment")}
+        text = json.dumps({"version": __version__, **decisive}, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def register_schemas() -> None:
+    """Put every schema into Hydra's ConfigStore under the hidden group `schema`."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    store.store(name="root_schema", node=RootSchema)
+    for group in ("task", "model", "dataset"):
+        for name, schema in registry.schemas(group).items():
+            store.store(group=f"schema/{group}", name=name, node=schema)
+
+
+def build_config(composed: Any) -> Config:
+    """Turn a composed or loaded configuration into a checked `Config`.
+
+    Raises:
+        UserError: for an unknown key, a wrong type, a value out of range, or a model or dataset the task cannot use.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"the configuration has a value that cannot be resolved: {first_line(error)}") from error
+    if not isinstance(plain, dict):
+        raise UserError("the configuration is not a mapping of keys")
+    plain.pop("hydra", None)
+    check_keys("", plain, [f.name for f in dataclasses.fields(RootSchema)])
+    parts: dict[str, Any] = {"seed": plain.get("seed", 0)}
+    for part in ("hardware", "tracker", "run", "experiment"):
+        schema = {f.name: f.default_factory for f in dataclasses.fields(RootSchema)}[part]
+        parts[part] = typed(part, schema, plain.get(part) or {})
+    for group in ("task", "model", "dataset"):
+        parts[group] = typed(group, schema_for(group, plain.get(group)), plain.get(group))
+    config = Config(**parts)
+    validate(config)
+    return config
+
+
+def schema_for(group: str, values: Any) -> type:
+    """Return the dataclass for a composed task (by `name`), model or dataset (by `schema` key `kind`)."""
+    key = "name" if group == "task" else "kind"
+    name = (values or {}).get(key)
+    options = registry.schemas(group)
+    if name not in options:
+        raise UserError(f"{group}.{key}={name} is not known{did_you_mean(str(name), options)} ({', '.join(options)})")
+    return options[name]
+
+
+def typed(prefix: str, schema: Any, values: dict[str, Any]) -> Any:
+    """Merge plain values onto a dataclass and return the instance.
+
+    Raises:
+        UserError: naming the key, for an unknown key or a value of the wrong type.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    structured = OmegaConf.structured(schema)
+    check_nested_keys(prefix, values, structured)
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(structured, OmegaConf.create(values)))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{prefix}.{error.full_key or ''}: {first_line(error)}") from error
+
+
+def check_nested_keys(prefix: str, values: dict[str, Any], structured: Any) -> None:
+    """Refuse keys that a structured config does not have, at any depth, naming the closest one."""
+    from omegaconf import DictConfig
+
+    check_keys(prefix, values, list(structured.keys()))
+    for key, value in values.items():
+        child = structured._get_node(key)
+        if isinstance(value, dict) and isinstance(child, DictConfig) and child._metadata.object_type not in (dict, None):
+            check_nested_keys(f"{prefix}.{key}", value, child)
+
+
+def check_keys(prefix: str, values: dict[str, Any], known: list[str]) -> None:
+    """Refuse unknown keys of one level."""
+    for key in values:
+        if key not in known:
+            where = f"{prefix}." if prefix else ""
+            hint = did_you_mean(str(key), known)
+            raise UserError(f"unknown key '{where}{key}'{hint} (known: {', '.join(known)})")
+
+
+def validate(config: Config) -> None:
+    """Check ranges, choices and that task, model and dataset fit; the task's own checks come last.
+
+    Raises:
+        UserError: with one line that names the key and the remedy.
+    """
+    task = registry.task(config.task.name)
+    for group, part, fitting in (("model", config.model, task.MODELS), ("dataset", config.dataset, task.DATASETS)):
+        if part.kind not in fitting:
+            options = [name for name, kind in registry.options(group).items() if kind in fitting]
+            raise UserError(
+                f"{group}={part.name} does not fit task={config.task.name}; what fits: {', '.join(options) or 'nothing'}"
+            )
+    check_choice("tracker.name", config.tracker.name, ("wandb", "none"))
+    check_choice("tracker.mode", config.tracker.mode, ("auto", "online", "offline", "disabled"))
+    check_range("tracker.init_timeout", config.tracker.init_timeout, 0, 10)
+    check_choice("hardware.dtype", config.hardware.dtype, ("auto", "float32", "bfloat16", "float16"))
+    device = config.hardware.device.split(":")[0]
+    check_choice("hardware.device", device, ("auto", "cpu", "cuda", "mps"))
+    if config.hardware.threads is not None:
+        check_range("hardware.threads", config.hardware.threads, 1)
+    check_range("hardware.workers", config.hardware.workers, 0)
+    check_range("run.checkpoint_seconds", config.run.checkpoint_seconds, 0)
+    if config.run.checkpoint_steps is not None:
+        check_range("run.checkpoint_steps", config.run.checkpoint_steps, 1)
+    check_range("seed", config.seed, 0, 2**32 - 1)
+    if config.experiment.name and not config.experiment.name.startswith(f"{config.task.name}/"):
+        raise UserError(
+            f"experiment={config.experiment.name} belongs to another task than task={config.task.name}; drop one of the two"
+        )
+    task.validate(config)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

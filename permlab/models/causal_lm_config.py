@@ -1,0 +1,93 @@
+"""Configuration of causal language models: `permlab model=llama-1b model.lora.rank=16`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from permlab.errors import UserError, check_choice, check_range
+
+
+@dataclass
+class LoraConfig:
+    """LoRA adapters with PEFT in place of training all weights."""
+
+    rank: int = 0
+    """0 trains all weights."""
+    alpha: float = 32.0
+    dropout: float = 0.0
+    target_modules: list[str] = field(default_factory=lambda: ["all-linear"])
+    """Module name endings, or [all-linear]."""
+
+
+@dataclass
+class ScratchConfig:
+    """Size of the Llama that model=tiny-llama builds from scratch."""
+
+    hidden_size: int = 96
+    layers: int = 3
+    heads: int = 4
+    kv_heads: int = 4
+    intermediate_size: int = 256
+
+
+@dataclass
+class CausalLMConfig:
+    """A causal language model: a Hugging Face id or directory, or a small Llama built here."""
+
+    name: str = "tiny-llama"
+    kind: str = "causal_lm"
+    path: str | None = None
+    """Hub id or local directory; null builds `scratch` from its sizes."""
+    revision: str | None = None
+    weights: str = "scratch"
+    """pretrained | scratch (random weights; the architecture of `path` when it is set)"""
+    tokenizer: str = "word"
+    """word | bpe (both trained on the corpus in seconds) | pretrained (of `path`)"""
+    vocab_size: int = 8192
+    """Largest vocabulary of a tokenizer trained here."""
+    gradient_checkpointing: bool = False
+    trust_remote_code: bool = False
+    scratch: ScratchConfig = field(default_factory=ScratchConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+
+
+def validate_causal_lm(model: CausalLMConfig) -> None:
+    """Check ranges and combinations; looks at local paths, never at the network.
+
+    Raises:
+        UserError: naming the key and the remedy.
+    """
+    check_choice("model.weights", model.weights, ("pretrained", "scratch"))
+    check_choice("model.tokenizer", model.tokenizer, ("word", "bpe", "pretrained"))
+    check_range("model.vocab_size", model.vocab_size, 300)
+    check_range("model.lora.rank", model.lora.rank, 0)
+    check_range("model.lora.alpha", model.lora.alpha, 0, open_interval=True)
+    check_range("model.lora.dropout", model.lora.dropout, 0, 0.99)
+    for key in ("hidden_size", "layers", "heads", "kv_heads", "intermediate_size"):
+        check_range(f"model.scratch.{key}", getattr(model.scratch, key), 1)
+    sizes = model.scratch
+    if sizes.hidden_size % (2 * sizes.heads):
+        raise UserError(
+            f"model.scratch.hidden_size={sizes.hidden_size} must be a multiple of 2 x heads ({2 * sizes.heads}): "
+            "rotary positions turn pairs of dimensions"
+        )
+    if sizes.heads % sizes.kv_heads:
+        raise UserError(f"model.scratch.heads={sizes.heads} must be a multiple of kv_heads={sizes.kv_heads}")
+    if model.path is None:
+        if model.name == "local":
+            raise UserError("model=local needs model.path=DIR, a Hugging Face model directory")
+        if model.weights == "pretrained" or model.tokenizer == "pretrained":
+            raise UserError(
+                "model.weights=pretrained and model.tokenizer=pretrained need model.path=DIR_OR_ID; "
+                "without one use model.weights=scratch model.tokenizer=word"
+            )
+    elif is_local(model.path) and not (Path(model.path) / "config.json").is_file():
+        raise UserError(f"model.path={model.path} is not a Hugging Face model directory: it has no config.json")
+    if model.weights == "pretrained" and model.tokenizer != "pretrained":
+        raise UserError("pretrained weights need their own tokenizer: set model.tokenizer=pretrained")
+
+
+def is_local(path: str) -> bool:
+    """Return whether a model path means a folder rather than a hub id (`owner/name`)."""
+    return Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") > 1
