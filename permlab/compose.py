@@ -1,4 +1,4 @@
-"""Hydra overrides to checked jobs: `permlab -m task.order=original,spt seed=0,1` is four jobs, all checked before the first.
+"""Hydra overrides to checked jobs: `permlab -m task.order=original,spt seed=0,1` is four jobs, checked before any runs.
 
 Hydra's own sweeper composes every job too, but only after it has made the sweep directory, and it cannot check ranges.
 """
@@ -10,11 +10,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from permlab import registry
 from permlab.config import Config, build_config, first_line, register_schemas
 from permlab.errors import UserError, did_you_mean
+from permlab.runs.directory import check_free
 
 VERSION_BASE = "1.3"
 
@@ -65,7 +67,10 @@ def plan_jobs(overrides: list[str], multirun: bool, config_dir: str | None = Non
 
 
 def check_directories(jobs: list[Job]) -> None:
-    """Refuse a sweep whose jobs would all write to one run.dir."""
+    """Refuse run directories that hold something, and a sweep whose jobs would share one."""
+    for job in jobs:
+        if job.config.run.dir:
+            check_free(Path(job.config.run.dir))
     fixed = [job.config.run.dir for job in jobs if job.config.run.dir]
     if len(set(fixed)) < len(fixed):
         raise UserError("run.dir is the same for several jobs of this sweep; use run.root=DIR, or make it vary")

@@ -209,7 +209,11 @@ def check_nested_keys(prefix: str, values: dict[str, Any], structured: Any) -> N
     check_keys(prefix, values, list(structured.keys()))
     for key, value in values.items():
         child = structured._get_node(key)
-        if isinstance(value, dict) and isinstance(child, DictConfig) and child._metadata.object_type not in (dict, None):
+        if (
+            isinstance(value, dict)
+            and isinstance(child, DictConfig)
+            and child._metadata.object_type not in (dict, None)
+        ):
             check_nested_keys(f"{prefix}.{key}", value, child)
 
 
@@ -233,7 +237,7 @@ def validate(config: Config) -> None:
         if part.kind not in fitting:
             options = [name for name, kind in registry.options(group).items() if kind in fitting]
             raise UserError(
-                f"{group}={part.name} does not fit task={config.task.name}; what fits: {', '.join(options) or 'nothing'}"
+                f"{group}={part.name} does not fit task={config.task.name}; fitting: {', '.join(options) or 'nothing'}"
             )
     check_choice("tracker.name", config.tracker.name, ("wandb", "none"))
     check_choice("tracker.mode", config.tracker.mode, ("auto", "online", "offline", "disabled"))
@@ -250,7 +254,7 @@ def validate(config: Config) -> None:
     check_range("seed", config.seed, 0, 2**32 - 1)
     if config.experiment.name and not config.experiment.name.startswith(f"{config.task.name}/"):
         raise UserError(
-            f"experiment={config.experiment.name} belongs to another task than task={config.task.name}; drop one of the two"
+            f"experiment={config.experiment.name} belongs to another task than task={config.task.name}; drop one"
         )
     task.validate(config)
 

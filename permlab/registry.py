@@ -64,7 +64,7 @@ def task(name: str) -> ModuleType:
 
 @functools.cache
 def conf_dir() -> Path:
-    """Return the folder of YAML files: inside the installed package, or beside it in a checkout; never the working directory."""
+    """Return the YAML folder: in the installed package, or beside it in a checkout; never the working directory."""
     package = Path(__file__).resolve().parent
     for folder in (package / "conf", package.parent / "conf"):
         if (folder / "config.yaml").is_file():

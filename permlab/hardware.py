@@ -1,0 +1,57 @@
+"""Hardware profiles: `permlab hardware=gpu hardware.device=cuda:1`. torch is imported inside the functions."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from permlab.config import HardwareConfig
+from permlab.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def resolve_device(hardware: HardwareConfig) -> torch.device:
+    """Return the device of a profile.
+
+    Raises:
+        UserError: when the profile asks for a device that is not there.
+    """
+    import torch
+
+    if hardware.device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(hardware.device)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise UserError(f"hardware.device={hardware.device}: this machine has {count} CUDA GPUs; use hardware=cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("hardware.device=mps: this machine has no Metal GPU; use hardware=cpu")
+    return device
+
+
+def resolve_dtype(hardware: HardwareConfig) -> torch.dtype:
+    """Return the number type for training: bfloat16 on GPUs that have it, else float32, unless the profile says."""
+    import torch
+
+    if hardware.dtype != "auto":
+        return getattr(torch, hardware.dtype)
+    device = resolve_device(hardware)
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def set_threads(hardware: HardwareConfig) -> None:
+    """Set torch's CPU threads; always, because an earlier job of a sweep may have changed them."""
+    import torch
+
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    torch.set_num_threads(hardware.threads or (int(limit) if limit.isdigit() else usable_cores()))
+
+
+def usable_cores() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,1 @@
+"""Run directories, results, tracking, progress and signals; used by `cli` and `tasks` only."""

@@ -1,0 +1,139 @@
+"""One console for logging, progress and tables: rich on a terminal, plain lines through a pipe."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+LOGGER = logging.getLogger("permlab")
+PLAIN_SECONDS = 5.0
+"""Seconds between progress lines when the output is not a terminal."""
+PLAIN_WIDTH = 240
+"""Columns of a table when the output is not a terminal."""
+
+_console: Console | None = None
+
+
+def console() -> Console:
+    """Return the shared console; it writes to standard output."""
+    global _console
+    if _console is None:
+        _console = Console(highlight=False, soft_wrap=True)
+        if not _console.is_terminal and "COLUMNS" not in os.environ:
+            # Through a pipe nobody sees a right margin; wrapped tables would be harder to read and to grep.
+            _console = Console(highlight=False, soft_wrap=True, width=PLAIN_WIDTH)
+    return _console
+
+
+class ConsoleHandler(logging.Handler):
+    """Prints log lines on the shared console, so that they do not tear a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record; markup in user text is not interpreted."""
+        style = "yellow" if record.levelno == logging.WARNING else "red" if record.levelno > logging.WARNING else None
+        # A traceback belongs into run.log; the console gets the message only.
+        console().print(record.getMessage(), style=style, markup=False)
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Log to the console and to a plain text file; handlers are removed again, so that jobs of a sweep do not mix."""
+    to_file = logging.FileHandler(path, encoding="utf-8")
+    formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    formatter.converter = time.gmtime
+    to_file.setFormatter(formatter)
+    handlers: list[logging.Handler] = [to_file, ConsoleHandler()]
+    LOGGER.setLevel(logging.INFO)
+    LOGGER.propagate = False
+    for handler in handlers:
+        LOGGER.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            LOGGER.removeHandler(handler)
+            handler.close()
+
+
+class Progress:
+    """Progress of one loop: `update(done, loss=0.1)` with the absolute count."""
+
+    def __init__(self, description: str, total: int, done: int = 0) -> None:
+        self.description, self.total = description, max(total, 1)
+        self.started, self.first, self.done = time.monotonic(), done, done
+        self.last_line = self.started
+        self.bar: Any = None
+        self.task: Any = None
+
+    def __enter__(self) -> Progress:
+        if console().is_terminal:
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            self.bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[fields]}"),
+                TimeRemainingColumn(),
+                console=console(),
+                transient=True,
+            )
+            self.bar.start()
+            self.task = self.bar.add_task(self.description, total=self.total, completed=self.done, fields="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def update(self, done: int, **fields: float) -> None:
+        """Show that `done` of `total` are done, with numbers such as loss; the rate and ETA are ours."""
+        self.done = done
+        now = time.monotonic()
+        rate = (done - self.first) / max(now - self.started, 1e-9)
+        shown = " ".join(f"{key} {value:.4g}" for key, value in fields.items())
+        if self.bar is not None:
+            self.bar.update(self.task, completed=done, fields=f"{shown} {rate:.3g}/s")
+        elif now - self.last_line >= PLAIN_SECONDS:
+            self.last_line = now
+            eta = (self.total - done) / rate if rate > 0 else float("inf")
+            LOGGER.info("%s %d/%d %s rate %.3g/s eta %.0fs", self.description, done, self.total, shown, rate, eta)
+
+
+def print_table(rows: list[dict[str, Any]], title: str | None = None, columns: list[str] | None = None) -> None:
+    """Print rows as a table: numbers right-aligned with three decimals; plain columns through a pipe."""
+    if not rows:
+        return
+    names = columns or list(dict.fromkeys(key for row in rows for key in row))
+    table = Table(title=title, title_justify="left", box=None if not console().is_terminal else _box(), pad_edge=False)
+    for name in names:
+        numeric = all(isinstance(row.get(name), (int, float)) or row.get(name) is None for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=numeric)
+    for row in rows:
+        table.add_row(*(_cell(row.get(name)) for name in names))
+    console().print(table)
+
+
+def _box() -> Any:
+    from rich import box
+
+    return box.SIMPLE_HEAD
+
+
+def _cell(value: Any) -> Any:
+    from rich.text import Text
+
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3f}" if abs(value) < 1000 and (abs(value) >= 1e-3 or value == 0) else f"{value:.4g}"
+    return Text(str(value))

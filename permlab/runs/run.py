@@ -1,0 +1,216 @@
+"""One run: its directory, metrics, tables, figures, progress, checkpoints and tracker; all that a task needs to know.
+
+run.log({"loss": 0.1}, step=10); run.table("accuracy", rows); run.summary(forward_accuracy=0.98)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from permlab.config import Config
+from permlab.runs.console import LOGGER, Progress, print_table
+from permlab.runs.environment import peak_rss_mb
+from permlab.runs.files import finite, read_json, replacing, sync, write_csv, write_json
+from permlab.runs.signals import StopRequest
+from permlab.runs.trackers import NullTracker, Tracker
+from permlab.version import __version__
+
+if TYPE_CHECKING:
+    import torch
+    from matplotlib.figure import Figure
+
+KEPT_CHECKPOINTS = 2
+
+
+class Run:
+    """The directory and the outputs of one run. Made by `runs.execute`; tasks only use it."""
+
+    def __init__(self, config: Config, directory: Path, stop: StopRequest, resumed: bool = False) -> None:
+        self.config, self.dir, self.resumed = config, directory, resumed
+        self.seed = config.seed
+        self.tracker: Tracker = NullTracker()
+        self._stop = stop
+        self._started = time.monotonic()
+        self._last_checkpoint = self._started
+        before = read_json(directory / "result.json") if resumed else None
+        self._seconds_before = float((before or {}).get("seconds") or 0.0)
+        self._result: dict[str, Any] = {
+            "task": config.task.name,
+            "status": "running",
+            "metrics": {},
+            "artifacts": [],
+            "seconds": self._seconds_before,
+            "peak_rss_mb": 0.0,
+            "seed": config.seed,
+            "fingerprint": config.fingerprint(),
+            "version": __version__,
+            "name": config.run.name,
+            "experiment": config.experiment.name,
+            "sweep": config.run.sweep,
+        }
+        self._metrics_file = (directory / "metrics.jsonl").open("a", encoding="utf-8")
+
+    # ---- numbers, tables, figures -------------------------------------------------------------------------------
+
+    def log(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Append one line to metrics.jsonl, then mirror it."""
+        line = {**({} if step is None else {"step": step}), **finite(metrics)}
+        self._metrics_file.write(json.dumps(line) + "\n")
+        self._metrics_file.flush()
+        self.tracker.log(line, step)
+
+    def rewind_metrics(self, step: int) -> None:
+        """Drop logged lines after `step` (and torn ones): a resumed run writes them again, the same."""
+        self._metrics_file.close()
+        path = self.dir / "metrics.jsonl"
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry.get("step"), int) and entry["step"] <= step:
+                kept.append(line + "\n")
+        with replacing(path) as temporary:
+            temporary.write_text("".join(kept), encoding="utf-8")
+        self._metrics_file = path.open("a", encoding="utf-8")
+
+    def summary(self, **metrics: float) -> None:
+        """Add final numbers to result.json."""
+        self._result["metrics"].update(finite(metrics))
+        self.tracker.summary(finite(metrics))
+
+    def table(
+        self,
+        name: str,
+        rows: list[dict[str, Any]],
+        *,
+        title: str | None = None,
+        show: bool = True,
+        columns: list[str] | None = None,
+    ) -> None:
+        """Write `tables/<name>.csv`, and print it unless `show` is False or the run is one job of a sweep.
+
+        `columns` limits what is printed, not what is written.
+        """
+        write_csv(self.dir / "tables" / f"{name}.csv", rows)
+        self._record(f"tables/{name}.csv")
+        self.tracker.table(name, rows)
+        if show and not self.config.run.sweep:
+            print_table(rows, title, columns)
+
+    def figure(self, name: str, figure: Figure) -> None:
+        """Write `figures/<name>.png` and `.svg`, and close the figure."""
+        import matplotlib.pyplot as plt
+
+        for kind in ("png", "svg"):
+            with replacing(self.dir / "figures" / f"{name}.{kind}") as temporary:
+                figure.savefig(temporary, format=kind, dpi=160, bbox_inches="tight")
+            self._record(f"figures/{name}.{kind}")
+        plt.close(figure)
+        self.tracker.figure(name, self.dir / "figures" / f"{name}.png")
+
+    def artifact(self, name: str) -> Path:
+        """Return `artifacts/<name>` to write to; it is listed in result.json."""
+        path = self.dir / "artifacts" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._record(f"artifacts/{name}")
+        return path
+
+    def say(self, message: str) -> None:
+        """Print one line and keep it in run.log."""
+        LOGGER.info("%s", message)
+
+    def progress(self, description: str, total: int, done: int = 0) -> Progress:
+        """Return a progress display for a loop of `total`, of which `done` were done before."""
+        return Progress(description, total, done)
+
+    # ---- hardware -----------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the hardware profile."""
+        from permlab.hardware import resolve_device
+
+        return resolve_device(self.config.hardware)
+
+    # ---- stopping and checkpoints -------------------------------------------------------------------------------
+
+    @property
+    def stopping(self) -> bool:
+        """Whether SIGINT or SIGTERM has arrived: checkpoint, then call `check_stop`."""
+        return self._stop.signum is not None
+
+    def check_stop(self) -> None:
+        """Raise `Interrupted` when a stop signal has arrived."""
+        self._stop.check()
+
+    def checkpoint_due(self, step: int | None = None) -> bool:
+        """Return whether it is time to checkpoint: by steps when run.checkpoint_steps is set, else by the clock."""
+        every = self.config.run.checkpoint_steps
+        if every is not None and step is not None:
+            return step % every == 0
+        if time.monotonic() - self._last_checkpoint < self.config.run.checkpoint_seconds:
+            return False
+        self._last_checkpoint = time.monotonic()
+        return True
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        """Save tensors, numbers, strings, lists and dicts; the last two checkpoints are kept."""
+        import torch
+
+        folder = self.dir / "checkpoints"
+        known = self._checkpoints()
+        number = int(known[-1].stem.split("-")[1]) + 1 if known else 1
+        with replacing(folder / f"state-{number:06d}.pt") as temporary:
+            torch.save(state, temporary)
+        for old in known[: -(KEPT_CHECKPOINTS - 1) or None]:
+            old.unlink()
+        self._last_checkpoint = time.monotonic()
+        self.write_result()
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """Return the newest readable checkpoint of a resumed run, or None."""
+        import torch
+
+        for path in reversed(self._checkpoints()):
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True)
+            except Exception as error:
+                LOGGER.warning("checkpoint %s is unreadable (%s); trying the one before", path.name, error)
+        return None
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted((self.dir / "checkpoints").glob("state-*.pt"))
+
+    # ---- the result ---------------------------------------------------------------------------------------------
+
+    def write_result(self, status: str | None = None, error: str | None = None) -> None:
+        """Write result.json atomically."""
+        if status:
+            self._result["status"] = status
+        if error:
+            self._result["error"] = error
+        self._result["seconds"] = round(self._seconds_before + time.monotonic() - self._started, 3)
+        self._result["peak_rss_mb"] = peak_rss_mb()
+        write_json(self.dir / "result.json", self._result)
+
+    def close(self) -> None:
+        """Close the metrics file, flushed to disk."""
+        self._metrics_file.flush()
+        os.fsync(self._metrics_file.fileno())
+        self._metrics_file.close()
+        sync(self.dir)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The final numbers so far."""
+        return dict(self._result["metrics"])
+
+    def _record(self, artifact: str) -> None:
+        if artifact not in self._result["artifacts"]:
+            self._result["artifacts"].append(artifact)
