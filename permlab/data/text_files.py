@@ -1,0 +1,226 @@
+"""Readers of text files: `read_jsonl("facts.jsonl").examples[0].text`.
+
+JSON lines with `prompt` and `completion` or with one `text`, plain text with one text per line, and questions to ask
+after training. Every reader names file and line of what it rejects.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from permlab.data.examples import Corpus, Example, Query
+from permlab.errors import UserError, check_choice
+
+ON_BAD_ROW = ("raise", "skip")
+_SHOWN = 3
+
+
+class BadRows:
+    """Collects what readers reject; `finish` raises or, with `on_bad_row="skip"`, leaves `rows` for the report."""
+
+    def __init__(self, on_bad_row: str = "raise") -> None:
+        check_choice("on_bad_row", on_bad_row, ON_BAD_ROW)
+        self.on_bad_row = on_bad_row
+        self.rows: list[str] = []
+
+    def add(self, source: str, reason: str) -> None:
+        """Record one bad row as `file:line: reason`."""
+        self.rows.append(f"{source}: {reason}")
+
+    def finish(self, what: str, good: int) -> None:
+        """Raise for bad rows that may not be skipped, and when no good row is left.
+
+        Raises:
+            UserError: naming the first bad rows with file and line, how many there are, and the remedy.
+        """
+        more = f" (and {len(self.rows) - _SHOWN} more)" if len(self.rows) > _SHOWN else ""
+        shown = "; ".join(self.rows[:_SHOWN]) + more
+        if self.rows and self.on_bad_row == "raise":
+            raise UserError(f"bad rows: {shown}. Mend them, or leave them out with on_bad_row=skip")
+        if not good:
+            raise UserError(f"{what} holds no usable row" + (f": {shown}" if shown else ""))
+
+
+def numbered_lines(path: Path, bad: BadRows) -> Iterator[tuple[str, str]]:
+    """Yield (`file:line`, text) for each line of a UTF-8 file that is not blank; a byte order mark is passed over.
+
+    Only a line feed ends a line, so that separators inside a JSON string do not. Lines that are not UTF-8 go to `bad`.
+
+    Raises:
+        UserError: when `path` is not a readable file.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file in it")
+    try:
+        with path.open("rb") as stream:
+            for number, raw in enumerate(stream, start=1):
+                source = f"{path}:{number}"
+                try:
+                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                except UnicodeDecodeError as error:
+                    bad.add(source, f"not UTF-8 (byte {error.start + 1} of the line)")
+                    continue
+                if line:
+                    yield source, line
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: check the path (relative paths start at {Path.cwd()})") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def json_rows(path: Path, bad: BadRows) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (`file:line`, object) for each line that holds a JSON object; other lines go to `bad`.
+
+    Raises:
+        UserError: when `path` is not a readable file.
+    """
+    for source, line in numbered_lines(path, bad):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            detail = (
+                f"{error.msg} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else "too deep"
+            )
+            bad.add(source, f"not JSON ({detail})")
+            continue
+        if isinstance(row, dict):
+            yield source, row
+        else:
+            bad.add(source, "not a JSON object")
+
+
+def text_value(row: dict[str, Any], key: str) -> str | None:
+    """Return the string under `key` when it holds more than white space, else None."""
+    value = row.get(key)
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def prompt_and_completion(
+    row: dict[str, Any], keys: tuple[str, str], source: str, bad: BadRows
+) -> tuple[str, str] | None:
+    """Return both strings of a row, or record in `bad` which one is missing and return None."""
+    values = [text_value(row, key) for key in keys]
+    missing = [key for key, value in zip(keys, values) if value is None]
+    if missing:
+        bad.add(source, " and ".join(f"'{key}'" for key in missing) + " missing, empty or not a string")
+        return None
+    return str(values[0]), str(values[1])
+
+
+def join_prompt(prompt: str, completion: str) -> str:
+    """Return prompt and completion as one text, with a space between them where neither side brings one."""
+    space = "" if prompt[-1:].isspace() or completion[:1].isspace() else " "
+    return f"{prompt}{space}{completion}".strip()
+
+
+def read_jsonl(
+    path: str | Path,
+    *,
+    text_field: str = "text",
+    prompt_field: str = "prompt",
+    completion_field: str = "completion",
+    protected_field: str | None = None,
+    on_bad_row: str = "raise",
+) -> Corpus:
+    """Read training texts: JSON lines with a text or with prompt and completion, or a `.txt` file, one text per line.
+
+    Args:
+        path: the file; the ending `.txt` means plain text, anything else JSON lines.
+        text_field: used where a row has it; then prompt and completion are not looked at.
+        prompt_field: with `completion_field`, joined by `join_prompt`.
+        completion_field: see `prompt_field`.
+        protected_field: field with a string or a list of strings that no segmenter may split; may be missing in a row.
+        on_bad_row: raise | skip (then `Corpus.rejected` holds them).
+
+    Raises:
+        UserError: for a missing or empty file, and bad rows with `on_bad_row="raise"`.
+    """
+    path, bad = Path(path), BadRows(on_bad_row)
+    examples: list[Example] = []
+    if path.suffix.lower() == ".txt":
+        examples = [Example(line, source=source) for source, line in numbered_lines(path, bad)]
+    else:
+        for source, row in json_rows(path, bad):
+            text = _row_text(row, text_field, (prompt_field, completion_field), source, bad)
+            protected = _protected(row, protected_field, source, bad)
+            if text is not None and protected is not None:
+                examples.append(Example(text, protected=protected, source=source))
+    bad.finish(str(path), len(examples))
+    return Corpus("jsonl", examples, rejected=bad.rows)
+
+
+def _row_text(row: dict[str, Any], text_field: str, keys: tuple[str, str], source: str, bad: BadRows) -> str | None:
+    """Return the training text of one row, or record why there is none."""
+    if text_field in row:
+        text = text_value(row, text_field)
+        if text is None:
+            bad.add(source, f"'{text_field}' empty or not a string")
+        return text.strip() if text else None
+    if not any(key in row for key in keys):
+        bad.add(
+            source, f"neither '{text_field}' nor '{keys[0]}' and '{keys[1]}' (it has: {', '.join(row) or 'nothing'})"
+        )
+        return None
+    pair = prompt_and_completion(row, keys, source, bad)
+    return join_prompt(*pair) if pair else None
+
+
+def _protected(row: dict[str, Any], key: str | None, source: str, bad: BadRows) -> tuple[str, ...] | None:
+    """Return the protected strings of one row (none without the field), or None after recording a wrong type."""
+    value = row.get(key) if key else None
+    values = [value] if isinstance(value, str) else value or []
+    if isinstance(values, list) and all(isinstance(item, str) for item in values):
+        return tuple(item.strip() for item in values if item.strip())
+    bad.add(source, f"'{key}' is neither a string nor a list of strings")
+    return None
+
+
+def read_queries(
+    path: str | Path,
+    *,
+    direction: str,
+    group: str = "",
+    kind: str = "entity",
+    wording: str = "held_out",
+    keys: tuple[str, str] = ("prompt", "completion"),
+    on_bad_row: str = "raise",
+) -> list[Query]:
+    """Read questions from JSON lines with prompt and completion; both are stripped of white space at the ends.
+
+    Args:
+        path: the file.
+        direction: forward | reverse, for all rows.
+        group: for rows without a field `group`.
+        kind: for rows without a field `kind`.
+        wording: trained | held_out, for all rows.
+        keys: the fields with prompt and answer.
+        on_bad_row: raise | skip.
+
+    Raises:
+        UserError: for a missing or empty file, and bad rows with `on_bad_row="raise"`.
+    """
+    check_choice("direction", direction, ("forward", "reverse"))
+    bad = BadRows(on_bad_row)
+    queries = []
+    for source, row in json_rows(Path(path), bad):
+        pair = prompt_and_completion(row, keys, source, bad)
+        if pair:
+            labels = {"group": text_value(row, "group") or group, "kind": text_value(row, "kind") or kind}
+            queries.append(Query(pair[0].strip(), pair[1].strip(), direction=direction, wording=wording, **labels))
+    bad.finish(str(path), len(queries))
+    return queries
+
+
+def read_entities(path: str | Path) -> list[str]:
+    """Read a list of entities, one per line (`#` starts a comment), for the segmenter `entities`.
+
+    Raises:
+        UserError: for a missing file, one that is not UTF-8, or one without an entity.
+    """
+    bad = BadRows()
+    entities: Sequence[str] = [line for _, line in numbered_lines(Path(path), bad) if not line.startswith("#")]
+    bad.finish(str(path), len(entities))
+    return list(dict.fromkeys(entities))
