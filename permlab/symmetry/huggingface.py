@@ -1,0 +1,236 @@
+"""Permutation symmetries of `transformers` models, from their config: `declare_huggingface(config, state)`.
+
+Covers the Llama family (llama, mistral, qwen2, qwen3, gemma, gemma2, phi3), GPT-2, BERT and ViT, bare or with a head.
+The tensor names come from the state dict, so that plain safetensors files do. Under rotary position embeddings no
+permutation inside a q/k head is free; heads that share a key/value head move with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from permlab.errors import UserError, did_you_mean
+from permlab.symmetry.declared import use_attention
+from permlab.symmetry.groups import HeadGroup
+from permlab.symmetry.spec import Block, Spec
+
+LLAMA_FAMILY = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3")
+HEADLESS = "the model returns its hidden states, so the units of the residual stream are outputs and keep their places"
+
+
+def declare_huggingface(config: Any, state: Mapping[str, Tensor]) -> Spec:
+    """The spec of a `transformers` model.
+
+    Args:
+        config: a `PretrainedConfig` (or any object with the same attributes).
+        state: the model's state dict, or the tensors of its safetensors files.
+
+    Raises:
+        UserError: the model type is not covered.
+    """
+    builders: dict[str, Callable[[_Builder], None]] = dict.fromkeys(LLAMA_FAMILY, _llama)
+    builders |= {"gpt2": _gpt2, "bert": _bert, "vit": _vit}
+    kind = str(getattr(config, "model_type", ""))
+    if kind not in builders:
+        raise UserError(
+            f"no declared symmetry for model type '{kind}'{did_you_mean(kind, builders)}: covered are {', '.join(builders)}; "
+            "permlab.symmetry.infer covers modules that torch.fx can trace"
+        )
+    builder = _Builder(config, state, Spec(source=f"declared {kind}"))
+    builders[kind](builder)
+    return builder.spec
+
+
+class _Builder:
+    """A spec under construction, which skips tensors that the state dict does not have (optional biases)."""
+
+    def __init__(self, config: Any, state: Mapping[str, Tensor], spec: Spec) -> None:
+        self.config, self.state, self.spec = config, state, spec
+
+    def prefix(self, tail: str) -> str:
+        """What stands before `tail` in the state dict ("" in a bare model, "model." in one with a head)."""
+        for name in self.state:
+            if name.endswith(tail) and (name == tail or name[: -len(tail)].endswith(".")):
+                return name[: -len(tail)]
+        raise UserError(f"the {self.config.model_type} model has no tensor {tail}: is the checkpoint complete?")
+
+    def use(self, tensor: str, axis: int, *blocks: Block | str) -> None:
+        if tensor in self.state:
+            self.spec.use(tensor, axis, *blocks)
+
+    def vector(self, name: str, stream: str) -> None:
+        """A norm: weight and, where there is one, bias."""
+        self.use(f"{name}.weight", 0, stream)
+        self.use(f"{name}.bias", 0, stream)
+
+    def linear(self, name: str, before: Block | str | None, after: Block | str | None) -> None:
+        """A Linear layer [out, in] with an optional bias."""
+        if after is not None:
+            self.use(f"{name}.weight", 0, after)
+            self.use(f"{name}.bias", 0, after)
+        if before is not None:
+            self.use(f"{name}.weight", 1, before)
+
+    def head(self, stream: str, head: str, embedding: str) -> bool:
+        """Attach an unembedding; tied ones are one tensor under two names. False when the model has none."""
+        if head in self.state:
+            if getattr(self.config, "tie_word_embeddings", False) and embedding in self.state:
+                self.spec.tied[head] = embedding
+            else:
+                self.use(head, 1, stream)
+        return head in self.state or bool(getattr(self.config, "tie_word_embeddings", False))
+
+
+def _llama(b: _Builder) -> None:
+    config, spec = b.config, b.spec
+    root = b.prefix("embed_tokens.weight")
+    stream = spec.channel("residual", config.hidden_size)
+    heads = config.num_attention_heads
+    kv = getattr(config, "num_key_value_heads", None) or heads
+    dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    b.use(f"{root}embed_tokens.weight", 1, stream)
+    for number in range(config.num_hidden_layers):
+        name = f"{root}layers.{number}"
+        group = spec.heads(HeadGroup(f"layers.{number}.attention", kv, heads // kv, dim, dim, rotary=True))
+        for space in ("query", "key", "value"):
+            b.linear(f"{name}.self_attn.{space[0]}_proj", stream, Block(group, space))
+        packed = (
+            Block(group, "query"),
+            Block(group, "key", offset=heads * dim),
+            Block(group, "value", offset=(heads + kv) * dim),
+        )
+        b.use(f"{name}.self_attn.qkv_proj.weight", 0, *packed)
+        b.use(f"{name}.self_attn.qkv_proj.weight", 1, stream)
+        b.linear(f"{name}.self_attn.o_proj", Block(group, "output"), stream)
+        hidden = spec.channel(f"layers.{number}.mlp", config.intermediate_size)
+        b.linear(f"{name}.mlp.gate_proj", stream, hidden)
+        b.linear(f"{name}.mlp.up_proj", stream, hidden)
+        b.use(f"{name}.mlp.gate_up_proj.weight", 0, Block(hidden), Block(hidden, offset=config.intermediate_size))
+        b.use(f"{name}.mlp.gate_up_proj.weight", 1, stream)
+        b.linear(f"{name}.mlp.down_proj", hidden, stream)
+        for norm in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
+            b.vector(f"{name}.{norm}_layernorm", stream)
+    b.vector(f"{root}norm", stream)
+    classifier = "score.weight" in b.state
+    b.use("score.weight", 1, stream)
+    # Without a prefix it is the bare decoder, which ties nothing and returns the stream itself.
+    if not classifier and not (root and b.head(stream, "lm_head.weight", f"{root}embed_tokens.weight")):
+        spec.pin(stream, HEADLESS)
+
+
+def _gpt2(b: _Builder) -> None:
+    config, spec = b.config, b.spec
+    root = b.prefix("wte.weight")
+    width, heads = config.n_embd, config.n_head
+    stream = spec.channel("residual", width)
+    b.use(f"{root}wte.weight", 1, stream)
+    b.use(f"{root}wpe.weight", 1, stream)
+    for number in range(config.n_layer):
+        name = f"{root}h.{number}"
+        group = spec.heads(HeadGroup(f"h.{number}.attention", heads, 1, width // heads, width // heads))
+        # Conv1D keeps its weight as [in, out]; c_attn packs q, k and v side by side on the output axis.
+        packed = tuple(Block(group, space, offset=i * width) for i, space in enumerate(("query", "key", "value")))
+        b.use(f"{name}.attn.c_attn.weight", 0, stream)
+        b.use(f"{name}.attn.c_attn.weight", 1, *packed)
+        b.use(f"{name}.attn.c_attn.bias", 0, *packed)
+        b.use(f"{name}.attn.c_proj.weight", 0, Block(group, "output"))
+        b.use(f"{name}.attn.c_proj.weight", 1, stream)
+        b.use(f"{name}.attn.c_proj.bias", 0, stream)
+        hidden = spec.channel(f"h.{number}.mlp", config.n_inner or 4 * width)
+        b.use(f"{name}.mlp.c_fc.weight", 0, stream)
+        b.use(f"{name}.mlp.c_fc.weight", 1, hidden)
+        b.use(f"{name}.mlp.c_fc.bias", 0, hidden)
+        b.use(f"{name}.mlp.c_proj.weight", 0, hidden)
+        b.use(f"{name}.mlp.c_proj.weight", 1, stream)
+        b.use(f"{name}.mlp.c_proj.bias", 0, stream)
+        b.vector(f"{name}.ln_1", stream)
+        b.vector(f"{name}.ln_2", stream)
+    b.vector(f"{root}ln_f", stream)
+    classifier = "score.weight" in b.state
+    b.use("score.weight", 1, stream)
+    if not classifier and not (root and b.head(stream, "lm_head.weight", f"{root}wte.weight")):
+        spec.pin(stream, HEADLESS)
+
+
+def _bert(b: _Builder) -> None:
+    config, spec = b.config, b.spec
+    root = b.prefix("embeddings.word_embeddings.weight")
+    width, heads = config.hidden_size, config.num_attention_heads
+    stream = spec.channel("residual", width)
+    for table in ("word", "position", "token_type"):
+        b.use(f"{root}embeddings.{table}_embeddings.weight", 1, stream)
+    b.vector(f"{root}embeddings.LayerNorm", stream)
+    for number in range(config.num_hidden_layers):
+        name = f"{root}encoder.layer.{number}"
+        group = spec.heads(HeadGroup(f"layer.{number}.attention", heads, 1, width // heads, width // heads))
+        inner = tuple(f"{name}.attention.self.{space}" for space in ("query", "key", "value"))
+        use_attention(spec, group, stream, (*inner, f"{name}.attention.output.dense"))
+        b.vector(f"{name}.attention.output.LayerNorm", stream)
+        hidden = spec.channel(f"layer.{number}.mlp", config.intermediate_size)
+        b.linear(f"{name}.intermediate.dense", stream, hidden)
+        b.linear(f"{name}.output.dense", hidden, stream)
+        b.vector(f"{name}.output.LayerNorm", stream)
+    _bert_head(b, root, stream)
+
+
+def _bert_head(b: _Builder, root: str, stream: str) -> None:
+    """Pooler, classifiers and the masked-language-model head; what is returned to the user stays in place."""
+    spec, width = b.spec, b.config.hidden_size
+    decoder = "cls.predictions.decoder.weight"
+    masked = "cls.predictions.transform.dense.weight" in b.state
+    tied = masked and bool(getattr(b.config, "tie_word_embeddings", True))
+    pooled = f"{root}pooler.dense.weight" in b.state
+    if pooled:
+        pooler = spec.channel("pooler", width)
+        b.linear(f"{root}pooler.dense", stream, pooler)
+        b.use("cls.seq_relationship.weight", 1, pooler)
+        b.use("classifier.weight", 1, pooler)
+    else:
+        b.use("classifier.weight", 1, stream)
+    b.use("qa_outputs.weight", 1, stream)
+    if masked:
+        transform = stream if tied else spec.channel("transform", width)
+        b.linear("cls.predictions.transform.dense", stream, transform)
+        b.vector("cls.predictions.transform.LayerNorm", transform)
+        if tied and decoder in b.state:
+            spec.tied[decoder] = f"{root}embeddings.word_embeddings.weight"
+        elif decoder in b.state:
+            b.use(decoder, 1, transform)
+    if not root:
+        spec.pin(stream, HEADLESS)
+        if pooled:
+            spec.pin("pooler", "the pooled vector is an output of the model, so its units keep their places")
+
+
+def _vit(b: _Builder) -> None:
+    config, spec = b.config, b.spec
+    root = b.prefix("embeddings.cls_token")
+    width, heads = config.hidden_size, config.num_attention_heads
+    stream = spec.channel("residual", width)
+    b.use(f"{root}embeddings.cls_token", 2, stream)
+    b.use(f"{root}embeddings.position_embeddings", 2, stream)
+    b.linear(f"{root}embeddings.patch_embeddings.projection", None, stream)
+    # transformers 5 renamed the layers; files written before keep the old names.
+    old = f"{root}encoder.layer.0.layernorm_before.weight" in b.state
+    for number in range(config.num_hidden_layers):
+        name = f"{root}encoder.layer.{number}" if old else f"{root}layers.{number}"
+        group = spec.heads(HeadGroup(f"layers.{number}.attention", heads, 1, width // heads, width // heads))
+        hidden = spec.channel(f"layers.{number}.mlp", config.intermediate_size)
+        for space in ("query", "key", "value"):
+            layer = f"attention.attention.{space}" if old else f"attention.{space[0]}_proj"
+            b.linear(f"{name}.{layer}", stream, Block(group, space))
+        b.linear(f"{name}.attention.{'output.dense' if old else 'o_proj'}", Block(group, "output"), stream)
+        b.linear(f"{name}.{'intermediate.dense' if old else 'mlp.fc1'}", stream, hidden)
+        b.linear(f"{name}.{'output.dense' if old else 'mlp.fc2'}", hidden, stream)
+        b.vector(f"{name}.layernorm_before", stream)
+        b.vector(f"{name}.layernorm_after", stream)
+    b.vector(f"{root}layernorm", stream)
+    b.use("classifier.weight", 1, stream)
+    if not root:
+        spec.pin(stream, HEADLESS)
+        b.spec.pinned.setdefault(
+            "pooler", "the pooled vector is an output of the model, so its units keep their places"
+        )

@@ -1,0 +1,63 @@
+"""Every declared architecture, small, with inputs."""
+
+from __future__ import annotations
+
+import torch
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from permlab.models.vision import build_vision_model
+from permlab.symmetry import declare, declare_huggingface
+
+VISION = {
+    "mlp": dict(name="mlp", width=24),
+    "mlp-batch": dict(name="mlp", width=24, norm="batch"),
+    "vgg11": dict(name="vgg11", width=0.05),
+    "vgg11-layer": dict(name="vgg11", width=0.05, norm="layer"),
+    "resnet20": dict(name="resnet20"),
+    "resnet20-layer": dict(name="resnet20", norm="layer"),
+    "vit-tiny": dict(name="vit-tiny", depth=2),
+}
+SHARED = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
+LLAMA = dict(**SHARED, num_key_value_heads=2, vocab_size=101, max_position_embeddings=32, pad_token_id=None)
+SPECIAL = dict(bos_token_id=1, eos_token_id=2)
+GPT2 = dict(n_embd=32, n_layer=2, n_head=4, vocab_size=101, n_positions=32, **SPECIAL)
+BERT = dict(**SHARED, vocab_size=101, max_position_embeddings=32)
+HUGGINGFACE = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA)),
+    "llama-tied": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA, tie_word_embeddings=True)),
+    "llama-bias": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA, attention_bias=True, mlp_bias=True)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**LLAMA, head_dim=8)),
+    "phi3": lambda: Phi3ForCausalLM(Phi3Config(**LLAMA, **SPECIAL)),
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**GPT2)),
+    "bert": lambda: BertForSequenceClassification(BertConfig(**BERT)),
+    "bert-mlm": lambda: BertForMaskedLM(BertConfig(**BERT)),
+    "vit": lambda: ViTForImageClassification(ViTConfig(**SHARED, image_size=16, patch_size=4)),
+}
+
+
+def build(name, seed=0):
+    """(model, inputs, declared spec) of one architecture."""
+    torch.manual_seed(seed)
+    if name in VISION:
+        model = build_vision_model(shape=(1, 8, 8), classes=10, **VISION[name]).eval()
+        return model, (torch.randn(3, 1, 8, 8),), declare(model)
+    model = HUGGINGFACE[name]().eval()
+    if name == "vit":
+        inputs = {"pixel_values": torch.randn(2, 3, 16, 16)}
+    else:
+        inputs = {"input_ids": torch.randint(3, 101, (2, 9))}
+    return model, inputs, declare_huggingface(model.config, model.state_dict())
