@@ -1,0 +1,34 @@
+"""LoRA adapters as collections of rank-one units: read, take apart, merge, write.
+
+>>> from permlab.adapters import MergeRule, open_adapter, write_merge
+>>> write_merge("merged", [open_adapter("A"), open_adapter("B")], MergeRule(method="lego", rank=16))
+"""
+
+from permlab.adapters.apply import applied
+from permlab.adapters.baselines import TrimRule
+from permlab.adapters.factors import Factors, MemoryAdapter, ModuleInfo, random_adapter, relative_difference
+from permlab.adapters.files import Adapter, open_adapter
+from permlab.adapters.lego import LegoReport, LegoRule
+from permlab.adapters.merge import METHODS, Merged, MergeRule, merge_adapters, plan_ranks
+from permlab.adapters.writing import write_adapter, write_merge
+
+__all__ = [
+    "METHODS",
+    "Adapter",
+    "Factors",
+    "LegoReport",
+    "LegoRule",
+    "MemoryAdapter",
+    "MergeRule",
+    "Merged",
+    "ModuleInfo",
+    "TrimRule",
+    "applied",
+    "merge_adapters",
+    "open_adapter",
+    "plan_ranks",
+    "random_adapter",
+    "relative_difference",
+    "write_adapter",
+    "write_merge",
+]

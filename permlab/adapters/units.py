@@ -1,0 +1,108 @@
+"""Rank-one units ("minimal semantic units" of LoRA-LEGO, arXiv 2409.16167, section 3) and their gauge.
+
+Unit i of an update B A is the pair (row i of A, column i of B). (c a, b / c) is the same rank-one update for every
+c != 0, c = -1 included, and rotating the rank space leaves B A unchanged as well, but k-means sees other points. A
+gauge picks one representative.
+
+>>> pool = pool_units([first.load("q_proj"), second.load("q_proj")], weights=[1.0, 1.0], gauge="balanced")
+>>> pool.a.shape, pool.b.shape, pool.owner
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from permlab.adapters.factors import Factors
+
+GAUGES = ("none", "balanced", "svd")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """All units of one module: `a` (n, d_in), `b` (n, d_out), `owner` (n,): which adapter a unit came from.
+
+    Scalings and weights are folded in, so the sum of all outer products b_i a_i^T is the weighted sum of the updates.
+    `ranks`: rank of every adapter that has the module.
+    """
+
+    a: Tensor
+    b: Tensor
+    owner: Tensor
+    ranks: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of units."""
+        return self.a.shape[0]
+
+
+def pool_units(updates: Sequence[Factors], weights: Sequence[float], gauge: str = "none") -> Pool:
+    """Collect the units of several updates of one module, in an order that does not depend on the adapters' order.
+
+    Args:
+        updates: one update per adapter.
+        weights: one factor per adapter, folded in.
+        gauge: "none" keeps the units as stored (scaling split evenly); "balanced" scales each to |a| = |b| and makes
+            the largest entry of a positive; "svd" first rewrites each update in its own singular basis.
+    """
+    parts = []
+    for update, weight in zip(updates, weights):
+        part = update.folded(weight)
+        if gauge == "svd":
+            part = singular_form(part)
+        parts.append(part)
+    a = torch.cat([part.a for part in parts])
+    b = torch.cat([part.b.T for part in parts])
+    owner = torch.cat([torch.full((part.rank,), i, dtype=torch.long) for i, part in enumerate(parts)]).to(a.device)
+    if gauge != "none":
+        a, b = positive_sign(*balanced(a, b))
+    order = canonical_order(a, b)
+    return Pool(a[order], b[order], owner[order], tuple(part.rank for part in parts))
+
+
+def balanced(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale every unit to |a_i| = |b_i|, keeping b_i a_i^T; a unit whose product is zero becomes zero on both sides."""
+    norm_a, norm_b = (torch.linalg.vector_norm(half, dim=1, keepdim=True) for half in (a, b))
+    alive = (norm_a > 0) & (norm_b > 0)
+    target = torch.sqrt(norm_a * norm_b)
+    scale_a = torch.where(alive, target / norm_a, torch.zeros_like(norm_a))
+    scale_b = torch.where(alive, target / norm_b, torch.zeros_like(norm_b))
+    return a * scale_a, b * scale_b
+
+
+def positive_sign(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Flip both halves of a unit where the largest-magnitude entry of a is negative."""
+    largest = a.gather(1, a.abs().argmax(dim=1, keepdim=True))
+    sign = torch.where(largest < 0, -1.0, 1.0).to(a.dtype)
+    return a * sign, b * sign
+
+
+def singular_form(update: Factors) -> Factors:
+    """The same update in its singular basis, strongest unit first: a = sqrt(S) V^T, b = U sqrt(S).
+
+    From the QR factors of both sides, so no (d_out, d_in) matrix is formed. Unique up to signs where the singular
+    values differ, hence blind to every rotation of the rank space.
+    """
+    q_b, r_b = torch.linalg.qr(update.b * update.scaling)
+    q_a, r_a = torch.linalg.qr(update.a.T)
+    u, s, vt = torch.linalg.svd(r_b @ r_a.T)
+    root = s.sqrt()
+    return Factors(root[:, None] * (vt @ q_a.T), (q_b @ u) * root)
+
+
+def canonical_order(a: Tensor, b: Tensor) -> Tensor:
+    """Order of the units by strength |a_i| |b_i|, strongest first; equal strengths by the bytes of the unit.
+
+    Strength does not change with sign or scale, so pools that differ by the gauge only are visited in the same order.
+    """
+    strength = (torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)).cpu().numpy()
+    order = np.argsort(-strength, kind="stable")
+    if np.any(np.diff(strength[order]) == 0):
+        rows_a, rows_b = a.cpu().numpy(), b.cpu().numpy()
+        order = np.array(sorted(order, key=lambda i: (-strength[i], rows_a[i].tobytes(), rows_b[i].tobytes())))
+    return torch.as_tensor(order, device=a.device)

@@ -1,0 +1,247 @@
+"""Write a merged adapter as a folder that `PeftModel.from_pretrained` loads, complete or not at all.
+
+>>> write_merge("merged", [open_adapter("A"), open_adapter("B")], MergeRule(method="svd", rank=16))
+
+Tensors are written into the safetensors file as the modules finish; the folder gets its name only at the end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from permlab.adapters.factors import AdapterSource, Factors, ModuleInfo
+from permlab.adapters.files import CONFIG_NAME, WEIGHTS_NAME, Adapter
+from permlab.adapters.merge import Merged, MergeRule, default_weights, merge_adapters, merged_info, plan_ranks
+from permlab.adapters.settings import LoraSettings, merged_config, targets
+from permlab.errors import UserError
+from permlab.version import __version__
+
+EXTRA_RULES = ("same", "average", "first", "drop")
+_CODES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
+
+class SafetensorsStream:
+    """A safetensors file whose tensors arrive one by one in any order; shapes and dtypes are stated up front."""
+
+    def __init__(self, path: Path, shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> None:
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        offset = 0
+        for key, (shape, dtype) in shapes.items():
+            size = torch.Size(shape).numel() * dtype.itemsize
+            header[key] = {"dtype": _CODES[dtype], "shape": list(shape), "data_offsets": [offset, offset + size]}
+            offset += size
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        self._header, self._start = header, 8 + len(text)
+        self._missing = set(shapes)
+        self._file: BinaryIO = path.open("wb")
+        self._file.write(len(text).to_bytes(8, "little") + text)
+
+    def put(self, key: str, tensor: Tensor) -> None:
+        """Write one tensor, converted to the stated dtype."""
+        entry = self._header[key]
+        dtype = next(dtype for dtype, code in _CODES.items() if code == entry["dtype"])
+        data = tensor.detach().to(device="cpu", dtype=dtype).contiguous()
+        if list(data.shape) != entry["shape"]:
+            raise ValueError(f"{key} has shape {list(data.shape)}, stated {entry['shape']}")
+        self._file.seek(self._start + entry["data_offsets"][0])
+        self._file.write(memoryview(data.view(torch.uint8).reshape(-1).numpy()))
+        self._missing.discard(key)
+
+    def close(self) -> None:
+        """Flush to disk; refuse a file with holes."""
+        if self._missing:
+            raise ValueError(f"{len(self._missing)} tensors were never written, {min(self._missing)} among them")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def write_merge(
+    out: str | Path,
+    adapters: Sequence[Adapter],
+    rule: MergeRule,
+    *,
+    extra: str = "same",
+    device: torch.device | str = "cpu",
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Merged:
+    """Merge adapter folders into the folder `out`: weights, configuration, model card.
+
+    Args:
+        out: folder to make; an adapter folder that is there already is replaced at the end.
+        adapters: opened inputs.
+        rule: method and settings.
+        extra: what to do with tensors that are not LoRA factors (modules_to_save, biases): "same" requires them to be
+            equal, "average" (by weight), "first", "drop".
+        device, workers, progress: see `merge_adapters`.
+
+    Raises:
+        UserError: as `merge_adapters`; nothing is left at `out` then.
+    """
+    ranks = plan_ranks(adapters, rule)
+    info = merged_info(adapters, ranks)
+    weights = rule.weights or default_weights(rule.method, len(adapters))
+    extras = _merge_extra(adapters, weights, extra)
+    with _folder(Path(out)) as folder:
+        shapes = dict(_shapes(info)) | {key: (tuple(t.shape), t.dtype) for key, t in extras.items()}
+        stream = SafetensorsStream(folder / WEIGHTS_NAME, shapes)
+        for key, tensor in extras.items():
+            stream.put(key, tensor)
+        merged = merge_adapters(
+            adapters,
+            rule,
+            device=device,
+            workers=workers,
+            progress=progress,
+            sink=lambda module, update: _put(stream, module, info[module], update),
+        )
+        stream.close()
+        changes = {} if extras else {"modules_to_save": None, "bias": "none"}
+        _write_config(folder, adapters[0].settings, ranks, [adapter.settings.raw for adapter in adapters], changes)
+        _write_card(folder, adapters, rule, weights)
+    return merged
+
+
+def write_adapter(out: str | Path, adapter: AdapterSource, settings: LoraSettings | None = None) -> None:
+    """Write any adapter (its scaling folded in) as a PEFT folder; `settings` gives the other configuration keys."""
+    info = {name: dataclasses.replace(module, scaling=1.0) for name, module in sorted(adapter.modules.items())}
+    first = settings or LoraSettings.from_json({"peft_type": "LORA"})
+    with _folder(Path(out)) as folder:
+        stream = SafetensorsStream(folder / WEIGHTS_NAME, dict(_shapes(info)))
+        for module in info:
+            _put(stream, module, info[module], adapter.load(module).folded())
+        stream.close()
+        _write_config(folder, first, {name: module.rank for name, module in info.items()}, [first.raw], {})
+
+
+class _folder:
+    """A temporary folder beside `out` that becomes `out` when the block ends well and disappears when it does not."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / CONFIG_NAME).is_file())):
+            raise UserError(f"{out} exists and is no adapter folder; it is not overwritten")
+
+    def __enter__(self) -> Path:
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        self.temporary = Path(tempfile.mkdtemp(prefix=f".{self.out.name}.", dir=self.out.parent))
+        self.temporary.chmod(0o755)
+        return self.temporary
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            shutil.rmtree(self.temporary, ignore_errors=True)
+            return
+        if self.out.exists():
+            shutil.rmtree(self.out)
+        self.temporary.rename(self.out)
+
+
+def _keys(module: str, kind: str) -> tuple[str, str]:
+    stem = f"base_model.model.{module}."
+    if kind == "embedding":
+        return stem + "lora_embedding_A", stem + "lora_embedding_B"
+    return stem + "lora_A.weight", stem + "lora_B.weight"
+
+
+def _shapes(info: Mapping[str, ModuleInfo]) -> list[tuple[str, tuple[tuple[int, ...], torch.dtype]]]:
+    found = []
+    for module, entry in info.items():
+        key_a, key_b = _keys(module, entry.kind)
+        ones = (1,) * (len(entry.in_shape) - 1)
+        found.append((key_a, ((entry.rank, *entry.in_shape), entry.dtype)))
+        found.append((key_b, ((entry.d_out, entry.rank, *ones), entry.dtype)))
+    return found
+
+
+def _put(stream: SafetensorsStream, module: str, info: ModuleInfo, update: Factors) -> None:
+    for key, half, (_, (shape, _)) in zip(_keys(module, info.kind), (update.a, update.b), _shapes({module: info})):
+        stream.put(key, half.reshape(shape))
+
+
+def _merge_extra(adapters: Sequence[Adapter], weights: Sequence[float], rule: str) -> dict[str, Tensor]:
+    """Tensors beside the LoRA factors, merged by `rule` over the adapters that have them."""
+    merged: dict[str, Tensor] = {}
+    if rule == "drop":
+        return merged
+    for key in sorted({key for adapter in adapters for key in adapter.extra}):
+        having = [(adapter, weight) for adapter, weight in zip(adapters, weights) if key in adapter.extra]
+        tensors = [adapter.extra_tensor(key) for adapter, _ in having]
+        if any(tensor.shape != tensors[0].shape for tensor in tensors):
+            shapes = " and ".join(str(tuple(tensor.shape)) for tensor in tensors)
+            raise UserError(f"{key} has shapes {shapes}; the adapters belong to different base models")
+        if rule == "same" and any(not torch.equal(tensor, tensors[0]) for tensor in tensors[1:]):
+            raise UserError(f"{key} is trained in full and differs between adapters; set task.extra=average|first|drop")
+        if rule == "average":
+            total = sum(weight for _, weight in having) or 1.0
+            mean = sum(weight / total * tensor.float() for (_, weight), tensor in zip(having, tensors))
+            merged[key] = torch.as_tensor(mean).to(tensors[0].dtype)
+        else:
+            merged[key] = tensors[0]
+    return merged
+
+
+def _write_config(
+    folder: Path, first: LoraSettings, ranks: Mapping[str, int], raws: Sequence[dict[str, Any]], changes: dict[str, Any]
+) -> None:
+    stated = [raw.get("target_modules") for raw in raws]
+    target = stated[0]
+    # The inputs' own wording is kept when it means the same modules; otherwise every path is listed.
+    same = all(value == target for value in stated) and all(targets(target, module) for module in ranks)
+    named = target if same and target is not None else sorted(ranks)
+    config = merged_config(first, ranks, named, **changes)
+    _write_text(folder / CONFIG_NAME, json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _write_card(folder: Path, adapters: Sequence[Adapter], rule: MergeRule, weights: Sequence[float]) -> None:
+    """README.md for people and the hub, merge.json for programs: inputs with hashes, method, settings."""
+    base = adapters[0].settings.raw.get("base_model_name_or_path")
+    inputs = [
+        {
+            "name": adapter.name,
+            "sha256": adapter.sha256(),
+            "weight": weight,
+            "ranks": sorted({info.rank for info in adapter.modules.values()}),
+            "base_model": adapter.settings.raw.get("base_model_name_or_path"),
+        }
+        for adapter, weight in zip(adapters, weights)
+    ]
+    record = {"permlab": __version__, "rule": dataclasses.asdict(rule), "inputs": inputs}
+    _write_text(folder / "merge.json", json.dumps(record, indent=2) + "\n")
+    head = ["---", "library_name: peft", "tags: [lora, merge, permlab]"]
+    if base:
+        head.append(f"base_model: {json.dumps(base)}")
+    settings = {"method": rule.method, "rank": rule.rank, "rank_ratio": rule.rank_ratio, "seed": rule.seed}
+    if rule.method == "lego":
+        settings |= {"reference rank": rule.reference_rank} | dataclasses.asdict(rule.lego)
+    if rule.method in ("ties", "dare", "knots"):
+        settings |= dataclasses.asdict(rule.trim)
+    lines = [*head, "---", "", "# Merged LoRA adapter", "", f"Made by permlab {__version__}, `task=lora_lego`.", ""]
+    lines += ["| input | weight | rank | sha256 of the weights |", "|---|---|---|---|"]
+    lines += [
+        f"| {entry['name']} | {entry['weight']:g} | {', '.join(map(str, entry['ranks']))} | `{entry['sha256']}` |"
+        for entry in inputs
+    ]
+    lines += ["", "| setting | value |", "|---|---|"]
+    lines += [f"| {key} | {value} |" for key, value in settings.items() if value is not None]
+    lines += ["", "The scalings of the inputs are folded in: lora_alpha equals the rank, so PEFT scales by 1.", ""]
+    _write_text(folder / "README.md", "\n".join(lines))
