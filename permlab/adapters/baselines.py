@@ -59,18 +59,7 @@ def merge_cat(updates: Sequence[Factors], weights: Sequence[float]) -> Factors:
 
 def merge_svd(updates: Sequence[Factors], weights: Sequence[float], rank: int) -> Factors:
     """The best rank-`rank` approximation of the weighted sum (Eckart-Young), from QR factors of the stacked units."""
-    return truncate(merge_cat(updates, weights), rank)
-
-
-def truncate(update: Factors, rank: int) -> Factors:
-    """Best approximation of a smaller rank; missing ranks are filled with zeros when `rank` exceeds the matrix."""
-    form = singular_form(update)
-    a, b = form.a[:rank], form.b[:, :rank]
-    lacking = rank - a.shape[0]
-    if lacking > 0:
-        a = torch.cat([a, a.new_zeros(lacking, a.shape[1])])
-        b = torch.cat([b, b.new_zeros(b.shape[0], lacking)], dim=1)
-    return Factors(a.contiguous(), b.contiguous())
+    return singular_form(merge_cat(updates, weights), rank)
 
 
 def merge_ties(updates: Sequence[Factors], weights: Sequence[float], rule: TrimRule, rank: int, seed: int) -> Factors:
@@ -132,7 +121,7 @@ def merge_knots(updates: Sequence[Factors], weights: Sequence[float], rule: Trim
         coordinates.append(s[keep, None] * (block @ rotation.T))
         start += width
     merged = trimming.merge_ties(coordinates, weights, rule.density, rule.sign_method)
-    return truncate(Factors(merged, q_b @ u[:, keep]), rank)
+    return singular_form(Factors(merged, q_b @ u[:, keep]), rank)
 
 
 def factorise(dense: Tensor, rank: int, seed: int) -> Factors:
@@ -144,7 +133,7 @@ def factorise(dense: Tensor, rank: int, seed: int) -> Factors:
         u, s, vt = _subspace_svd(dense, rank_here, seed)
     root = s[:rank_here].sqrt()
     found = Factors((root[:, None] * vt[:rank_here]).contiguous(), (u[:, :rank_here] * root).contiguous())
-    return found if rank_here == rank else truncate(found, rank)
+    return found if rank_here == rank else singular_form(found, rank)
 
 
 def _subspace_svd(dense: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -32,10 +32,10 @@ class Factors:
         return self.a.shape[0]
 
     def folded(self, weight: float = 1.0) -> Factors:
-        """The update `weight * scaling * b @ a` with the scalar split evenly over both factors, its sign on `b`."""
+        """The update times `weight`, all scalars split evenly over both factors, the sign on `a` as in PEFT."""
         scale = weight * self.scaling
         root = abs(scale) ** 0.5
-        return Factors(self.a * root, self.b * (root if scale >= 0 else -root))
+        return Factors(self.a * (root if scale >= 0 else -root), self.b * root)
 
     def delta(self) -> Tensor:
         """The dense update (d_out, d_in); for small modules and tests."""

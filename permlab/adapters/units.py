@@ -82,17 +82,24 @@ def positive_sign(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return a * sign, b * sign
 
 
-def singular_form(update: Factors) -> Factors:
-    """The same update in its singular basis, strongest unit first: a = sqrt(S) V^T, b = U sqrt(S).
+def singular_form(update: Factors, rank: int | None = None) -> Factors:
+    """The update in its singular basis, strongest unit first: a = sqrt(S) V^T, b = U sqrt(S).
 
     From the QR factors of both sides, so no (d_out, d_in) matrix is formed. Unique up to signs where the singular
-    values differ, hence blind to every rotation of the rank space.
+    values differ, hence blind to every rotation of the rank space. With `rank` below the update's own it is the best
+    approximation of that rank; ranks beyond the shorter side of the matrix are zero units.
     """
+    wanted = update.rank if rank is None else rank
     q_b, r_b = torch.linalg.qr(update.b * update.scaling)
     q_a, r_a = torch.linalg.qr(update.a.T)
-    u, s, vt = torch.linalg.svd(r_b @ r_a.T)
-    root = s.sqrt()
-    return Factors(root[:, None] * (vt @ q_a.T), (q_b @ u) * root)
+    u, s, vt = torch.linalg.svd(r_b @ r_a.T, full_matrices=False)
+    root = s[:wanted].sqrt()
+    a, b = root[:, None] * (vt[:wanted] @ q_a.T), (q_b @ u[:, :wanted]) * root
+    lacking = wanted - a.shape[0]
+    if lacking > 0:
+        a = torch.cat([a, a.new_zeros(lacking, a.shape[1])])
+        b = torch.cat([b, b.new_zeros(b.shape[0], lacking)], dim=1)
+    return Factors(a.contiguous(), b.contiguous())
 
 
 def canonical_order(a: Tensor, b: Tensor) -> Tensor:
