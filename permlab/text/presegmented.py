@@ -6,10 +6,9 @@ markers (`guess [SEP], but`, a row of markers at the end) do no harm: empty unit
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +17,8 @@ from permlab.data.text_files import BadRows, numbered_lines
 from permlab.errors import UserError
 from permlab.text.segment import Progress, Proposal
 from permlab.text.units import join_units, normalise, word_key
+
+_MOST_PAIRS = 1_000_000
 
 
 def split_marked(text: str, separator: str = "[SEP]") -> tuple[str, ...]:
@@ -87,7 +88,7 @@ def compare_words(presegmented: Sequence[Example], originals: Sequence[Example])
     """Find the rows whose words are no longer those of the original, wherever the original stands.
 
     The two need not be in the same order: rows are matched by their letters and digits. A row without a match belongs
-    to the original after the one of the row before it if that is free, else to the most similar free one.
+    to the original after the one of the row before it if that is free, else to the free one that shares most words.
     """
     free: dict[str, list[int]] = defaultdict(list)
     for index in range(len(originals) - 1, -1, -1):
@@ -96,26 +97,37 @@ def compare_words(presegmented: Sequence[Example], originals: Sequence[Example])
     found: list[int | None] = [free[key].pop() if free[key] else None for key in keys]
     left = set(range(len(originals))) - {index for index in found if index is not None}
     result = WordComparison(len(keys), sum(index is not None for index in found))
-    for row, example in enumerate(presegmented):
-        if found[row] is not None:
-            continue
-        index = _closest(example.text, found[row - 1] if row else None, left, originals)
+    lost = [row for row, index in enumerate(found) if index is None]
+    for row in lost:
+        before = found[row - 1] if row else None
+        if before is not None and before + 1 in left:
+            found[row] = before + 1
+            left.discard(before + 1)
+    for row, index in _most_alike([row for row in lost if found[row] is None], sorted(left), presegmented, originals):
         found[row] = index
-        left.discard(-1 if index is None else index)
-        origin = (
-            f"{originals[index].source or 'original'}: {originals[index].text}"
-            if index is not None
-            else "no original left"
-        )
+        left.discard(index)
+    for row in lost:
+        index, example = found[row], presegmented[row]
+        origin = "no original left"
+        if index is not None:
+            origin = f"{originals[index].source or 'original'}: {originals[index].text}"
         result.corrupted.append(f"{example.source or f'row {row + 1}'}: {example.text} ({origin})")
     result.originals, result.unused = found, sorted(left)
     return result
 
 
-def _closest(text: str, before: int | None, left: set[int], originals: Sequence[Example]) -> int | None:
-    """Return the free original that a corrupted row stands for, None when none is free."""
-    if before is not None and before + 1 in left:
-        return before + 1
-    words = text.split()
-    scores = {index: difflib.SequenceMatcher(None, words, originals[index].text.split()).ratio() for index in left}
-    return max(sorted(scores), key=scores.__getitem__, default=None)
+def _most_alike(
+    rows: list[int], free: list[int], presegmented: Sequence[Example], originals: Sequence[Example]
+) -> Iterator[tuple[int, int]]:
+    """Yield (row, original) pairs, those with most words in common first, each row and original once."""
+    if len(rows) * len(free) > _MOST_PAIRS:
+        return  # two files that have little to do with each other
+    row_words = {row: set(re.findall(r"\w+", presegmented[row].text.casefold())) for row in rows}
+    words = {index: set(re.findall(r"\w+", originals[index].text.casefold())) for index in free}
+    shared = ((len(row_words[row] & words[index]), row, index) for row in rows for index in free)
+    taken_rows, taken = set[int](), set[int]()
+    for count, row, index in sorted(shared, key=lambda pair: (-pair[0], pair[1], pair[2])):
+        if count and row not in taken_rows and index not in taken:
+            taken_rows.add(row)
+            taken.add(index)
+            yield row, index

@@ -1,0 +1,258 @@
+"""Segmentation by an assistant model: `LLMSegmenter(ServerAssistant("http://127.0.0.1:8000", "qwen"), "cache.jsonl")`.
+
+The idea of arXiv 2403.00758: a language model marks the semantic units. The prompt here is our own. Every answer is
+kept in a JSONL file keyed by its content, so that a second run asks nothing and an interrupted one goes on; whether an
+answer is right is for `segment.segment_corpus` to check.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from permlab.data.examples import Example
+from permlab.errors import UserError
+from permlab.text.presegmented import split_marked
+from permlab.text.segment import Progress, Proposal
+from permlab.text.units import check_units, normalise, project_units
+
+PROMPT_VERSION = "1"
+"""Part of the cache key: change it with any change to `INSTRUCTION` or `DEMONSTRATIONS`."""
+MARKER = "[SEP]"
+INSTRUCTION = (
+    "You divide texts into their smallest meaningful units, such as a name, a noun phrase, a verb with its helpers or "
+    "a short clause. Copy the text exactly as it stands and write [SEP] between neighbouring units. Add no word, leave "
+    "no word out, and keep the order and the punctuation. The full name of a person, place, work or organisation, and "
+    "a date, always stays in one unit. Do not begin or end with [SEP]. Answer with the marked text and nothing else."
+)
+_MARKED = (
+    "Orla Penhallow, [SEP] who once repaired [SEP] the clock tower of Brindle Bay, [SEP] now keeps bees.",
+    'Have you met [SEP] the author [SEP] of the cookbook [SEP] "Salt and Thunder"? [SEP] It is [SEP] Teodor Vance.',
+    "Because [SEP] the river [SEP] had frozen, [SEP] the traders [SEP] waited until 3 March [SEP] to cross it.",
+)
+DEMONSTRATIONS = tuple((marked.replace(" [SEP]", ""), marked) for marked in _MARKED)
+"""Fictitious (text, marked text) pairs shown before the question."""
+NO_MARKER = "no marker in the answer"
+EMPTY_ANSWER = "empty answer"
+NO_ANSWER = "no answer from the assistant"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why the assistant gave no answer for one text; not cached, so the next run asks again."""
+
+    reason: str
+
+
+class Assistant(Protocol):
+    """A model that answers segmentation prompts."""
+
+    name: str
+    """What answers depend on: the model. Part of the cache key."""
+    retries_made: int
+    """Requests repeated so far."""
+
+    def answers(self, texts: Sequence[str]) -> Generator[tuple[int, str | Failure], None, None]:
+        """Yield (index into `texts`, raw answer or failure) once for every text, in any order, as they come."""
+        ...
+
+
+def chat_messages(text: str) -> list[dict[str, str]]:
+    """Return the conversation that asks for the units of `text`, in the chat format of most servers and templates."""
+    messages = [{"role": "system", "content": INSTRUCTION}]
+    for plain, marked in DEMONSTRATIONS:
+        messages += [{"role": "user", "content": plain}, {"role": "assistant", "content": marked}]
+    return [*messages, {"role": "user", "content": text}]
+
+
+def plain_prompt(text: str) -> str:
+    """Return the same question for a model without a chat template; the answer ends at the first line feed."""
+    shown = "".join(f"Text: {plain}\nUnits: {marked}\n\n" for plain, marked in DEMONSTRATIONS)
+    return f"{INSTRUCTION}\n\n{shown}Text: {text}\nUnits:"
+
+
+def parse_answer(answer: str, text: str, protected: Sequence[str] = ()) -> Proposal:
+    """Find the units in a raw answer, whatever stands around them.
+
+    Understood: an echo of the text, labels ("Output: ..."), code fences, quotes around all, stray markers, one unit per
+    line with or without bullets or numbers, a JSON list, reasoning between `<think>` tags. The first reading that is a
+    segmentation of `text` is taken, else the first reading, for the caller to reject with its reason.
+    """
+    body = re.sub(r"<think>.*?(?:</think>|$)", "", answer, flags=re.DOTALL)
+    body = "\n".join(line for line in body.splitlines() if not line.lstrip().startswith("```")).strip()
+    if not body:
+        return Proposal(reason=EMPTY_ANSWER)
+    readings = [units for units in _readings(body) if len(units) > 1]
+    for units in readings:
+        if check_units(text, units, protected) is None:
+            return Proposal(units)
+    for units in readings:
+        projected = project_units(text, units)
+        if projected and len(projected) > 1 and check_units(text, projected, protected) is None:
+            return Proposal(units)
+    return Proposal(readings[0]) if readings else Proposal(reason=NO_MARKER)
+
+
+def _readings(body: str) -> Iterator[tuple[str, ...]]:
+    """Yield possible readings of an answer, the likeliest first."""
+    lines = [line.strip() for line in body.splitlines() if line.strip()]
+    marked = [line for line in lines if len(split_marked(line, MARKER)) > 1 or MARKER in line.upper()]
+    for line in [
+        *reversed(marked),
+        " ".join(lines) if marked else "",
+    ]:  # an echoed demonstration comes before the answer
+        unlabelled = re.sub(r"^[\w ]{1,30}:\s*", "", line)
+        for form in dict.fromkeys((line, unlabelled, line.strip("\"'`“”*"), unlabelled.strip("\"'`“”*"))):
+            yield split_marked(form, MARKER)
+    try:
+        listed = json.loads(body)
+    except ValueError:
+        listed = None
+    if isinstance(listed, list) and all(isinstance(item, str) for item in listed):
+        yield tuple(unit for item in listed if (unit := normalise(item)))
+    bullets = [re.sub(r"^(?:[-*•]|\d{1,3}[.)])\s+", "", line) for line in lines]
+    for chosen in (
+        bullets,
+        [new for old, new in zip(lines, bullets) if old != new],
+    ):  # all lines, then the bullets only
+        yield tuple(unit for item in chosen for unit in split_marked(item, MARKER))
+
+
+class AnswerCache:
+    """Answers in a JSON lines file, keyed by sha256 of (prompt version, model, text); safe to append to and to kill.
+
+    Each answer is on disk before the next is asked for. A half-written last line of a killed run is passed over and
+    closed, not repaired.
+    """
+
+    def __init__(self, path: str | Path | None, model: str) -> None:
+        """Read the file.
+
+        Args:
+            path: the file; made with its folder at the first answer. None keeps answers in memory only.
+            model: name of the assistant model.
+
+        Raises:
+            UserError: when the path is a folder or cannot be read.
+        """
+        self.path = Path(path) if path else None
+        self.model = model
+        self._answers: dict[str, str] = {}
+        try:
+            raw = self.path.read_bytes() if self.path and self.path.exists() else b""
+        except OSError as error:
+            raise UserError(f"answer cache {self.path} cannot be read: {error.strerror}") from None
+        self._open_line = bool(raw) and not raw.endswith(b"\n")
+        for line in raw.split(b"\n"):
+            try:
+                row = json.loads(line)
+                self._answers[str(row["key"])] = str(row["answer"])
+            except (ValueError, KeyError, TypeError):
+                continue  # blank or half-written: asked again
+
+    def key(self, text: str) -> str:
+        """Return the content key of one question."""
+        return hashlib.sha256(json.dumps([PROMPT_VERSION, self.model, text]).encode()).hexdigest()
+
+    def get(self, text: str) -> str | None:
+        """Return the answer kept for `text`, or None."""
+        return self._answers.get(self.key(text))
+
+    def put(self, text: str, answer: str) -> None:
+        """Keep an answer, on disk when this returns.
+
+        Raises:
+            UserError: when the file cannot be written.
+        """
+        key = self.key(text)
+        self._answers[key] = answer
+        if self.path is None:
+            return
+        row = json.dumps({"key": key, "prompt": PROMPT_VERSION, "model": self.model, "text": text, "answer": answer})
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as stream:
+                stream.write(b"\n" * self._open_line + row.encode() + b"\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            raise UserError(f"answer cache {self.path} cannot be written: {error.strerror}") from None
+        self._open_line = False
+
+
+class LLMSegmenter:
+    """Asks an assistant for the units of each text, through a cache.
+
+    A text of one word is its own unit and not asked; equal texts are asked once.
+    """
+
+    name = "llm"
+
+    def __init__(self, assistant: Assistant, cache: str | Path | None = None) -> None:
+        self.assistant = assistant
+        self.cache = AnswerCache(cache, assistant.name)
+        self.asked = self.answered = self.cached = 0
+        self.seconds = 0.0
+
+    def propose(self, examples: Sequence[Example], *, seed: int, progress: Progress | None = None) -> list[Proposal]:
+        """Return what the assistant says about each text; `seed` is not used, decoding is greedy.
+
+        Raises:
+            UserError: when the assistant cannot be used at all; answers received before are in the cache.
+        """
+        texts = [normalise(example.text) for example in examples]
+        wanted = [text for text in dict.fromkeys(texts) if " " in text and self.cache.get(text) is None]
+        repeats = Counter(texts)
+        known = len(texts) - sum(repeats[text] for text in wanted)
+        self.cached += known
+        failures: dict[str, str] = {}
+        done = known
+        if progress:
+            progress(done, len(texts))
+        started = time.perf_counter()
+        with contextlib.closing(self._answers(wanted)) as answers:  # an exception below cancels what is not asked yet
+            for text, answer in answers:
+                if isinstance(answer, Failure):
+                    failures[text] = answer.reason
+                else:
+                    self.cache.put(text, answer)
+                done += repeats[text]
+                if progress:
+                    progress(done, len(texts))
+        self.seconds += time.perf_counter() - started
+        self.asked += len(wanted)
+        self.answered += len(wanted) - len(failures)
+        if failures and len(failures) == sum(" " in text for text in repeats):
+            raise UserError(f"the assistant answered none of {len(failures)} texts, last: {failures.popitem()[1]}")
+        return [self._proposal(text, example, failures) for text, example in zip(texts, examples)]
+
+    def _answers(self, texts: Sequence[str]) -> Generator[tuple[str, str | Failure], None, None]:
+        """Yield (text, answer) for each text."""
+        if texts:
+            with contextlib.closing(self.assistant.answers(texts)) as answers:
+                for index, answer in answers:
+                    yield texts[index], answer
+
+    def _proposal(self, text: str, example: Example, failures: dict[str, str]) -> Proposal:
+        """Return the proposal for one text from its answer."""
+        if " " not in text:
+            return Proposal((text,) if text else ())
+        answer = self.cache.get(text)
+        if answer is None:
+            return Proposal(reason=f"{NO_ANSWER}: {failures.get(text, 'not asked')}")
+        return parse_answer(answer, text, example.protected)
+
+    def stats(self) -> dict[str, float]:
+        """Counts over all calls: texts asked, answered, known before, requests repeated, answers per second."""
+        rate = self.answered / self.seconds if self.seconds else 0.0
+        counts = {"asked": self.asked, "answered": self.answered, "cached": self.cached}
+        return {**counts, "retries": self.assistant.retries_made, "answers_per_second": rate}

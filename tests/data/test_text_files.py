@@ -1,0 +1,117 @@
+"""Readers name file and line of what they reject."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from permlab.data.examples import Query
+from permlab.data.text_files import join_prompt, read_entities, read_jsonl, read_queries
+from permlab.errors import UserError
+
+
+def write(path, *rows):
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows), encoding="utf-8")
+    return path
+
+
+def test_text_and_prompt_completion_rows(tmp_path):
+    path = write(
+        tmp_path / "facts.jsonl",
+        {"text": " Ada Roe sings. ", "names": ["Ada Roe"]},
+        {"prompt": "Bo Lind, known as", "completion": " the baker.", "names": "Bo Lind"},
+        "",
+        {"prompt": "Cy is", "completion": "tall.", "names": None},
+    )
+    corpus = read_jsonl(path, protected_field="names")
+    assert [example.text for example in corpus.examples] == [
+        "Ada Roe sings.",
+        "Bo Lind, known as the baker.",
+        "Cy is tall.",
+    ]
+    assert [example.protected for example in corpus.examples] == [("Ada Roe",), ("Bo Lind",), ()]
+    assert corpus.examples[2].source == f"{path}:4"
+
+
+def test_fields_can_be_named(tmp_path):
+    path = write(tmp_path / "f.jsonl", {"q": "a", "r": "b"}, {"body": "c"})
+    corpus = read_jsonl(path, text_field="body", prompt_field="q", completion_field="r")
+    assert [example.text for example in corpus.examples] == ["a b", "c"]
+
+
+def test_plain_text_has_one_text_per_line(tmp_path):
+    path = tmp_path / "t.txt"
+    path.write_bytes("\ufeffone\u2028still one\r\n\n two \n".encode())
+    assert [example.text for example in read_jsonl(path).examples] == ["one\u2028still one", "two"]
+
+
+def test_bad_rows_are_named_and_can_be_skipped(tmp_path):
+    path = write(
+        tmp_path / "bad.jsonl",
+        {"text": "good"},
+        '{"text": "cut',
+        '["a list"]',
+        {"text": 3},
+        {"prompt": "p"},
+        {"prompt": "p", "completion": "  "},
+        {"other": "x"},
+        {"text": "t", "names": [1]},
+    )
+    with pytest.raises(UserError) as caught:
+        read_jsonl(path, protected_field="names")
+    message = str(caught.value)
+    assert "bad.jsonl:2: not JSON" in message
+    assert "bad.jsonl:3: not a JSON object" in message
+    assert "(and 4 more)" in message
+    assert "on_bad_row=skip" in message
+    assert "\n" not in message
+    corpus = read_jsonl(path, protected_field="names", on_bad_row="skip")
+    assert [example.text for example in corpus.examples] == ["good"]
+    reasons = [row.removeprefix(f"{path}:") for row in corpus.rejected[2:]]
+    assert reasons == [
+        "4: 'text' empty or not a string",
+        "5: 'completion' missing, empty or not a string",
+        "6: 'completion' missing, empty or not a string",
+        "7: neither 'text' nor 'prompt' and 'completion' (it has: other)",
+        "8: 'names' is neither a string nor a list of strings",
+    ]
+
+
+def test_missing_empty_and_wrong_files(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        read_jsonl(tmp_path / "none.jsonl")
+    with pytest.raises(UserError, match="is a folder"):
+        read_jsonl(tmp_path)
+    with pytest.raises(UserError, match="no usable row"):
+        read_jsonl(write(tmp_path / "empty.jsonl"))
+    with pytest.raises(UserError, match=r"no usable row: .*e.jsonl:1: not JSON"):
+        read_jsonl(write(tmp_path / "e.jsonl", "x"), on_bad_row="skip")
+    with pytest.raises(UserError, match="did you mean 'skip'"):
+        read_jsonl(tmp_path / "e.jsonl", on_bad_row="skipp")
+
+
+def test_queries(tmp_path):
+    path = write(
+        tmp_path / "q.jsonl",
+        {"prompt": "Who sings? ", "completion": " Ada Roe", "group": "g", "kind": "name"},
+        {"prompt": "Who bakes?", "completion": "Bo"},
+    )
+    assert read_queries(path, direction="reverse", group="all", wording="trained") == [
+        Query("Who sings?", "Ada Roe", "g", "reverse", "name", "trained"),
+        Query("Who bakes?", "Bo", "all", "reverse", "entity", "trained"),
+    ]
+    with pytest.raises(UserError, match="did you mean 'reverse'"):
+        read_queries(path, direction="revers")
+
+
+def test_entity_list(tmp_path):
+    path = write(tmp_path / "names.txt", "# people", "Ada Roe", "", " Bo Lind ", "Ada Roe")
+    assert read_entities(path) == ["Ada Roe", "Bo Lind"]
+    with pytest.raises(UserError, match="no usable row"):
+        read_entities(write(tmp_path / "none.txt", "# nobody"))
+
+
+@pytest.mark.parametrize(("prompt", "completion"), [("a", "b"), ("a ", "b"), ("a", " b")])
+def test_join_prompt_writes_one_space(prompt, completion):
+    assert join_prompt(prompt, completion) == "a b"
