@@ -45,8 +45,6 @@ class BerglundConfig:
     kind: str = "berglund"
     path: str | None = None
     """Folder with all_prompts_train.jsonl or all.jsonl and the *_prompts_test.jsonl files."""
-    units: str | None = None
-    """A `[SEP]` file with units for the training texts (segmenter presegmented)."""
     on_bad_row: str = "raise"
     """raise | skip"""
 
@@ -81,6 +79,8 @@ class PresegmentedConfig:
     separator: str = "[SEP]"
     test_path: str | None = None
     """Prompt/completion JSON lines asked after training as reverse recall."""
+    forward_test_path: str | None = None
+    """Prompt/completion JSON lines asked after training as forward recall."""
     on_bad_row: str = "raise"
     """raise | skip"""
 
@@ -92,11 +92,14 @@ class HubConfig:
     name: str = "hub"
     kind: str = "hub"
     path: str | None = None
+    """Dataset id, or a folder of data files or of `save_to_disk`."""
     subset: str | None = None
     split: str = "train"
     text_column: str = "text"
     limit: int | None = None
     """First rows to use; null = all."""
+    on_bad_row: str = "raise"
+    """raise | skip"""
 
 
 TEXT_DATASETS = ("people", "symbolic", "berglund", "jsonl", "presegmented", "hub")

@@ -1,0 +1,189 @@
+"""Load, build and save causal language models: `model, tokenizer = load_causal_lm(config, texts, dtype, device,
+seed)`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from permlab.errors import UserError
+from permlab.models.causal_lm_config import CausalLMConfig, is_local
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_causal_lm(
+    config: CausalLMConfig,
+    texts: Iterable[str],
+    dtype: torch.dtype,
+    device: torch.device,
+    seed: int,
+    max_tokens: int = 512,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return (model, tokenizer): pretrained, or random weights from `seed`, with LoRA adapters when asked for.
+
+    Args:
+        config: what to load.
+        texts: corpus for a tokenizer trained here; not touched otherwise.
+        dtype: number type of the weights.
+        device: where the model goes.
+        seed: seed of random weights and of LoRA's initial A.
+        max_tokens: longest sequence of a model built here.
+
+    Raises:
+        UserError: when weights are gated, unreachable or broken, with the remedy.
+    """
+    import torch
+
+    tokenizer = load_tokenizer(config, texts)
+    torch.manual_seed(seed)
+    if config.weights == "pretrained":
+        model = load_pretrained(config, dtype)
+    else:
+        model = build_scratch(config, len(tokenizer), max_tokens, tokenizer).to(dtype)
+    if config.lora.rank:
+        model = add_lora(model, config)
+    elif config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    return model.to(device), tokenizer
+
+
+def load_tokenizer(config: CausalLMConfig, texts: Iterable[str]) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of `config.path`, or one trained on the texts; it pads on the left."""
+    from permlab.models.tokenizers import train_tokenizer
+
+    if config.tokenizer != "pretrained":
+        return train_tokenizer(texts, config.tokenizer, config.vocab_size)
+    from transformers import AutoTokenizer
+
+    tokenizer = from_hub(AutoTokenizer.from_pretrained, config)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def load_pretrained(config: CausalLMConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """Load weights from the hub or a folder; pickled weights are refused."""
+    from transformers import AutoModelForCausalLM
+
+    return from_hub(AutoModelForCausalLM.from_pretrained, config, dtype=dtype, use_safetensors=True)
+
+
+def build_scratch(
+    config: CausalLMConfig, vocabulary: int, max_tokens: int, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedModel:
+    """Build random weights: the architecture of `config.path`, or a Llama of the sizes in `config.scratch`."""
+    from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    ids["pad_token_id"] = tokenizer.pad_token_id
+    if config.path is not None:
+        architecture = from_hub(AutoConfig.from_pretrained, config)
+        architecture.vocab_size = vocabulary
+        for key, value in ids.items():
+            setattr(architecture, key, value)
+    else:
+        sizes = config.scratch
+        architecture = LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=sizes.hidden_size,
+            intermediate_size=sizes.intermediate_size,
+            num_hidden_layers=sizes.layers,
+            num_attention_heads=sizes.heads,
+            num_key_value_heads=sizes.kv_heads,
+            max_position_embeddings=max_tokens,
+            tie_word_embeddings=True,
+            **ids,
+        )
+    return AutoModelForCausalLM.from_config(architecture, trust_remote_code=config.trust_remote_code)
+
+
+def add_lora(model: PreTrainedModel, config: CausalLMConfig) -> Any:
+    """Freeze the model and add LoRA adapters.
+
+    Raises:
+        UserError: when no module has one of the target names.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    targets: Any = config.lora.target_modules
+    lora = LoraConfig(
+        r=config.lora.rank,
+        lora_alpha=config.lora.alpha,
+        lora_dropout=config.lora.dropout,
+        target_modules=targets[0] if targets == ["all-linear"] else list(targets),
+        task_type="CAUSAL_LM",
+    )
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+        model.enable_input_require_grads()
+    try:
+        return get_peft_model(model, lora)
+    except ValueError as error:
+        raise UserError(f"model.lora.target_modules={list(targets)}: {str(error).splitlines()[0]}") from error
+
+
+def from_hub(load: Any, config: CausalLMConfig, **options: Any) -> Any:
+    """Call a `from_pretrained`, and turn what can go wrong into one line with the remedy."""
+    path = config.path
+    options |= {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    try:
+        return load(path, **{key: value for key, value in options.items() if value is not None})
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise UserError(explain_loading(str(path), error)) from error
+
+
+def explain_loading(path: str, error: Exception) -> str:
+    """Say in one line why a model could not be loaded and what to do."""
+    text = str(error)
+    folded = text.lower()
+    if "gated" in folded or "401" in text or "403" in text:
+        return (
+            f"{path} is gated: accept its licence on the model page and run `hf auth login`, "
+            "or set model.path=DIR, or train from scratch with model.weights=scratch model.tokenizer=word"
+        )
+    if "trust_remote_code" in folded:
+        return f"{path} brings its own code; if you trust it, set model.trust_remote_code=true"
+    if "safetensors" in folded and is_local(path):
+        return f"{path} has no safetensors weights (pickled weights are refused); save it with safe_serialization"
+    if is_local(path) or Path(path).exists():
+        return f"{path} cannot be loaded: {(text or type(error).__name__).splitlines()[0]}"
+    return (
+        f"{path} is not reachable and not in the cache; set model.path=DIR to a local copy, "
+        "or train from scratch with model.weights=scratch model.tokenizer=word"
+    )
+
+
+def save_causal_lm(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Save as a Hugging Face directory that `from_pretrained` loads; LoRA adapters are saved as a PEFT directory."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def estimate_parameters(config: CausalLMConfig) -> int | None:
+    """Return the parameter count from sizes or a local config.json, without building anything; None when unknown."""
+    import json
+
+    if config.path is None:
+        sizes, vocabulary = config.scratch, config.vocab_size
+        hidden, inner, layers = sizes.hidden_size, sizes.intermediate_size, sizes.layers
+        keys = hidden * sizes.kv_heads // sizes.heads
+        tied = True
+    elif (Path(config.path) / "config.json").is_file():
+        described = json.loads((Path(config.path) / "config.json").read_text())
+        try:
+            hidden, layers, vocabulary = (described[k] for k in ("hidden_size", "num_hidden_layers", "vocab_size"))
+            inner = described["intermediate_size"]
+            heads = described["num_attention_heads"]
+            keys = hidden * described.get("num_key_value_heads", heads) // heads
+            tied = bool(described.get("tie_word_embeddings", False))
+        except KeyError:
+            return None
+    else:
+        return None
+    block = 2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * inner + 2 * hidden
+    return layers * block + (1 if tied else 2) * vocabulary * hidden + hidden

@@ -1,0 +1,202 @@
+"""Recall after training: does the model give the answer when asked forward and in reverse?
+
+    answers = answer_queries(model, tokenizer, queries); rows = recall_table(queries, answers)
+
+A name is right when the greedy continuation starts with it (Berglund et al., arXiv 2309.12288: stripped, lower case);
+descriptions get a sentence BLEU as well. `likelihoods` compares the log-probability of the true answer with that of
+another query's answer, with a paired t-test: a model that knows nothing of a fact cannot tell the two apart.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from permlab.data.examples import Query
+from permlab.text.units import join_units
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Progress = Callable[[int, int], None]
+
+
+def encoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[str]], list[list[int]]]:
+    """Return texts -> token ids without special tokens."""
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+
+    return encode
+
+
+def encode_queries(tokenizer: PreTrainedTokenizerBase, queries: Sequence[Query]) -> list[tuple[list[int], list[int]]]:
+    """Return (prompt ids, answer ids) per query; the answer is encoded as it stands after its prompt."""
+    encode = encoder(tokenizer)
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    prompts = encode([q.prompt for q in queries])
+    wholes = encode([join_units([q.prompt, q.answer]) for q in queries])
+    pairs = []
+    for prompt, whole in zip(prompts, wholes):
+        shared = next((i for i, (a, b) in enumerate(zip(prompt, whole)) if a != b), len(prompt))
+        pairs.append((bos + whole[:shared], whole[shared:]))
+    return pairs
+
+
+@torch.no_grad()
+def answer_queries(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    queries: Sequence[Query],
+    *,
+    batch_size: int = 128,
+    extra_tokens: int = 2,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Continue every prompt greedily, as many tokens as its answer has and a few more.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer, with a padding token.
+        queries: what to ask; batched by length.
+        batch_size: prompts per batch.
+        extra_tokens: tokens decoded beyond the answer's length, for a model that words it differently.
+        progress: called with (done, total).
+
+    Returns:
+        One continuation per query, in order.
+    """
+    model.eval()
+    pairs = encode_queries(tokenizer, queries)
+    order = sorted(range(len(pairs)), key=lambda i: (len(pairs[i][1]), len(pairs[i][0])))
+    answers = [""] * len(pairs)
+    pad = tokenizer.pad_token_id
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        width = max(len(pairs[i][0]) for i in batch)
+        ids = torch.tensor([[pad] * (width - len(pairs[i][0])) + pairs[i][0] for i in batch])
+        mask = torch.tensor([[0] * (width - len(pairs[i][0])) + [1] * len(pairs[i][0]) for i in batch])
+        made = model.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            max_new_tokens=max(len(pairs[i][1]) for i in batch) + extra_tokens,
+            do_sample=False,
+            num_beams=1,
+            pad_token_id=pad,
+        )
+        texts = tokenizer.batch_decode(made[:, width:], skip_special_tokens=True)
+        for i, text in zip(batch, texts):
+            answers[i] = text
+        if progress:
+            progress(min(start + batch_size, len(order)), len(order))
+    return answers
+
+
+def is_right(answer: str, target: str) -> bool:
+    """Return whether the answer starts with the target, ignoring case and runs of white space."""
+    return " ".join(answer.lower().split()).startswith(" ".join(target.lower().split()))
+
+
+def sentence_bleu(answer: str, target: str) -> float:
+    """Return the sentence BLEU (0..100) of the answer cut to the target's number of words."""
+    from sacrebleu import sentence_bleu as bleu
+
+    cut = " ".join(answer.split()[: len(target.split())])
+    return bleu(cut, [target]).score
+
+
+def recall_table(queries: Sequence[Query], answers: Sequence[str]) -> list[dict[str, Any]]:
+    """Return one row per wording, direction, group and kind with accuracy, BLEU (descriptions) and count."""
+    groups: dict[tuple[str, str, str, str], list[tuple[Query, str]]] = defaultdict(list)
+    for query, answer in zip(queries, answers):
+        groups[query.wording, query.direction, query.group, query.kind].append((query, answer))
+    rows = []
+    for (wording, direction, group, kind), items in sorted(
+        groups.items(), key=lambda item: (item[0][0] != "trained", item[0])
+    ):
+        right = [is_right(answer, query.answer) for query, answer in items]
+        bleu = [sentence_bleu(answer, query.answer) for query, answer in items] if kind == "description" else []
+        row = {"wording": wording, "direction": direction, "group": group, "asked": kind}
+        row |= {"accuracy": sum(right) / len(right), "bleu": sum(bleu) / len(bleu) if bleu else None}
+        rows.append({**row, "queries": len(items)})
+    return rows
+
+
+def accuracy(queries: Sequence[Query], answers: Sequence[str], **where: str) -> float | None:
+    """Return the share of right answers among the queries whose fields equal `where`, or None without such queries."""
+    right = [
+        is_right(answer, query.answer)
+        for query, answer in zip(queries, answers)
+        if all(getattr(query, key) == value for key, value in where.items())
+    ]
+    return sum(right) / len(right) if right else None
+
+
+@torch.no_grad()
+def answer_log_probabilities(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, queries: Sequence[Query], batch_size: int = 128
+) -> list[float]:
+    """Return the log-probability (nats, summed over tokens) of every query's answer after its prompt."""
+    model.eval()
+    pairs = encode_queries(tokenizer, queries)
+    order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
+    found = [0.0] * len(pairs)
+    pad = tokenizer.pad_token_id
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        wholes = [pairs[i][0] + pairs[i][1] for i in batch]
+        width = max(map(len, wholes))
+        ids = torch.tensor([w + [pad] * (width - len(w)) for w in wholes], device=model.device)
+        mask = torch.tensor([[1] * len(w) + [0] * (width - len(w)) for w in wholes], device=model.device)
+        logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
+        each = logits.log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
+        for row, i in enumerate(batch):
+            first, last = len(pairs[i][0]), len(wholes[row])
+            found[i] = each[row, first - 1 : last - 1].sum().item()
+    return found
+
+
+def likelihoods(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, queries: Sequence[Query], seed: int = 0
+) -> list[dict[str, Any]]:
+    """Compare true with shuffled answers, per direction, group and kind.
+
+    The shuffled answer is another query's answer of the same group and kind, never the same text. `difference` is the
+    mean of log p(true) - log p(shuffled) in nats, `t` and `p` come from a paired two-sided t-test over queries.
+    """
+    from scipy.stats import ttest_rel
+
+    groups: dict[tuple[str, str, str], list[Query]] = defaultdict(list)
+    for query in queries:
+        groups[query.direction, query.group, query.kind].append(query)
+    rows = []
+    for (direction, group, kind), items in sorted(groups.items()):
+        shuffled = shuffle_answers(items, seed)
+        if shuffled is None:
+            continue
+        true = torch.tensor(answer_log_probabilities(model, tokenizer, items), dtype=torch.float64)
+        other = torch.tensor(answer_log_probabilities(model, tokenizer, shuffled), dtype=torch.float64)
+        test = ttest_rel(true.numpy(), other.numpy()) if len(items) > 1 else None
+        row = {"direction": direction, "group": group, "asked": kind, "true": true.mean().item()}
+        row |= {"shuffled": other.mean().item(), "difference": (true - other).mean().item()}
+        row |= {"t": float(test.statistic) if test else None, "p": float(test.pvalue) if test else None}
+        rows.append({**row, "queries": len(items)})
+    return rows
+
+
+def shuffle_answers(queries: Sequence[Query], seed: int) -> list[Query] | None:
+    """Give every query an answer that is not its own; None when all answers are the same."""
+    answers = sorted({query.answer for query in queries})
+    if len(answers) < 2:
+        return None
+    rng = random.Random(seed)
+    place = {answer: i for i, answer in enumerate(answers)}
+    drawn = []
+    for query in queries:
+        step = rng.randrange(1, len(answers))
+        drawn.append(answers[(place[query.answer] + step) % len(answers)])
+    return [Query(q.prompt, a, q.group, q.direction, q.kind, q.wording) for q, a in zip(queries, drawn)]

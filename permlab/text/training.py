@@ -1,0 +1,147 @@
+"""Training on ordered texts with transformers' Trainer; our part is the order of the data and a resume that is exact.
+
+    trainer = make_trainer(model, pad_id, stream, folder, settings, callbacks);
+    trainer.train(resume_from_checkpoint=...)
+
+The stream holds all epochs as one sequence, so the Trainer sees a single pass in order: the batches of a resumed run
+are those that the interrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import SequentialSampler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from permlab.text.orders import OrderedTexts
+
+COMPLETE = "complete"
+"""Marker file: a checkpoint folder without it was cut off while it was written."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What the Trainer needs to know. Rates are per step, sizes in texts."""
+
+    learning_rate: float = 3e-3
+    batch_size: int = 64
+    accumulate: int = 1
+    warmup: float = 0.05
+    schedule: str = "cosine"
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    seed: int = 0
+    workers: int = 0
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+    log_steps: int = 10
+
+
+class Collator:
+    """Pads token id lists on the right; padding is not attended to and not learned."""
+
+    def __init__(self, pad_id: int) -> None:
+        self.pad_id = pad_id
+
+    def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        """Return input_ids, attention_mask and labels, each of shape (batch, longest text)."""
+        lengths = [len(row["input_ids"]) for row in rows]
+        width = max(lengths)
+        ids = torch.tensor([row["input_ids"] + [self.pad_id] * (width - n) for row, n in zip(rows, lengths)])
+        mask = torch.arange(width) < torch.tensor(lengths).unsqueeze(1)
+        return {"input_ids": ids, "attention_mask": mask.long(), "labels": ids.masked_fill(~mask, -100)}
+
+
+class OrderedTrainer(Trainer):
+    """A Trainer that reads the stream in order and marks a checkpoint complete only when all of it is on disk."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        for path in [*folder.rglob("*"), folder]:
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+        (folder / COMPLETE).touch()
+
+
+class Hooks(TrainerCallback):
+    """Tells the caller about losses and steps, and lets it ask for a checkpoint or a stop.
+
+    `on_loss(step, loss, learning_rate)` at every logging step; `on_step(step)` after every step returns (save, stop).
+    """
+
+    def __init__(
+        self, on_loss: Callable[[int, float, float], None], on_step: Callable[[int], tuple[bool, bool]]
+    ) -> None:
+        self.on_loss, self.after_step = on_loss, on_step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """Pass a training loss on; the Trainer's closing summary has none."""
+        if logs and "loss" in logs:
+            self.on_loss(state.global_step, float(logs["loss"]), float(logs.get("learning_rate", 0.0)))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        """Ask whether to save or stop."""
+        save, stop = self.after_step(state.global_step)
+        control.should_save = control.should_save or save
+        control.should_training_stop = control.should_training_stop or stop
+        return control
+
+
+def make_trainer(
+    model: PreTrainedModel, pad_id: int, stream: OrderedTexts, folder: Path, settings: TrainingSettings, hooks: Hooks
+) -> OrderedTrainer:
+    """Return a Trainer over the whole stream, one pass."""
+    steps = -(-len(stream) // (settings.batch_size * settings.accumulate))
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulate,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=int(settings.warmup * steps),
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.clip,
+        optim="adamw_torch_fused",
+        adam_beta2=0.99,
+        logging_steps=settings.log_steps,
+        logging_first_step=True,
+        save_strategy="no",
+        save_total_limit=2,
+        seed=settings.seed,
+        bf16=settings.dtype is torch.bfloat16 and settings.device != "cpu",
+        fp16=settings.dtype is torch.float16,
+        use_cpu=settings.device == "cpu",
+        dataloader_num_workers=settings.workers,
+        dataloader_pin_memory=settings.device.startswith("cuda"),
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        report_to=[],
+    )
+    trainer = OrderedTrainer(
+        model=model, args=arguments, train_dataset=stream, data_collator=Collator(pad_id), callbacks=[hooks]
+    )
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint that was written completely, or None."""
+    complete = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")]
+    return max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
