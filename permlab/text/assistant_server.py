@@ -41,6 +41,10 @@ class _Transient(Exception):
         self.wait, self.unreachable = wait, unreachable
 
 
+class _Stopped(Exception):
+    """The run ended while this text was waiting."""
+
+
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """Refuses redirects: urllib would take the key to the other host and turn the request into a GET."""
 
@@ -135,6 +139,8 @@ class ServerAssistant:
                 try:
                     answer: str | Failure = future.result()
                     failed_in_a_row, reached = 0, True
+                except _Stopped:
+                    continue  # the error that stopped it comes with another text
                 except _Transient as error:
                     answer = Failure(str(error))
                     failed_in_a_row += 1
@@ -152,9 +158,12 @@ class ServerAssistant:
         """Return the answer for one text; repeats transient failures and raises the last one."""
         for attempt in range(self.retries + 1):
             if self._stop.is_set():
-                raise _Transient("stopped")
+                raise _Stopped
             try:
                 return self._request(text)
+            except UserError:
+                self._stop.set()  # here, so that no other thread asks in vain before the caller has heard of it
+                raise
             except _Transient as error:
                 if attempt == self.retries:
                     raise _Transient(f"{error} ({attempt + 1} attempts)", unreachable=error.unreachable) from None
