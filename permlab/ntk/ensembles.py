@@ -1,0 +1,124 @@
+"""What a stream of trained networks says about the law: `EnsembleStatistics(problem, weights, 0.9, block=58)`.
+
+Networks arrive in chunks of outputs (members, tests, k), in the order of their index, and leave three independent
+readings behind; nothing that grows with the number of networks is kept except the stopping times.
+
+* stopping times: networks are averaged one by one; when the accuracy over the test set reaches the target the count
+  is recorded and the average starts again, so n networks give about n / N independent runs of the published
+  experiment;
+* success: after every `block` networks the average is tested and starts again; the mean accuracy estimates the law's
+  success probability at N = block, and its spread over blocks gives the standard error;
+* moments: mean and variance of the on and off outputs, from which the law's expression gives an ensemble size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from permlab.ntk.finite import Problem
+from permlab.ntk.law import size_from_signal
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Output moments of single networks, pooled over test inputs and coordinates."""
+
+    mean_on: float
+    mean_off: float
+    """NaN when every bit of every input is one."""
+    variance: float
+    """Variance over networks, the mean over inputs and coordinates."""
+
+
+@dataclass
+class EnsembleStatistics:
+    """Streaming statistics of trained networks on one problem.
+
+    Raises (from `update`): nothing; outputs that are not finite count as wrong.
+    """
+
+    problem: Problem
+    weights: torch.Tensor
+    """float (tests,): share of the test draws that fall on each distinct input; sums to 1."""
+    target: float
+    """Accuracy that ends a run."""
+    block: int
+    """Networks averaged for each success reading."""
+    seen: int = 0
+    """Networks so far."""
+    stops: list[int] = field(default_factory=list)
+    """Stopping times so far."""
+    accuracies: list[float] = field(default_factory=list)
+    """Accuracy of every finished block."""
+
+    def __post_init__(self) -> None:
+        self.right = torch.from_numpy(self.problem.answers)
+        self.weights = self.weights.double()
+        zeros = torch.zeros(self.right.shape, dtype=torch.float64)
+        self.total, self.squares, self.running, self.in_block = (zeros.clone() for _ in range(4))
+        self.running_count = 0
+
+    def update(self, outputs: torch.Tensor) -> None:
+        """Add the outputs (members, tests, k) of the next members, in float64."""
+        for network in outputs:
+            self.seen += 1
+            self.total += network
+            self.squares += network * network
+            self.running += network
+            self.in_block += network
+            self.running_count += 1
+            if self._accuracy(self.running) >= self.target - 1e-9:
+                self.stops.append(self.running_count)
+                self.running.zero_()
+                self.running_count = 0
+            if self.seen % self.block == 0:
+                self.accuracies.append(self._accuracy(self.in_block))
+                self.in_block.zero_()
+
+    def _accuracy(self, total: torch.Tensor) -> float:
+        return float((((total > 0) == self.right).all(dim=1) * self.weights).sum())
+
+    def moments(self) -> Moments:
+        """Pooled moments of the networks seen so far (at least 2)."""
+        mean = self.total / self.seen
+        variance = (self.squares / self.seen - mean * mean).clamp_min(0.0) * self.seen / (self.seen - 1)
+        return Moments(float(mean[self.right].mean()), float(mean[~self.right].mean()), float(variance.mean()))
+
+    def ensemble_size(self, ones: int) -> int | None:
+        """Size for the target from the measured moments by the law's expression; None if a mean has the wrong sign."""
+        moments = self.moments()
+        on, off = moments.mean_on, -moments.mean_off
+        all_on = self.problem.inputs.shape[1] == ones
+        if on <= 0 or (not all_on and not off > 0):
+            return None
+        sd = math.sqrt(max(moments.variance, 1e-300))
+        return int(
+            size_from_signal(self.problem.inputs.shape[1], ones, on / sd, 1.0 if all_on else off / sd, self.target)
+        )
+
+    def success(self) -> tuple[float, float]:
+        """(mean, standard error) of the accuracy over finished blocks; NaN where there are too few."""
+        values = np.asarray(self.accuracies)
+        if not len(values):
+            return math.nan, math.nan
+        return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+
+    def state(self) -> dict[str, object]:
+        """Everything `restore` needs, in tensors, numbers and lists."""
+        return {
+            "seen": self.seen,
+            "stops": list(self.stops),
+            "accuracies": list(self.accuracies),
+            "running_count": self.running_count,
+            "sums": torch.stack([self.total, self.squares, self.running, self.in_block]),
+        }
+
+    def restore(self, state: dict) -> None:
+        """Continue from `state` of statistics on the same problem."""
+        self.seen, self.running_count = int(state["seen"]), int(state["running_count"])
+        self.stops, self.accuracies = list(state["stops"]), list(state["accuracies"])
+        self.total, self.squares, self.running, self.in_block = (part.clone() for part in state["sums"])

@@ -1,0 +1,199 @@
+"""Real finite networks, solved exactly: `ExactEnsemble(spec, inputs, seed=0).outputs(range(100))` trains 100 networks.
+
+f(x) = U2 relu(U1 x), U1 (width, k) ~ N(0, 1/k), U2 (k, width) ~ N(0, 1/width), no biases. Both parameterizations
+start from this distribution and differ in the learning rates that reach U1 and U2 (`Spec.gains`): (1, 1) for
+`standard`, (1/k, 1/width) for `ntk`, which is what the factors 1/sqrt(k) and 1/sqrt(width) in the forward pass amount
+to.
+
+Gradient descent to convergence on the mean squared error, in the linearised network, has a closed form:
+
+* `layers="last"`: only U2 moves. With H = relu(X U1^T), f(x) = f0(x) + H(x) H(X)^T (H(X) H(X)^T)^-1 (P - f0(X)): a k
+  x k solve.
+* `layers="both"`: both move, with the network's own tangent kernel. On the basis vectors the first layer couples the
+  outputs of one input only, kernel[(i,j), (i',j')] = g2 (H H^T)_ii' delta_jj' + g1 delta_ii' sum_l U2_jl U2_j'l
+  1[U1_li > 0], a k^2 x k^2 solve; the prediction uses the parameter change J^T alpha, so no test kernel is formed.
+
+Hidden units are drawn and summed in blocks of `BLOCK`, so memory does not grow with the width. Each member has its
+own seed: its outputs do not depend on which members share its chunk, and a resumed run is the same run bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from permlab.errors import UserError, check_choice, check_range
+from permlab.ntk.kernels import PARAMETERIZATIONS, normalized
+
+BLOCK = 4_096
+"""Hidden units drawn at a time; part of the definition of a member's weights."""
+LAYERS = ("last", "both")
+ELEMENTS = 2**24
+"""Numbers in the largest temporary of a chunk (64 MB in float32)."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Shape and training rule of one network."""
+
+    k: int
+    """Input and output size."""
+    width: int
+    """Hidden units."""
+    parameterization: str = "standard"
+    """`standard` or `ntk`."""
+    layers: str = "last"
+    """Layers that train: `last` or `both`."""
+
+    def __post_init__(self) -> None:
+        check_range("task.k", self.k, 2)
+        check_choice("task.parameterization", self.parameterization, PARAMETERIZATIONS)
+        check_choice("task.layers", self.layers, LAYERS)
+        if self.width < self.k:
+            raise UserError(
+                f"task.width={self.width} is below k={self.k}: so few hidden units cannot fit the training points, "
+                f"and no number of networks reaches the target; use a width of at least {self.k}"
+            )
+
+    @property
+    def gains(self) -> tuple[float, float]:
+        """Factors (first layer, last layer) on the learning rate in terms of U1 and U2; 0 for a frozen first layer."""
+        first, last = (1.0, 1.0) if self.parameterization == "standard" else (1.0 / self.k, 1.0 / self.width)
+        return (first if self.layers == "both" else 0.0), last
+
+    @property
+    def first_layer_weight(self) -> float:
+        """Weight w of the first layer in the infinite-width law with this width's ratio of gains (`kernels`)."""
+        first, last = self.gains
+        return first * self.k / (last * self.width)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Training targets and test inputs shared by all members."""
+
+    permutation: np.ndarray
+    """int (k,): training input e_i has target e_permutation[i]."""
+    inputs: np.ndarray
+    """Binary test inputs, bool (count, k)."""
+
+    @property
+    def answers(self) -> np.ndarray:
+        """Right rounded outputs, bool (count, k)."""
+        answers = np.zeros_like(self.inputs)
+        answers[:, self.permutation] = self.inputs
+        return answers
+
+
+def member_generator(seed: int, member: int) -> torch.Generator:
+    """Random source of one member; a function of (seed, member) only."""
+    state = np.random.SeedSequence([seed, member]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> 1))
+
+
+class FiniteEnsemble:
+    """What the solvers share: weights by member and block of hidden units, inputs as tensors."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        problem: Problem,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.spec, self.problem, self.seed = spec, problem, seed
+        self.device, self.dtype = torch.device(device), dtype
+        tests = torch.from_numpy(normalized(problem.inputs)).to(self.device, dtype)
+        self.tests = tests
+        self.all_inputs = torch.cat([torch.eye(spec.k, device=self.device, dtype=dtype), tests])
+        targets = torch.zeros(spec.k, spec.k, device=self.device, dtype=torch.float64)
+        targets[torch.arange(spec.k), torch.from_numpy(problem.permutation)] = 1.0
+        self.targets = targets
+
+    @property
+    def chunk(self) -> int:
+        """Members solved together so that no temporary exceeds `ELEMENTS` numbers (at least 1)."""
+        rows = len(self.all_inputs) + (self.spec.k**2 if self.spec.layers == "both" else 0)
+        return max(1, ELEMENTS // (min(self.spec.width, BLOCK) * rows))
+
+    def blocks(self, members: Sequence[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Initial weights block by block: U1 (members, block, k) and U2 (members, k, block)."""
+        k, width = self.spec.k, self.spec.width
+        generators = [member_generator(self.seed, member) for member in members]
+        for start in range(0, width, BLOCK):
+            size = min(BLOCK, width - start)
+            drawn = torch.empty(len(generators), 2, k, size, dtype=self.dtype)
+            for row, generator in zip(drawn, generators):
+                row.normal_(generator=generator)
+            drawn = drawn.to(self.device)
+            yield (drawn[:, 0] / k**0.5).transpose(1, 2), drawn[:, 1] / width**0.5
+
+    def outputs(self, members: Sequence[int]) -> torch.Tensor:
+        """Trained outputs (members, tests, k) in float64 on the CPU."""
+        raise NotImplementedError
+
+
+class ExactEnsemble(FiniteEnsemble):
+    """Networks trained to convergence by their exact (linearised) solution."""
+
+    def outputs(self, members: Sequence[int]) -> torch.Tensor:
+        """Trained outputs (members, tests, k), float64 on the CPU.
+
+        Raises:
+            UserError: a network whose hidden units do not tell the training inputs apart (singular Gram matrix).
+        """
+        solve = self._last if self.spec.layers == "last" else self._both
+        try:
+            return solve(members).cpu()
+        except torch.linalg.LinAlgError as error:
+            raise UserError(
+                f"task.width={self.spec.width} is too small for k={self.spec.k} (singular Gram matrix): use a larger"
+            ) from error
+
+    def _initial(self, members: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Gram H(Z) H(X)^T (members, k + tests, k), untrained outputs (members, k + tests, k), first-layer blocks."""
+        k = self.spec.k
+        gram = torch.zeros(len(members), len(self.all_inputs), k, dtype=torch.float64, device=self.device)
+        untrained = torch.zeros_like(gram)
+        coupling = torch.zeros(len(members), k, k, k, dtype=torch.float64, device=self.device)
+        for first, last in self.blocks(members):
+            hidden = (self.all_inputs @ first.transpose(1, 2)).relu_()
+            # One product for both sums: columns are the hidden values on the basis and the output weights.
+            both = hidden @ torch.cat([hidden[:, :k], last], dim=1).transpose(1, 2)
+            gram += both[..., :k]
+            untrained += both[..., k:]
+            if self.spec.layers == "both":
+                active = (first.transpose(1, 2) > 0).to(self.dtype)
+                coupling += (active[:, :, None, :] * last[:, None]) @ last[:, None].transpose(2, 3)
+        return gram, untrained, coupling
+
+    def _last(self, members: Sequence[int]) -> torch.Tensor:
+        k = self.spec.k
+        gram, untrained, _ = self._initial(members)
+        factor = torch.linalg.cholesky(gram[:, :k])
+        coefficients = torch.cholesky_solve(self.targets - untrained[:, :k], factor)
+        return untrained[:, k:] + gram[:, k:] @ coefficients
+
+    def _both(self, members: Sequence[int]) -> torch.Tensor:
+        k, (first_gain, last_gain) = self.spec.k, self.spec.gains
+        gram, untrained, coupling = self._initial(members)
+        kernel = torch.zeros(len(members), k, k, k, k, dtype=torch.float64, device=self.device)
+        diagonal = torch.arange(k, device=self.device)
+        kernel[:, :, diagonal, :, diagonal] += last_gain * gram[:, :k]  # (output, members, i, i'): same output only
+        kernel[:, diagonal, :, diagonal, :] += first_gain * coupling.transpose(0, 1)  # same training input only
+        factor = torch.linalg.cholesky(kernel.reshape(len(members), k * k, k * k))
+        residual = (self.targets - untrained[:, :k]).reshape(len(members), k * k, 1)
+        alpha = torch.cholesky_solve(residual, factor).reshape(len(members), k, k).to(self.dtype)
+        trained = untrained[:, k:]
+        for first, last in self.blocks(members):
+            before = self.tests @ first.transpose(1, 2)
+            columns = first.transpose(1, 2)  # (members, i, block): the basis sees one column of U1 each
+            last_change = last_gain * alpha.transpose(1, 2) @ torch.relu(columns)
+            first_change = first_gain * (alpha @ last) * (columns > 0)
+            trained = trained + torch.relu(before) @ last_change.transpose(1, 2)
+            trained = trained + ((before > 0) * (self.tests @ first_change)) @ last.transpose(1, 2)
+        return trained

@@ -1,0 +1,56 @@
+"""How N grows with k: `growth_fits([10, 20, 30], [58, 121, 190])` compares k log k, k^(3/2) log k and k^2.
+
+Each law N = c * shape(k) is fitted by least squares on log N, so that every point counts by its ratio and not by its
+size; the residual is the root mean square of log(N / fit), and `worst` the largest |N / fit - 1|.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from permlab.errors import UserError
+
+SHAPES = {
+    "k log k": lambda k: k * np.log(k),
+    "k^1.5 log k": lambda k: k**1.5 * np.log(k),
+    "k^2": lambda k: k**2,
+}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One fitted growth law N = constant * shape(k)."""
+
+    shape: str
+    constant: float
+    residual: float
+    """Root mean square of log(N / fit)."""
+    worst: float
+    """Largest |N / fit - 1|."""
+
+
+def growth_fits(k: Sequence[int], sizes: Sequence[float]) -> list[Fit]:
+    """Fit every shape of `SHAPES`, best first.
+
+    Raises:
+        UserError: fewer than two points, or lengths that differ.
+    """
+    x, y = np.asarray(k, dtype=np.float64), np.asarray(sizes, dtype=np.float64)
+    if x.shape != y.shape or x.size < 2:
+        raise UserError(f"a growth fit needs two or more points (k, N): got {x.size} and {y.size}")
+    fits = []
+    for name, shape in SHAPES.items():
+        ratio = np.log(y) - np.log(shape(x))
+        constant = ratio.mean()
+        error = ratio - constant
+        worst = float(np.abs(np.expm1(error)).max())
+        fits.append(Fit(name, float(np.exp(constant)), float(np.sqrt((error**2).mean())), worst))
+    return sorted(fits, key=lambda fit: fit.residual)
+
+
+def local_exponent(k: Sequence[int], sizes: Sequence[float]) -> np.ndarray:
+    """d log N / d log k between neighbouring points, length len(k) - 1."""
+    return np.diff(np.log(np.asarray(sizes, dtype=np.float64))) / np.diff(np.log(np.asarray(k, dtype=np.float64)))
