@@ -36,7 +36,8 @@ def declare_huggingface(config: Any, state: Mapping[str, Tensor]) -> Spec:
     kind = str(getattr(config, "model_type", ""))
     if kind not in builders:
         raise UserError(
-            f"no declared symmetry for model type '{kind}'{did_you_mean(kind, builders)}: covered are {', '.join(builders)}; "
+            f"no declared symmetry for model type '{kind}'{did_you_mean(kind, builders)}: covered are "
+            f"{', '.join(builders)}; "
             "permlab.symmetry.infer covers modules that torch.fx can trace"
         )
     builder = _Builder(config, state, Spec(source=f"declared {kind}"))

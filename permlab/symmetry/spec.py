@@ -104,7 +104,7 @@ class Spec:
                 for name in sorted(seen & names):
                     found[name] = (
                         f"{tensor} has group {name} on two axes, so its distance is quadratic in the permutation "
-                        "(a quadratic assignment problem): no single assignment step is exact, the group is left as it is"
+                        "(a quadratic assignment problem) and no single assignment step is exact"
                     )
                 seen |= names
         return found
@@ -147,6 +147,8 @@ def block_index(spec: Spec, permutation: Mapping[str, Tensor], block: Block) -> 
     """Index [outer * n * inner] of one block, relative to its offset."""
     group = spec.groups[block.group]
     unit = group.index(permutation, block.space)
+    if block.inner == block.outer == 1:
+        return unit
     size = len(unit)
     index = unit[None, :, None] * block.inner + torch.arange(block.inner)
     return (index + torch.arange(block.outer)[:, None, None] * size * block.inner).flatten()
@@ -158,9 +160,11 @@ def axis_index(spec: Spec, permutation: Mapping[str, Tensor], blocks: tuple[Bloc
     for block in blocks:
         if not all(part in permutation for part in spec.groups[block.group].parts()):
             continue
+        moved = block_index(spec, permutation, block)
+        if len(moved) == length:
+            return moved
         if index is None:
             index = torch.arange(length)
-        moved = block_index(spec, permutation, block)
         index[block.offset : block.offset + len(moved)] = block.offset + moved
     return index
 
