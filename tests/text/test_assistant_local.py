@@ -12,7 +12,7 @@ import urllib.request
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from permlab.data.examples import Example
@@ -23,15 +23,19 @@ from permlab.text.segment import segment_corpus
 from permlab.text.segment_llm import Failure, LLMSegmenter, chat_messages, plain_prompt
 
 CHAT = "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}<s>assistant:"
+VOCABULARY = 700
 TEXTS = ["Ada Roe sings.", "Bo Lind, the baker of Bergen, never rests.", "Cy Moe is tall."]
 
 
 def byte_tokenizer(chat):
+    """Byte-level, with the instruction's words as tokens: prompts of some 270 tokens instead of 1,100."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: number for number, token in enumerate(["<s>", "</s>", *alphabet])}
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
+    specials = {"special_tokens": ["<s>", "</s>"], "initial_alphabet": alphabet}
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, min_frequency=1, show_progress=False, **specials)
+    backend.train_from_iterator([plain_prompt("")], trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
     tokenizer.chat_template = CHAT if chat else None
     return tokenizer
@@ -40,7 +44,16 @@ def byte_tokenizer(chat):
 def tiny_llama(positions=4096):
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=258, max_position_embeddings=positions, **sizes))
+    return LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=positions, **sizes))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Tiny matrices: with several threads on a busy machine, waiting for each other costs fifty times the work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +80,15 @@ def greedy(model, tokenizer, prompt, new):
 @pytest.mark.parametrize("chat", [True, False])
 def test_batched_answers_equal_step_by_step_decoding(chat):
     model, tokenizer = tiny_llama().double(), byte_tokenizer(chat)
-    answers = dict(LocalAssistant(model, tokenizer, batch_size=2, max_new_tokens=12).answers(TEXTS))
+    answers = dict(LocalAssistant(model, tokenizer, batch_size=2, max_new_tokens=8).answers(TEXTS))
     assert sorted(answers) == [0, 1, 2]
     assert any(answers.values())
     for index, text in enumerate(TEXTS):
         if chat:
             prompt = tokenizer.apply_chat_template(chat_messages(text), tokenize=False, add_generation_prompt=True)
-            assert answers[index] == greedy(model, tokenizer, prompt, 12)
+            assert answers[index] == greedy(model, tokenizer, prompt, 8)
         else:
-            answer = greedy(model, tokenizer, plain_prompt(text), 12)
+            answer = greedy(model, tokenizer, plain_prompt(text), 8)
             assert answers[index] == answer.strip().partition("\n")[0]
 
 
@@ -87,7 +100,7 @@ def test_answer_to_the_plain_prompt_ends_at_the_line_feed():
         model.model.norm.weight.zero_()
     steps = []
     model.register_forward_hook(lambda *args: steps.append(1))
-    tokens = torch.full((258,), -1.0)
+    tokens = torch.full((VOCABULARY,), -1.0)
     tokens[line_feed] = 1.0
     model.lm_head.register_forward_hook(lambda module, inputs, output: output + tokens)
     assert dict(LocalAssistant(model, tokenizer, max_new_tokens=50).answers(TEXTS[:1])) == {0: ""}
@@ -105,10 +118,10 @@ def test_random_model_falls_back_and_is_cached(tmp_path, model_folder):
 
 
 def test_texts_that_do_not_fit_are_failures():
-    assistant = LocalAssistant(tiny_llama(positions=2000), byte_tokenizer(chat=True), max_new_tokens=4)
-    answers = dict(assistant.answers([*TEXTS[:2], "word " * 200]))
+    assistant = LocalAssistant(tiny_llama(positions=400), byte_tokenizer(chat=True), max_new_tokens=4)
+    answers = dict(assistant.answers([*TEXTS[:2], "word " * 300]))
     assert isinstance(answers[2], Failure)
-    assert "2000 fit" in answers[2].reason
+    assert "400 fit" in answers[2].reason
     assert isinstance(answers[0], str)
 
 
