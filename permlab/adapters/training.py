@@ -1,0 +1,208 @@
+"""Train a small Llama and LoRA adapters on question sets, and score them: for the merge benchmarks.
+
+>>> base = build_base(benchmark, sizes, seed=0)
+>>> fit(base, list(base.parameters()), Schedule(steps=400, batch=256), benchmark.base, seed=0)
+>>> train_adapter(base, benchmark.groups[0], Schedule(steps=300, batch=40), LoraShape(rank=8), 0, 0, "adapter-1")
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from permlab.data.adapter_tasks import Benchmark, Group, Questions
+from permlab.models.causal_lm import build_scratch
+from permlab.models.causal_lm_config import CausalLMConfig, ScratchConfig
+
+# Called with (steps done, steps in all, loss); may raise to stop.
+Progress = Callable[[int, int, float], None]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """AdamW without weight decay, linear warm-up, cosine to 5 % of the learning rate; gradients clipped at 1."""
+
+    steps: int
+    batch: int
+    learning_rate: float = 3e-3
+    warmup: int = 20
+
+
+@dataclass(frozen=True)
+class LoraShape:
+    """Shape of the adapters that are trained."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    target_modules: str | list[str] = field(default="all-linear")
+
+
+def build_base(benchmark: Benchmark, sizes: ScratchConfig, seed: int) -> Any:
+    """A Llama with random weights from `seed`, its vocabulary and length those of the benchmark."""
+    torch.manual_seed(seed)
+    tokens = SimpleNamespace(bos_token_id=1, eos_token_id=1, pad_token_id=0)
+    config = CausalLMConfig(scratch=sizes)
+    return build_scratch(config, benchmark.vocabulary, max(16, benchmark.tokens), tokens)
+
+
+def answer_logits(model: Any, questions: Questions) -> tuple[Tensor, Tensor]:
+    """Logits (answers, vocabulary) at the marked positions, and the tokens that stand there (answers,)."""
+    used = int(questions.answer.any(dim=0).nonzero().max()) + 1
+    ids, answer = questions.ids[:, :used].to(model.device), questions.answer[:, :used].to(model.device)
+    # The head is applied where an answer is wanted only; over a vocabulary of words it would be most of the work.
+    hidden = model.model(input_ids=ids[:, :-1]).last_hidden_state
+    wanted = answer[:, 1:]
+    return model.lm_head(hidden[wanted]), ids[:, 1:][wanted]
+
+
+def fit(
+    model: Any,
+    parameters: Iterable[nn.Parameter],
+    schedule: Schedule,
+    questions: Questions,
+    seed: int,
+    replay: Questions | None = None,
+    progress: Progress | None = None,
+) -> float:
+    """Train on random batches; with `replay`, as many of its questions are added to every batch.
+
+    Args:
+        model: a transformers Llama; trained in place.
+        parameters: what is trained.
+        schedule: steps, batch size and learning rate.
+        questions: training set; taken whole in every step when it has at most `schedule.batch` rows.
+        seed: of the batches.
+        replay: questions that must not be forgotten.
+        progress: called every ten steps and at the end.
+
+    Returns:
+        The running mean of the loss, in nats per answer token.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    trained = list(parameters)
+    optimizer = torch.optim.AdamW(trained, lr=schedule.learning_rate, weight_decay=0.0)
+    running = 0.0
+    for step in range(schedule.steps):
+        batch = _draw(questions, schedule.batch, generator)
+        if replay is not None:
+            extra = _draw(replay, len(batch), generator)
+            batch = Questions(torch.cat([batch.ids, extra.ids]), torch.cat([batch.answer, extra.answer]))
+        ramp = min(1.0, (step + 1) / schedule.warmup)
+        decay = max(0.05, 0.5 * (1 + math.cos(math.pi * step / schedule.steps)))
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.learning_rate * ramp * decay
+        logits, wanted = answer_logits(model, batch)
+        loss = nn.functional.cross_entropy(logits, wanted)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        if step % 10 == 9 or step + 1 == schedule.steps:
+            value = float(loss.detach())
+            running = value if running == 0.0 else 0.8 * running + 0.2 * value
+            if progress is not None:
+                progress(step + 1, schedule.steps, running)
+    return running
+
+
+@torch.no_grad()
+def fresh_embeddings(model: Any, tokens: Tensor, seed: int) -> None:
+    """Draw the embeddings of `tokens` anew, with the mean length of the others.
+
+    A tied softmax pushes tokens that never come next into one direction, where no adapter can tell them apart.
+    """
+    weight = model.get_input_embeddings().weight
+    others = torch.ones(weight.shape[0], dtype=torch.bool)
+    others[tokens] = False
+    drawn = torch.randn(len(tokens), weight.shape[1], generator=torch.Generator().manual_seed(seed))
+    length = weight[others.to(weight.device)].norm(dim=1).mean()
+    weight[tokens.to(weight.device)] = nn.functional.normalize(drawn, dim=1).to(weight) * length
+
+
+def train_adapter(
+    base: Any,
+    group: Group,
+    schedule: Schedule,
+    shape: LoraShape,
+    init_seed: int,
+    seed: int,
+    folder: str | Path,
+    progress: Progress | None = None,
+) -> None:
+    """Train a PEFT LoRA adapter on a group and save it; the base is left as it was.
+
+    Args:
+        base: the model; copied.
+        group: training questions, with replay where the group has some.
+        schedule: steps, batch size and learning rate.
+        shape: rank, alpha and modules.
+        init_seed: seed of A; the same for all adapters of the "shared A" regime.
+        seed: seed of the batches.
+        folder: where the PEFT folder goes, complete or not at all.
+        progress: see `fit`.
+    """
+    import peft
+
+    torch.manual_seed(init_seed)
+    config = peft.LoraConfig(
+        r=shape.rank, lora_alpha=shape.alpha, target_modules=shape.target_modules, task_type="CAUSAL_LM"
+    )
+    model = peft.get_peft_model(copy.deepcopy(base), config)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    fit(model.get_base_model(), trained, schedule, group.train, seed, group.replay, progress)
+    save_folder(model.save_pretrained, folder)
+
+
+def save_folder(save: Callable[[Path], Any], folder: str | Path) -> None:
+    """Let `save` write into a temporary folder, then give it its name: a killed run leaves no half-written model."""
+    folder = Path(folder)
+    temporary = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    save(temporary)
+    if folder.exists():
+        shutil.rmtree(folder)
+    temporary.rename(folder)
+
+
+@torch.no_grad()
+def answer_probabilities(model: Any, questions: Questions, batch: int = 512) -> Tensor:
+    """Probabilities (answers, vocabulary) of every answer token under teacher forcing."""
+    parts = []
+    for start in range(0, len(questions), batch):
+        logits, _ = answer_logits(model, questions.rows(slice(start, start + batch)))
+        parts.append(logits.softmax(dim=-1).cpu())
+    return torch.cat(parts)
+
+
+def score(probabilities: Tensor, questions: Questions, metric: str) -> float:
+    """Share of right answers ("exact": all tokens of an answer) or of right answer tokens ("token"), 0..1.
+
+    Teacher forcing and greedy decoding agree on "exact": up to the first error they see the same tokens.
+    """
+    row, column = questions.answer.nonzero(as_tuple=True)
+    right = probabilities.argmax(dim=-1) == questions.ids[row, column]
+    if metric == "token":
+        return float(right.float().mean())
+    wrong = torch.zeros(len(questions)).index_add_(0, row, (~right).float())
+    return float((wrong == 0).float().mean())
+
+
+def ask(model: Any, questions: Questions, metric: str) -> float:
+    """Score of a model on questions."""
+    return score(answer_probabilities(model, questions), questions, metric)
+
+
+def _draw(questions: Questions, count: int, generator: torch.Generator) -> Questions:
+    if len(questions) <= count:
+        return questions
+    return questions.rows(torch.randint(len(questions), (count,), generator=generator))
