@@ -146,6 +146,7 @@ class Descent:
         self.builder, self.generator, self.tolerance, self.begin = builder, generator, tolerance, begin
         self.trace: list[dict[str, float]] = []
         self.solves = self.sweeps = 0
+        self.permutation: Permutation = {}
         self.neighbours = builder.neighbours()
         self.settling: set[str] = set()
 
@@ -191,7 +192,7 @@ class Descent:
         Large channel groups that have begun to settle move by cheap sparse assignments while those help; every group
         ends on a dense assignment that finds nothing better, so the end is the same kind of local optimum.
         """
-        builder = self.builder
+        builder, self.permutation = self.builder, permutation
         objective = squared_norm(builder.spec, builder.a, builder.b, permutation)
         self._record(objective)
         dirty, open_ends = set(builder.groups), set(builder.groups)

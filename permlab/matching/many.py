@@ -1,0 +1,137 @@
+"""Weight matching of K models: `weight_matching_many(spec, [a, b, c])` (arXiv 2209.04836, algorithm 3, MergeMany).
+
+One model at a time, in random order, is matched to the mean of the others as they stand, until the summed distance of all
+models to their mean stops falling. Only one further model is held: the sum of the permuted ones.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from permlab.errors import check_range
+from permlab.matching.cost import CostBuilder
+from permlab.matching.result import Matching
+from permlab.matching.weight import Descent, Progress, check_models, finish, without_quadratic
+from permlab.symmetry import Permutation, Spec, permute_tensor
+
+
+def weight_matching_many(
+    spec: Spec,
+    states: Sequence[Mapping[str, Tensor]],
+    *,
+    max_rounds: int = 20,
+    max_sweeps: int = 100,
+    tolerance: float = 1e-9,
+    seed: int = 0,
+    quadratic: str = "linearise",
+    keep_costs: bool = False,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Matching:
+    """Permute K models towards their common mean; the first one stays as it is.
+
+    Args:
+        spec, max_sweeps, tolerance, seed, quadratic: as in `weight_matching`.
+        states: two or more state dicts.
+        max_rounds: bound on passes over the models.
+        keep_costs: keep every model's final cost matrices (against the sum of the other models).
+        progress: called with (rounds done, max_rounds).
+
+    Returns:
+        A Matching with K permutations. `objective` is the sum over models of the squared distance to the mean, and never
+        increases along `trace`.
+
+    Raises:
+        UserError: fewer than two models, or models that differ in names or shapes.
+    """
+    check_range("max_rounds", max_rounds, 1)
+    check_models(spec, list(states))
+    begin = time.perf_counter()
+    full, (spec, pinned, notes) = spec, without_quadratic(spec, quadratic)
+    result = Matching("weight", [full.identity() for _ in states], pinned=pinned, notes=notes)
+    generator = torch.Generator().manual_seed(seed)
+    stop = should_stop or (lambda: False)
+    total = {name: torch.zeros_like(states[0][name], dtype=torch.float32) for name in spec.matched()}
+    norm = 0.0
+    for state in states:
+        norm += sum(float(state[name].double().square().sum()) for name in total)
+    # Outwards first: each model is matched to the sum of those before it.
+    for k, state in enumerate(states):
+        if k:
+            descent = Descent(CostBuilder(spec, total, state), generator, tolerance, begin)
+            descent.run(descent.start(None, 0), max_sweeps, stop)
+            result.permutations[k].update(descent.permutation)
+            result.solves += descent.solves
+        _add(spec, total, state, result.permutations[k], 1.0)
+    _record(result, norm, total, len(states), begin)
+    for done in range(max_rounds):
+        improved = False
+        for k in (torch.randperm(len(states) - 1, generator=generator) + 1).tolist():
+            improved |= _rematch(spec, states[k], k, total, result, generator, (max_sweeps, tolerance, begin, stop))
+        result.sweeps += 1
+        _record(result, norm, total, len(states), begin)
+        if progress is not None:
+            progress(done + 1, max_rounds)
+        if not improved or stop():
+            break
+    _finish(spec, states, total, result, keep_costs)
+    result.seconds = time.perf_counter() - begin
+    return result
+
+
+def _add(spec: Spec, total: dict[str, Tensor], state: Mapping[str, Tensor], perm: Permutation, sign: float) -> None:
+    for name, value in total.items():
+        value.add_(permute_tensor(spec, name, state[name], perm), alpha=sign)
+
+
+def _rematch(
+    spec: Spec,
+    state: Mapping[str, Tensor],
+    k: int,
+    total: dict[str, Tensor],
+    result: Matching,
+    generator: torch.Generator,
+    limits: tuple[int, float, float, Callable[[], bool]],
+) -> bool:
+    """Match model k to the sum of the others, from where it stands; whether it moved."""
+    max_sweeps, tolerance, begin, stop = limits
+    _add(spec, total, state, result.permutations[k], -1.0)
+    descent = Descent(CostBuilder(spec, total, state), generator, tolerance, begin)
+    before = result.permutations[k]
+    descent.run(dict(before), max_sweeps, stop)
+    result.permutations[k] = descent.permutation
+    result.solves += descent.solves
+    _add(spec, total, state, result.permutations[k], 1.0)
+    return any(not torch.equal(before[part], index) for part, index in descent.permutation.items())
+
+
+def _record(result: Matching, norm: float, total: Mapping[str, Tensor], models: int, begin: float) -> None:
+    """sum_k |theta_k - mean|^2 = sum_k |theta_k|^2 - |sum|^2 / K; permutations leave the first term alone."""
+    common = sum(float(value.double().square().sum()) for value in total.values())
+    result.objective = norm - common / models
+    result.trace.append(
+        {
+            "sweep": float(result.sweeps),
+            "objective": result.objective,
+            "solves": float(result.solves),
+            "seconds": time.perf_counter() - begin,
+        }
+    )
+
+
+def _finish(
+    spec: Spec, states: Sequence[Mapping[str, Tensor]], total: dict[str, Tensor], result: Matching, keep_costs: bool
+) -> None:
+    costs, scores = [{}], [{}]
+    for k in range(1, len(states)):
+        _add(spec, total, states[k], result.permutations[k], -1.0)
+        one = Matching("weight", [{}, result.permutations[k]])
+        finish(one, CostBuilder(spec, total, states[k]), result.permutations[k], keep_costs=keep_costs)
+        costs.append(one.costs[-1])
+        scores.append(one.scores[-1])
+        _add(spec, total, states[k], result.permutations[k], 1.0)
+    result.costs, result.scores = costs, scores
