@@ -191,7 +191,7 @@ def run_sweep(plan: Plan, flags: list[str]) -> int:
     sweep = create(Path(first.run.root) / "sweeps")
     placed = [f"run.sweep={sweep}", f"hydra.sweep.dir={sweep}"]
     launch([*flags, "--multirun", *plan.overrides, *placed], SweepJob(str(sweep), plan.varied))
-    return close_sweep(sweep, len(plan.jobs), registry.task(first.task.name).HEADLINE)
+    return close_sweep(sweep, len(plan.jobs), registry.task(first.task.name))
 
 
 class SweepJob:

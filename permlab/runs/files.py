@@ -9,7 +9,10 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @contextmanager
@@ -53,6 +56,18 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)
+
+
+def save_figure(folder: Path, name: str, figure: Figure) -> list[Path]:
+    """Write `<name>.png` and `<name>.svg` atomically, and close the figure."""
+    import matplotlib.pyplot as plt
+
+    paths = [folder / f"{name}.{kind}" for kind in ("png", "svg")]
+    for path in paths:
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format=path.suffix[1:], dpi=160, bbox_inches="tight")
+    plt.close(figure)
+    return paths
 
 
 def read_json(path: Path) -> Any:

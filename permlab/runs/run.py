@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from permlab.config import Config
 from permlab.runs.console import LOGGER, Progress, print_table
 from permlab.runs.environment import peak_rss_mb
-from permlab.runs.files import finite, read_json, replacing, sync, write_csv, write_json
+from permlab.runs.files import finite, read_json, replacing, save_figure, sync, write_csv, write_json
 from permlab.runs.signals import StopRequest
 from permlab.runs.trackers import NullTracker, Tracker
 from permlab.version import __version__
@@ -63,6 +63,10 @@ class Run:
         self._metrics_file.flush()
         self.tracker.log(line, step)
 
+    def logged(self) -> list[dict[str, Any]]:
+        """Return every line logged so far, also those from before a resume."""
+        return [json.loads(line) for line in (self.dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
     def rewind_metrics(self, step: int) -> None:
         """Drop logged lines after `step` (and torn ones): a resumed run writes them again, the same."""
         self._metrics_file.close()
@@ -105,13 +109,8 @@ class Run:
 
     def figure(self, name: str, figure: Figure) -> None:
         """Write `figures/<name>.png` and `.svg`, and close the figure."""
-        import matplotlib.pyplot as plt
-
-        for kind in ("png", "svg"):
-            with replacing(self.dir / "figures" / f"{name}.{kind}") as temporary:
-                figure.savefig(temporary, format=kind, dpi=160, bbox_inches="tight")
-            self._record(f"figures/{name}.{kind}")
-        plt.close(figure)
+        for path in save_figure(self.dir / "figures", name, figure):
+            self._record(f"figures/{path.name}")
         self.tracker.figure(name, self.dir / "figures" / f"{name}.png")
 
     def artifact(self, name: str) -> Path:

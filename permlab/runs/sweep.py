@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from permlab.runs.console import console, print_table
 from permlab.runs.execute import Outcome
-from permlab.runs.files import read_json, write_csv, write_json
+from permlab.runs.files import read_json, save_figure, write_csv, write_json
 
 
 def note_job(sweep: Path, number: int, varied: dict[str, str], outcome: Outcome) -> None:
@@ -28,16 +29,22 @@ def read_jobs(sweep: Path) -> list[dict[str, Any]]:
     return notes
 
 
-def close_sweep(sweep: Path, expected: int, headline: tuple[str, ...]) -> int:
-    """Print one table of all jobs, and of means over seeds; write both as CSV. Returns the exit code."""
+def close_sweep(sweep: Path, expected: int, task: ModuleType) -> int:
+    """Print one table of all jobs, and of means over seeds; write both as CSV, and the task's figures of a sweep.
+
+    Returns the exit code: 1 when a job failed or is missing.
+    """
     notes = read_jobs(sweep)
-    rows = [job_row(note, headline) for note in notes]
-    write_csv(sweep / "jobs.csv", rows)
+    write_csv(sweep / "jobs.csv", rows := [job_row(note, task.HEADLINE) for note in notes])
     print_table(rows, f"jobs of {sweep}")
-    means = means_over_seeds(notes, headline)
-    if means:
-        write_csv(sweep / "comparison.csv", means)
+    groups = by_configuration(notes)
+    if len(groups) < len(notes):
+        write_csv(sweep / "comparison.csv", means := [mean_row(*group, task.HEADLINE) for group in groups])
         print_table(means, "mean ± standard deviation over seeds")
+    draw = getattr(task, "sweep_figures", None)
+    for name, figure in (draw(groups) if draw else {}).items():
+        save_figure(sweep / "figures", name, figure)
+        console().print(f"figure {sweep / 'figures' / name}.png", markup=False)
     failed = [note for note in notes if note["status"] not in ("done", "skipped")]
     for note in failed:
         console().print(f"job {note['job']} {note['status']}: {note['message']} ({note['directory']})", markup=False)
@@ -50,22 +57,23 @@ def job_row(note: dict[str, Any], headline: tuple[str, ...]) -> dict[str, Any]:
     return {"job": note["job"], **note["varied"], "status": note["status"], **numbers, "seconds": note["seconds"]}
 
 
-def means_over_seeds(notes: list[dict[str, Any]], headline: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Return one row per configuration with mean ± sd over its seeds; empty when the seed was not swept."""
-    if not any("seed" in note["varied"] for note in notes):
-        return []
-    groups: dict[tuple[tuple[str, str], ...], list[dict[str, Any]]] = {}
+Group = tuple[dict[str, str], list[dict[str, float]]]
+"""What was varied besides the seed, and the metrics of every finished job of it."""
+
+
+def by_configuration(notes: list[dict[str, Any]]) -> list[Group]:
+    """Group the jobs that differ in nothing but their seed."""
+    groups: dict[tuple[tuple[str, str], ...], list[dict[str, float]]] = {}
     for note in notes:
         key = tuple((k, v) for k, v in note["varied"].items() if k != "seed")
-        groups.setdefault(key, []).append(note["metrics"])
-    rows = []
-    for key, metrics in groups.items():
-        row: dict[str, Any] = {**dict(key), "seeds": sum(1 for m in metrics if m)}
-        for name in headline:
-            values = [m[name] for m in metrics if isinstance(m.get(name), (int, float))]
-            row[name] = mean_and_spread(values)
-        rows.append(row)
-    return rows
+        groups.setdefault(key, []).extend([note["metrics"]] if note["metrics"] else [])
+    return [(dict(key), metrics) for key, metrics in groups.items()]
+
+
+def mean_row(varied: dict[str, str], metrics: list[dict[str, float]], headline: tuple[str, ...]) -> dict[str, Any]:
+    """Return one row: what was varied, how many seeds, and mean ± sd of the headline numbers."""
+    numbers = {name: [m[name] for m in metrics if isinstance(m.get(name), (int, float))] for name in headline}
+    return {**varied, "seeds": len(metrics), **{name: mean_and_spread(values) for name, values in numbers.items()}}
 
 
 def mean_and_spread(values: list[float]) -> str:

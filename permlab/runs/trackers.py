@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -106,7 +107,8 @@ def open_tracker(config: Config, run_dir: Path) -> Tracker:
         tags=config.tracker.tags or None,
         config={**config.to_container(), "run_dir": str(run_dir)},
         dir=str(run_dir),
-        id=known.get("id"),
+        # An id of our own: one that W&B draws can repeat between jobs, whose random states are set to equal seeds.
+        id=known.get("id") or secrets.token_hex(4),
         resume="allow" if known else None,
         reinit="finish_previous",
     )

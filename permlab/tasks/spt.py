@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config
 from permlab.data.text_configs import TEXT_DATASETS
@@ -105,8 +105,8 @@ class SptConfig:
     dynamic: bool = True
     """draw anew in every epoch"""
     budget: str = "replace"
-    """replace (texts, tokens and steps equal those of original) | data (each text as it is and reordered) | compute (the
-    same in half the epochs)"""
+    """replace (texts, tokens and steps equal those of original) | data (each text as it is and reordered) |
+    compute (the same in half the epochs)"""
     segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -191,15 +191,16 @@ def validate_dataset(config: Config) -> None:
 
 def plan(config: Config) -> dict[str, str]:
     """Describe a dry run: order, segmenter, training, size and memory."""
-    from permlab.models.causal_lm_config import is_local
     from permlab.models.causal_lm import estimate_parameters
+    from permlab.models.causal_lm_config import is_local
 
     task, model, train = config.task, config.model, config.task.train
     where = f"{model.path} ({'local' if is_local(model.path) else 'hub'})" if model.path else "built here"
     lines = {
         "order": f"{task.order}, budget {task.budget}, {'dynamic' if task.dynamic else 'static'}",
         "segmenter": task.segmenter.name,
-        "training": f"{train.epochs:g} epochs, batch {train.batch_size} x {train.accumulate}, rate {train.learning_rate:g}",
+        "training": f"{train.epochs:g} epochs, {train.batch_size}x{train.accumulate} texts a step, "
+        f"learning rate {train.learning_rate:g}",
         "weights": f"{model.weights}, {where}, tokenizer {model.tokenizer}",
         "adapters": f"LoRA rank {model.lora.rank}" if model.lora.rank else "none, all weights are trained",
     }
@@ -217,3 +218,10 @@ def run(config: Config, run: Run) -> None:
     from permlab.tasks.spt_run import train_and_ask
 
     train_and_ask(config, run)
+
+
+def sweep_figures(groups: list[tuple[dict[str, str], list[dict[str, float]]]]) -> dict[str, Any]:
+    """Figures of a sweep: the matrix of surface forms, or recall by what was varied."""
+    from permlab.tasks.spt_figures import order_matrix, recall_by_arm
+
+    return order_matrix(groups) or recall_by_arm(groups)

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from permlab import figures
 from permlab.config import Config
 from permlab.data.examples import Corpus, Example, Query
 from permlab.data.text_corpora import limit_queries, load_corpus
@@ -15,6 +14,7 @@ from permlab.errors import UserError
 from permlab.hardware import resolve_dtype
 from permlab.models.causal_lm import load_causal_lm, save_causal_lm
 from permlab.runs.run import Run
+from permlab.tasks.spt_figures import recall_bars, training_loss, units_histogram
 from permlab.text.orders import OrderedTexts, Ordering
 from permlab.text.recall import accuracy, answer_queries, encoder, likelihoods, recall_table
 from permlab.text.segment import OracleSegmenter, RandomSegmenter, SegmentedCorpus, Segmenter, segment_corpus
@@ -146,11 +146,7 @@ def report_units(run: Run, segmented: SegmentedCorpus) -> None:
     run.summary(mean_units=segmented.mean_units, **{f"segments_{k}": v for k, v in segmented.counts.items()})
     histogram = segmented.histogram
     run.table("units_histogram", [{"units": u, "texts": n} for u, n in histogram.items()], show=False)
-    figure, ax = figures.new()
-    ax.bar(list(histogram), list(histogram.values()), color=figures.color("spt"), width=0.8)
-    ax.set(xlabel="units per text", ylabel="texts")
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    run.figure("units_histogram", figure)
+    run.figure("units_histogram", units_histogram(histogram))
 
 
 # ---- training -----------------------------------------------------------------------------------------------------
@@ -174,25 +170,25 @@ def train(config: Config, run: Run, model: Any, tokenizer: Any, stream: OrderedT
         run.say(f"continuing after step {done}")
     steps = -(-len(stream) // (task.batch_size * task.accumulate))
     with run.progress("training", steps, done) as bar:
-        latest = {"loss": float("nan")}
 
-        def on_loss(step: int, loss: float, rate: float) -> None:
-            latest["loss"] = loss
-            run.log({"loss": loss, "learning_rate": rate, "epoch": step / steps * task.epochs}, step=step)
-
-        def on_step(step: int) -> tuple[bool, bool]:
-            bar.update(step, loss=latest["loss"])
+        def on_step(step: int, loss: Any, rate: float) -> tuple[bool, bool]:
+            if step % task.log_steps == 0 or step in (1, steps):
+                value = loss.item()
+                run.log({"loss": value, "learning_rate": rate, "epoch": step / steps * task.epochs}, step=step)
+                bar.update(step, loss=value)
             save = run.stopping or run.checkpoint_due(step)
             return save and step < steps, run.stopping
 
-        trainer = make_trainer(model, tokenizer.pad_token_id, stream, folder, settings, Hooks(on_loss, on_step))
+        trainer = make_trainer(model, tokenizer.pad_token_id, stream, folder, settings, Hooks(on_step))
         started = time.monotonic()
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seconds = time.monotonic() - started
     run.check_stop()
     tokens = trained_tokens(stream, done * task.batch_size * task.accumulate)
     run.summary(train_tokens_per_second=tokens / seconds, seconds_training=seconds, steps=steps)
-    plot_loss(run)
+    losses = [(entry["step"], entry["loss"]) for entry in run.logged()]
+    if losses:
+        run.figure("training_loss", training_loss(losses, config.task.order))
 
 
 def trained_tokens(stream: OrderedTexts, start: int, sample: int = 2000) -> float:
@@ -200,20 +196,6 @@ def trained_tokens(stream: OrderedTexts, start: int, sample: int = 2000) -> floa
     rest = len(stream) - start
     places = range(start, len(stream), max(1, rest // sample))
     return rest * sum(len(stream[i]["input_ids"]) for i in places) / max(1, len(places))
-
-
-def plot_loss(run: Run) -> None:
-    """Draw the training loss from metrics.jsonl, so that a resumed run shows the whole curve."""
-    import json
-
-    lines = [json.loads(line) for line in (run.dir / "metrics.jsonl").read_text().splitlines()]
-    points = [(entry["step"], entry["loss"]) for entry in lines if entry.get("loss") is not None]
-    if not points:
-        return
-    figure, ax = figures.new()
-    ax.plot(*zip(*points), color=figures.color(run.config.task.order))
-    ax.set(xlabel="step", ylabel="training loss (nats per token)")
-    run.figure("training_loss", figure)
 
 
 # ---- recall -------------------------------------------------------------------------------------------------------
@@ -244,7 +226,7 @@ def ask(config: Config, run: Run, model: Any, tokenizer: Any, corpus: Corpus) ->
         compared = likelihoods(model, tokenizer, headline_queries(queries), config.seed)
         run.table("likelihood", compared, title="log-probability, true minus shuffled answer (nats)", columns=columns)
     run.summary(**recall_metrics(queries, answers))
-    plot_recall(run, rows)
+    run.figure("recall", recall_bars(rows))
 
 
 def headline_queries(queries: list[Query]) -> list[Query]:
@@ -274,22 +256,3 @@ def recall_metrics(queries: list[Query], answers: list[str]) -> dict[str, float]
     for group in sorted({q.group for q in queries if " first, " in q.group}):
         metrics[f"form_{group.replace(' first, ', '_').replace(' ', '_')}"] = accuracy(queries, answers, group=group)
     return {key: value for key, value in metrics.items() if value is not None}
-
-
-def plot_recall(run: Run, rows: list[dict[str, Any]]) -> None:
-    """Bar chart of accuracy per direction, group and kind of answer."""
-    figure, ax = figures.new(width=2, height=0.5 + 0.24 * len(rows))
-    labels = [f"{row['direction']}: {row['group']} → {row['asked']}" for row in rows]
-    labels = [
-        f"{label}, held-out wording" if row["wording"] == "held_out" else label for label, row in zip(labels, rows)
-    ]
-    places = range(len(rows))[::-1]
-    ax.barh(
-        places, [row["accuracy"] for row in rows], color=[figures.color(row["direction"]) for row in rows], height=0.7
-    )
-    for place, row in zip(places, rows):
-        ax.text(row["accuracy"] + 0.01, place, f"{row['accuracy']:.2f}", va="center", fontsize=7)
-    ax.set_yticks(places, [label.replace("_", " ") for label in labels])
-    ax.set(xlim=(0, 1.08), xlabel="accuracy (exact prefix match)")
-    ax.grid(axis="y", visible=False)
-    run.figure("recall", figure)

@@ -43,7 +43,6 @@ class TrainingSettings:
     workers: int = 0
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
-    log_steps: int = 10
 
 
 class Collator:
@@ -61,8 +60,37 @@ class Collator:
         return {"input_ids": ids, "attention_mask": mask.long(), "labels": ids.masked_fill(~mask, -100)}
 
 
+class Hooks(TrainerCallback):
+    """Calls `on_step(step, loss, learning_rate)` after every step; the answer (save, stop) is obeyed.
+
+    The loss is that of this step alone (nats per token, a tensor, so that nobody waits for the device unless it is
+    read). The Trainer's own log averages over a window that a resumed run does not know.
+    """
+
+    def __init__(self, on_step: Callable[[int, torch.Tensor, float], tuple[bool, bool]]) -> None:
+        self.on_step = on_step
+        self.losses: list[torch.Tensor] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, lr_scheduler: Any = None, **_: Any) -> Any:
+        """Report the step and ask whether to save or stop."""
+        loss = torch.stack(self.losses).sum()
+        self.losses.clear()
+        save, stop = self.on_step(state.global_step, loss, float(lr_scheduler.get_last_lr()[0]))
+        control.should_save = control.should_save or save
+        control.should_training_stop = control.should_training_stop or stop
+        return control
+
+
 class OrderedTrainer(Trainer):
     """A Trainer that reads the stream in order and marks a checkpoint complete only when all of it is on disk."""
+
+    hooks: Hooks
+
+    def training_step(self, *arguments: Any, **options: Any) -> torch.Tensor:
+        """Train on one micro-batch and remember its share of the step's loss."""
+        loss = super().training_step(*arguments, **options)
+        self.hooks.losses.append(loss)
+        return loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
@@ -75,30 +103,6 @@ class OrderedTrainer(Trainer):
             os.fsync(descriptor)
             os.close(descriptor)
         (folder / COMPLETE).touch()
-
-
-class Hooks(TrainerCallback):
-    """Tells the caller about losses and steps, and lets it ask for a checkpoint or a stop.
-
-    `on_loss(step, loss, learning_rate)` at every logging step; `on_step(step)` after every step returns (save, stop).
-    """
-
-    def __init__(
-        self, on_loss: Callable[[int, float, float], None], on_step: Callable[[int], tuple[bool, bool]]
-    ) -> None:
-        self.on_loss, self.after_step = on_loss, on_step
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        """Pass a training loss on; the Trainer's closing summary has none."""
-        if logs and "loss" in logs:
-            self.on_loss(state.global_step, float(logs["loss"]), float(logs.get("learning_rate", 0.0)))
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        """Ask whether to save or stop."""
-        save, stop = self.after_step(state.global_step)
-        control.should_save = control.should_save or save
-        control.should_training_stop = control.should_training_stop or stop
-        return control
 
 
 def make_trainer(
@@ -118,8 +122,7 @@ def make_trainer(
         max_grad_norm=settings.clip,
         optim="adamw_torch_fused",
         adam_beta2=0.99,
-        logging_steps=settings.log_steps,
-        logging_first_step=True,
+        logging_strategy="no",
         save_strategy="no",
         save_total_limit=2,
         seed=settings.seed,
@@ -138,6 +141,7 @@ def make_trainer(
     from transformers.trainer_callback import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
+    trainer.hooks = hooks
     return trainer
 
 

@@ -1,0 +1,87 @@
+"""Figures of `permlab task=spt`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from permlab import figures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMS = ("child_parent_of", "child_child_of", "parent_parent_of", "parent_child_of")
+"""Surface forms of `dataset.forms=matrix`, in the order of `dataset.train_form`: first entity, relation word."""
+
+
+def units_histogram(histogram: dict[int, int]) -> Figure:
+    """Draw units per text against the number of texts."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure, ax = figures.new()
+    ax.bar(list(histogram), list(histogram.values()), color=figures.color("spt"), width=0.8)
+    ax.set(xlabel="units per text", ylabel="texts")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def training_loss(points: list[tuple[int, float]], order: str) -> Figure:
+    """Draw the training loss against the step."""
+    figure, ax = figures.new()
+    ax.plot(*zip(*points), color=figures.color(order))
+    ax.set(xlabel="step", ylabel="training loss (nats per token)")
+    return figure
+
+
+def recall_bars(rows: list[dict[str, Any]]) -> Figure:
+    """Draw accuracy per direction, group and kind of answer."""
+    figure, ax = figures.new(width=2, height=0.5 + 0.24 * len(rows))
+    places = range(len(rows))[::-1]
+    labels = []
+    for place, row in zip(places, rows):
+        held_out = ", held-out wording" if row["wording"] == "held_out" else ""
+        labels.append(f"{row['direction']}: {row['group']} \u2192 {row['asked']}{held_out}".replace("_", " "))
+        ax.barh(place, row["accuracy"], color=figures.color(row["direction"]), height=0.7)
+        ax.text(row["accuracy"] + 0.01, place, f"{row['accuracy']:.2f}", va="center", fontsize=7)
+    ax.set_yticks(places, labels)
+    ax.set(xlim=(0, 1.08), xlabel="accuracy (exact prefix match)")
+    ax.grid(axis="y", visible=False)
+    return figure
+
+
+def order_matrix(groups: list[tuple[dict[str, str], list[dict[str, float]]]]) -> dict[str, Figure]:
+    """Draw trained form x asked form, when the sweep varied the trained form; else nothing."""
+    rows = {}
+    for varied, metrics in groups:
+        form = varied.get("dataset.train_form")
+        if form is not None and metrics and f"form_{FORMS[0]}" in metrics[0]:
+            rows[FORMS[int(form)]] = [sum(m[f"form_{f}"] for m in metrics) / len(metrics) for f in FORMS]
+    if not rows:
+        return {}
+    figure, ax = figures.new(width=2, height=2.6)
+    names = {form: form.replace("_", " first, ", 1).replace("_", " ") for form in FORMS}
+    image = figures.heat_map(ax, list(rows.values()), [names[f] for f in rows], [names[f] for f in FORMS])
+    ax.set(xlabel="form asked", ylabel="form trained")
+    ax.tick_params(axis="x", labelsize=6)
+    figure.colorbar(image, ax=ax, label="accuracy")
+    return {"order_matrix": figure}
+
+
+def recall_by_arm(groups: list[tuple[dict[str, str], list[dict[str, float]]]]) -> dict[str, Figure]:
+    """Draw forward and reverse accuracy (mean, and every seed as a dot) for what the sweep varied."""
+    arms = [(varied, metrics) for varied, metrics in groups if metrics and "reverse_accuracy" in metrics[0]]
+    if len(arms) < 2:
+        return {}
+    figure, ax = figures.new(width=2, height=0.6 + 0.34 * len(arms))
+    for place, (_, metrics) in enumerate(reversed(arms)):
+        for direction, shift in (("forward", 0.2), ("reverse", -0.2)):
+            values = [m[f"{direction}_accuracy"] for m in metrics]
+            label = direction if place == 0 else None
+            mean = sum(values) / len(values)
+            ax.barh(place + shift, mean, height=0.36, color=figures.color(direction), label=label)
+            ax.plot(values, [place + shift] * len(values), "o", color="black", markersize=2)
+            ax.text(max(mean, *values) + 0.015, place + shift, f"{mean:.2f}", va="center", fontsize=7)
+    ax.set_yticks(range(len(arms)), [", ".join(v.values()).replace("_", " ") for v, _ in reversed(arms)])
+    ax.set(xlim=(0, 1.1), xlabel="accuracy (exact prefix match)")
+    ax.grid(axis="y", visible=False)
+    ax.legend(ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
+    return {"recall_by_arm": figure}

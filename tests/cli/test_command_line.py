@@ -1,0 +1,144 @@
+"""The installed command: verbs, help, exit codes, did-you-mean, dry run, start-up without heavy imports."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "transformers", "peft", "datasets", "wandb", "pandas", "numpy", "matplotlib")
+
+
+def test_version_and_help(permlab):
+    assert permlab("--version").stdout.startswith("permlab 0.")
+    shown = permlab("--help")
+    assert shown.returncode == 0
+    for word in ("task=spt", "permlab resume RUN_DIR", "permlab ls", "examples:"):
+        assert word in shown.stdout
+    assert permlab("-h").stdout == shown.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["ls"], ["task.ordr=1"], ["run.dry_run=1x"], ["-m", "seed=0,x"], ["task=sptt"]],
+)
+def test_start_up_imports_nothing_heavy(arguments):
+    """What a user waits for before anything is checked must not load a deep learning stack."""
+    code = (
+        "import sys\nfrom permlab.cli import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit:\n    pass\n"
+        f"print('LOADED', [m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout
+    assert out.strip().endswith("LOADED []")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["task=sptt"], ["task=sptt", "did you mean 'spt'"]),
+        (["model=lama-1b"], ["did you mean 'llama-1b'"]),
+        (["dataset=peple"], ["did you mean 'people'"]),
+        (["hardware=gpuu"], ["did you mean 'gpu'"]),
+        (["experiment=spt/symbolc"], ["did you mean 'spt/symbolic'"]),
+        (["task.ordr=spt"], ["unknown key 'task.ordr'", "did you mean 'task.order'"]),
+        (["task.train.lerning_rate=1"], ["did you mean 'task.train.learning_rate'"]),
+        (["+task.typo=1"], ["unknown key 'task.typo'"]),
+        (["++run.dirr=x"], ["unknown key 'run.dirr'", "did you mean"]),
+        (["+modle=gpt2"], ["unknown key 'modle'", "did you mean 'model'"]),
+        (["modle=gpt2"], ["unknown key 'modle'", "did you mean 'model'"]),
+        (["task.order=sptt"], ["task.order=sptt", "did you mean 'spt'"]),
+        (["task.segmenter.name=oracl"], ["did you mean 'oracle'"]),
+        (["task.train.epochs=many"], ["task.train.epochs", "many"]),
+        (["seed=1.5"], ["seed", "1.5"]),
+        (["seed=0,1"], ["add -m"]),
+        (["task.train.epochs=-1"], ["task.train.epochs=-1", "above 0"]),
+        (["model=none"], ["model=none does not fit task=spt", "tiny-llama"]),
+        (["model=local"], ["model.path=DIR"]),
+        (["dataset=berglund"], ["dataset.path"]),
+        (["dataset=berglund", "dataset.path=nowhere"], ["nowhere", "no such folder"]),
+        (["resme", "x"], ["did you mean 'resume'"]),
+        (["spt"], ["write task=spt"]),
+        (["ls", "modls"], ["did you mean 'models'"]),
+        (["--frobnicate"], ["--frobnicate"]),
+        (["resume", "nowhere"], ["nowhere is not a run directory"]),
+        (["-m", "task.order=spt,orignal"], ["did you mean 'original'"]),
+        (["-m", "run.dir=x", "seed=0,1"], ["run.dir is the same"]),
+        (["task.p_original=0.9"], ["must sum to 1"]),
+    ],
+)
+def test_user_mistakes_are_one_line_and_leave_nothing(permlab, tmp_path, arguments, words):
+    done = permlab(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") <= 2
+    assert "Traceback" not in done.stderr + done.stdout
+    for word in words:
+        assert word in done.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_unknown_keys_in_yaml_files_are_refused(permlab, tmp_path):
+    folder = tmp_path / "mine" / "dataset"
+    folder.mkdir(parents=True)
+    (folder / "typo.yaml").write_text("defaults:\n  - /schema/dataset/people@_here_\n  - _self_\npeeple: 3\n")
+    done = permlab("dataset=typo", "--config-dir", "mine")
+    assert done.returncode == 2
+    assert "peeple" in done.stderr
+    (folder / "loose.yaml").write_text("name: loose\nkind: people\npeeple: 3\n")
+    done = permlab("dataset=loose", "--config-dir", "mine")
+    assert done.returncode == 2
+    assert "unknown key 'dataset.peeple'" in done.stderr
+    experiments = tmp_path / "mine" / "experiment" / "spt"
+    experiments.mkdir(parents=True)
+    (experiments / "bad.yaml").write_text("# @package _global_\ntask:\n  ordr: spt\n")
+    done = permlab("experiment=spt/bad", "--config-dir", "mine")
+    assert done.returncode == 2
+    assert "ordr" in done.stderr
+
+
+def test_own_options_from_a_config_dir_work(permlab, tmp_path):
+    folder = tmp_path / "mine" / "dataset"
+    folder.mkdir(parents=True)
+    (folder / "few.yaml").write_text("defaults:\n  - /schema/dataset/people@_here_\n  - _self_\npeople: 9\n")
+    done = permlab("dataset=few", "--config-dir", "mine", "run.dry_run=true")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_working_directory_is_never_read(permlab, tmp_path):
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "config.yaml").write_text("nonsense: true\n")
+    assert permlab("run.dry_run=true").returncode == 0
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(permlab, tmp_path):
+    done = permlab("task=spt", "model=llama-1b", "run.dry_run=true")
+    assert done.returncode == 0, done.stderr
+    for word in ("meta-llama/Llama-3.2-1B", "order", "spt", "fingerprint"):
+        assert word in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_of_a_sweep_checks_every_job(permlab):
+    done = permlab("-m", "seed=0,1,2", "task.order=original,spt", "run.dry_run=true")
+    assert "6 jobs over seed, task.order" in done.stdout
+
+
+def test_ls_lists_every_group(permlab):
+    shown = permlab("ls").stdout
+    for word in ("spt", "llama-1b", "berglund", "gpu", "spt/symbolic"):
+        assert word in shown
+    assert "tiny-llama" in permlab("ls", "models").stdout
+
+
+def test_failure_of_a_task_is_exit_1_with_the_traceback_in_the_log(permlab, tmp_path):
+    """A corpus the tokenizer cannot train on is not a user mistake that validation knows."""
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": "wide"}))
+    done = permlab("model=local", "model.path=broken", "model.weights=scratch", "model.tokenizer=word", "hardware=cpu")
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stdout + done.stderr
+    for log in Path(tmp_path).glob("outputs/spt/*/run.log"):
+        assert "Traceback" in log.read_text()

@@ -1,0 +1,62 @@
+"""The command works from a wheel in another folder and as `python -m permlab` in a bare checkout."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_wheel_in_another_folder(tmp_path, environment):
+    source = tmp_path / "source"
+    ignored = shutil.ignore_patterns(".git", ".venv", "outputs", "__pycache__", "*.egg-info", "build", "dist")
+    shutil.copytree(ROOT, source, ignore=ignored)
+    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(source)]
+    subprocess.run(build, check=True, timeout=180, capture_output=True)
+    wheel = next(tmp_path.glob("permlab-*.whl"))
+    target = tmp_path / "installed"
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(target), str(wheel)], check=True, timeout=120)
+    here = tmp_path / "elsewhere"
+    here.mkdir()
+    env = {**environment, "PYTHONPATH": str(target)}
+    shown = subprocess.run(
+        [sys.executable, "-c", "import permlab; print(permlab.__file__)"],
+        cwd=here,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert str(target) in shown.stdout
+    done = subprocess.run(
+        [str(target / "bin" / "permlab"), "run.dry_run=true"], cwd=here, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "tiny-llama" in done.stdout
+    listed = {str(p.relative_to(target / "permlab" / "conf")) for p in (target / "permlab" / "conf").rglob("*.yaml")}
+    assert listed == {str(p.relative_to(ROOT / "conf")) for p in (ROOT / "conf").rglob("*.yaml")}
+
+
+def test_every_package_is_listed_for_the_wheel():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "permlab").rglob("__init__.py")}
+    assert found == set(listed) - {"permlab.conf"}
+
+
+def test_bare_checkout(tmp_path, environment):
+    checkout = tmp_path / "checkout"
+    shutil.copytree(ROOT / "permlab", checkout / "permlab", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "conf", checkout / "conf")
+    done = subprocess.run(
+        [sys.executable, "-m", "permlab", "run.dry_run=true"],
+        cwd=checkout,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "tiny-llama" in done.stdout

@@ -1,0 +1,77 @@
+"""Fixtures that every folder shares: the installed command, and public data that lies outside the project."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("PERMLAB_DATA", ROOT.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """Return name -> folder of public test data; the test is skipped where it is absent."""
+
+    def folder(name: str) -> Path:
+        path = DATA / name
+        if not path.exists():
+            pytest.skip(f"needs the public data folder {name} under PERMLAB_DATA (see README, Tests)")
+        return path
+
+    return folder
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Return an environment without accounts, hubs or trackers."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "HF_", "HYDRA"))}
+    return {
+        **kept,
+        "HOME": str(tmp_path / "home"),
+        "WANDB_MODE": "disabled",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+@pytest.fixture
+def permlab(tmp_path: Path, environment: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return a function that runs the installed command in an empty folder: permlab("task=spt", ...)."""
+    command = Path(sys.executable).with_name("permlab")
+
+    def run(*arguments: str, timeout: float = 240, **extra: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(command), *arguments],
+            cwd=tmp_path,
+            env={**environment, **extra},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+        )
+
+    return run
+
+
+@pytest.fixture
+def tiny() -> list[str]:
+    """Return overrides that make an SPT run of about two seconds of training."""
+    return [
+        "dataset.people=6",
+        "dataset.templates=2",
+        "dataset.held_out=1",
+        "task.train.epochs=10",
+        "task.train.batch_size=8",
+        "task.train.log_steps=5",
+        "model.scratch.hidden_size=32",
+        "model.scratch.layers=1",
+        "model.scratch.intermediate_size=64",
+        "hardware=cpu",
+        "hardware.threads=1",
+    ]
