@@ -16,6 +16,7 @@ from permlab.errors import UserError, did_you_mean
 
 TASKS: dict[str, str] = {
     "spt": "permlab.tasks.spt:SptConfig",
+    "inverse_permutation": "permlab.tasks.inverse_permutation:InversePermutationConfig",
     "lora_lego": "permlab.tasks.lora_lego:LoraLegoConfig",
 }
 """task name -> module of the task and its dataclass"""

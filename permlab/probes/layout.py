@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from permlab.errors import UserError, check_choice
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MASKS = ("causal", "none")
 READOUTS = ("permutation", "string", "scratch")
@@ -100,6 +101,8 @@ class Layout:
 
     def visible(self) -> Tensor:
         """Return the (T, T) boolean mask; entry (r, c) says that row r may attend to row c."""
+        import torch
+
         ones = torch.ones(self.length, self.length, dtype=torch.bool)
         return ones.tril() if self.mask == "causal" else ones
 

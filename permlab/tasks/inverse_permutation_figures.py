@@ -1,0 +1,235 @@
+"""Figures of `task=inverse_permutation`; each function returns a matplotlib figure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from permlab import figures
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from permlab.probes import Training
+
+_SMALLEST = 1e-6  # errors below are drawn here on logarithmic axes
+
+
+def error_curves(trained: dict[str, Training]) -> Figure:
+    """Test error of every seed against steps, with the exact floor of each arm."""
+    from permlab.probes import mse_floor
+
+    fig, ax = figures.new(width=2 if len(trained) > 2 else 1)
+    lowest = 1.0
+    for label, training in trained.items():
+        steps = [test.step for test in training.curve]
+        shade = figures.color(label.replace("/", "_"))
+        for k in range(len(training.seeds)):
+            values = [max(test.test_mse[k], _SMALLEST) for test in training.curve]
+            lowest = min(lowest, *values)
+            ax.plot(steps, values, color=shade, linewidth=1, label=label if k == 0 else None)
+        floor = mse_floor(training.model.layout, training.model.depth)
+        if floor > 0:
+            ax.axhline(floor, color=shade, linestyle="--", linewidth=0.9, label=f"floor of {label}: {floor:.4g}")
+    ax.set_yscale("log")
+    ax.set_ylim(bottom=lowest / 2)
+    ax.set_xlabel("training steps")
+    ax.set_ylabel("test error (squared, per row)")
+    ax.set_title(f"n = {next(iter(trained.values())).model.layout.n}; arms without a dashed line have floor 0")
+    if len(trained) > 2:
+        ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    else:
+        ax.legend()
+    return fig
+
+
+def attention_maps(training: Training) -> Figure:
+    """Attention of every layer on the first test example of the first seed; the last layer only for the rows read."""
+    import torch
+
+    from permlab.probes.problem import heldout_batch
+
+    model, layout = training.model, training.model.layout
+    x, _ = heldout_batch(layout, 1, training.seeds[0])
+    maps: list[torch.Tensor] = []
+    with torch.no_grad():
+        model.forward(model.unpack(training.weights.detach()[:1]), x[None].to(training.device), maps)
+    fig, axes = figures.new(width=2, columns=model.depth, height=3.2, squeeze=False)
+    for layer, (ax, attention) in enumerate(zip(axes[0], maps)):
+        image = ax.imshow(attention[0, 0, 0].cpu(), cmap="cividis", vmin=0, vmax=1, aspect="auto")
+        rows_read = layer == model.depth - 1
+        ax.set_title(f"layer {layer + 1}" + (", rows that are read" if rows_read else ""))
+        ax.set_xlabel("row attended to")
+        ax.set_ylabel("output row j" if rows_read else "row")
+        ax.grid(False)
+        _mark_rows(ax, layout, vertical=True)
+        if not rows_read:
+            _mark_rows(ax, layout, vertical=False)
+    fig.colorbar(image, ax=axes[0].tolist(), label="attention", shrink=0.8)
+    return fig
+
+
+def _mark_rows(ax: Axes, layout: Any, vertical: bool) -> None:
+    """Draw the borders of the blocks of rows, and their names above."""
+    n, before = layout.n, layout.before
+    blocks = [
+        ("scratch", 0, before),
+        ("P", before, n),
+        ("Y_P", before + n, n),
+        ("scratch", before + 2 * n, layout.after),
+    ]
+    for name, start, size in blocks:
+        if not size:
+            continue
+        line = ax.axvline if vertical else ax.axhline
+        line(start - 0.5, color="white", linewidth=0.7)
+        if vertical:
+            where = (start + (size - 1) / 2, 0.02)
+            ax.text(*where, name, transform=ax.get_xaxis_transform(), ha="center", color="white", fontsize=6)
+
+
+def learned_matrices(training: Training) -> Figure:
+    """The matrices A of every layer and W of the first seed, with the blocks of the residual stream named."""
+    model = training.model
+    parts = [part[0].detach().cpu() for part in model.unpack(training.weights)]
+    fig, axes = figures.new(width=2, columns=model.depth + 1, height=3.0, squeeze=False)
+    for layer, (ax, a) in enumerate(zip(axes[0], parts[:-1])):
+        _matrix(ax, a[:, 0], f"A, layer {layer + 1}" + (", head 1" if model.heads > 1 else ""))
+        _mark_blocks(ax, model.blocks(layer), both=True)
+        ax.set_xlabel("key block")
+        ax.set_ylabel("query block")
+    ax = axes[0][-1]
+    _matrix(ax, parts[-1], "W")
+    _mark_blocks(ax, model.blocks(model.depth), both=False)
+    ax.set_xlabel("output bit")
+    ax.set_ylabel("stream block")
+    return fig
+
+
+def _matrix(ax: Axes, values: Any, title: str) -> None:
+    extent = float(values.abs().quantile(0.999)) if values.numel() < 10_000_000 else float(values.abs().max())
+    ax.imshow(values, cmap="RdBu_r", vmin=-extent, vmax=extent, aspect="auto", interpolation="nearest")
+    ax.set_title(f"{title} (colour range ±{extent:.2g})")
+    ax.grid(False)
+
+
+def _mark_blocks(ax: Axes, blocks: list[Any], both: bool) -> None:
+    """Name the blocks of the stream on the axes and draw their borders."""
+    centres = [(where.start + where.stop - 1) / 2 for _, where in blocks]
+    names = [name for name, _ in blocks]
+    ax.set_yticks(centres, names)
+    if both:
+        ax.set_xticks(centres, names, rotation=90 if len(names) > 2 else 0)
+    for _, where in blocks[1:]:
+        ax.axhline(where.start - 0.5, color="#555555", linewidth=0.4)
+        if both:
+            ax.axvline(where.start - 0.5, color="#555555", linewidth=0.4)
+
+
+def scratch_sweep(rows: list[dict[str, Any]], n: int) -> Figure:
+    """Error and row accuracy against the number of scratch rows, with exact floors and ceilings."""
+    fig, (left, right) = figures.new(width=2, columns=2, height=2.7)
+    for position in dict.fromkeys(row["position"] for row in rows):
+        chosen = sorted((row for row in rows if row["position"] == position), key=lambda row: row["scratch_rows"])
+        counts = [row["scratch_rows"] for row in chosen]
+        shade = figures.color({"after": "scratch", "both": "scratch_both"}.get(position, "causal"))
+        left.plot(counts, [r["test_mse"] for r in chosen], "o-", color=shade, label=f"trained, scratch rows {position}")
+        left.fill_between(
+            counts, [r["test_mse_best"] for r in chosen], [r["test_mse_worst"] for r in chosen], color=shade, alpha=0.2
+        )
+        left.plot(counts, [r["mse_floor"] for r in chosen], "--", color=shade, label=f"exact floor, {position}")
+        right.plot(counts, [r["row_accuracy"] for r in chosen], "o-", color=shade)
+        right.plot(counts, [r["row_accuracy_ceiling"] for r in chosen], "--", color=shade)
+    left.set_ylabel("test error (squared, per row)")
+    right.set_ylabel("row accuracy (dashed: ceiling)")
+    for ax in (left, right):
+        ax.axvline(n - 1, color=figures.color("floor"), linewidth=0.7, linestyle=":")
+        ax.set_xlabel("scratch rows (dotted: n - 1)")
+    left.set_title(f"n = {n}, the last n rows are read")
+    left.legend()
+    return fig
+
+
+def construction(rows: list[dict[str, Any]], n: int) -> Figure:
+    """Error of the explicit weights against temperature, floors dashed."""
+    fig, ax = figures.new(width=1, height=2.6)
+    for label in dict.fromkeys(row["arm"] for row in rows):
+        chosen = [row for row in rows if row["arm"] == label]
+        shade = figures.color(label.replace("/", "_"))
+        ax.plot(
+            [row["temperature"] for row in chosen], [max(r["test_mse"], 1e-40) for r in chosen], "o-", color=shade,
+            label=label,
+        )  # fmt: skip
+        if chosen[0]["mse_floor"] > 0:
+            ax.axhline(chosen[0]["mse_floor"], color=shade, linestyle="--", linewidth=0.9, label=f"floor of {label}")
+    ax.axhline(1e-6, color=figures.color("floor"), linestyle=":", linewidth=0.9, label="$10^{-6}$")
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel("temperature 1/β")
+    ax.set_ylabel("error (squared, per row)")
+    ax.set_title(f"explicit two-layer weights, n = {n}")
+    ax.legend()
+    return fig
+
+
+def combinations(results: list[dict[str, Any]], n: int) -> Figure:
+    """Accuracy of every architecture and reading, with its ceiling as a black mark."""
+    fig, ax = figures.new(width=2, height=2.6)
+    shades = {"in_place": "causal", "filler": "scratch", "generate": "no_mask"}
+    for k, row in enumerate(results):
+        reading = row["reading"]
+        first = reading not in [r["reading"] for r in results[:k]]
+        ax.bar(
+            k, row["accuracy"], color=figures.color(shades[reading]), label=reading.replace("_", " ") if first else None
+        )
+        ax.hlines(row["ceiling"], k - 0.4, k + 0.4, color=figures.color("floor"), linewidth=1.2)
+        ax.text(k, row["accuracy"] + 0.02, f"{row['accuracy']:.2f}", ha="center", fontsize=6)
+    ax.set_xticks(range(len(results)), [f"{r['architecture']}\n{r['reading'].replace('_', ' ')}" for r in results])
+    ax.set_ylim(0, 1.15)
+    ax.set_ylabel("share of right symbols")
+    ax.set_title(f"n = {n}; black mark: the most the mask allows")
+    ax.legend(ncols=3, loc="upper left")
+    return fig
+
+
+def prompts(rows: list[dict[str, Any]]) -> Figure:
+    """Exact match and accuracy per position against n, with chance."""
+    fig, axes = figures.new(width=2, columns=2, height=2.6)
+    sizes = sorted({row["n"] for row in rows})
+    for ax, key, name in zip(axes, ("exact", "accuracy"), ("whole list right", "places right")):
+        for style in dict.fromkeys(row["style"] for row in rows):
+            chosen = sorted((row for row in rows if row["style"] == style), key=lambda row: row["n"])
+            ax.plot([r["n"] for r in chosen], [r[key] for r in chosen], "o-", color=figures.color(style), label=style)
+        chance = {row["n"]: row[f"chance_{key}"] for row in rows}
+        ax.plot(sizes, [chance[n] for n in sizes], ":", color=figures.color("floor"), label="chance")
+        ax.set_xlabel("list length n")
+        ax.set_ylabel(f"share of {name}" if key == "accuracy" else "share of lists right")
+        ax.set_ylim(-0.03, 1.03)
+    axes[0].legend()
+    return fig
+
+
+def scaling(groups: list[tuple[dict[str, str], list[dict[str, float]]]]) -> dict[str, Figure]:
+    """Steps and seconds to the target against n, for a sweep over task.n; nothing for other sweeps."""
+    solved = [
+        (metrics["n"], metrics)
+        for varied, jobs in groups
+        if "task.n" in varied
+        for metrics in jobs
+        if metrics.get("seeds_solved")
+    ]
+    if len({n for n, _ in solved}) < 2:
+        return {}
+    solved.sort(key=lambda point: point[0])
+    fig, (left, right) = figures.new(width=2, columns=2, height=2.5)
+    sizes = [n for n, _ in solved]
+    left.plot(sizes, [m["steps_to_target"] for _, m in solved], "o-", color=figures.color("scratch"))
+    right.plot(sizes, [m["train_seconds"] for _, m in solved], "o-", color=figures.color("scratch"))
+    left.set_ylabel("steps to the target error")
+    right.set_ylabel("seconds for all seeds")
+    right.set_yscale("log")
+    for ax in (left, right):
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(sorted(set(sizes)), [str(int(n)) for n in sorted(set(sizes))])
+        ax.set_xlabel("n")
+    return {"scaling": fig}

@@ -1,0 +1,128 @@
+"""The modes that use language models: tokens and prompt of `task=inverse_permutation`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from permlab.config import Config
+from permlab.tasks import inverse_permutation_figures as drawing
+
+if TYPE_CHECKING:
+    from permlab.runs.run import Run
+
+OUTSIDE = (
+    "reading 'generate' answers after the input, token by token; the impossibility theorem is about reading in place "
+    "and does not cover it"
+)
+
+
+def tokens(config: Config, run: Run) -> None:
+    """Train every architecture with every reading; a resumed run repeats the combination that was cut off, no other."""
+    from permlab.probes.tokens import Task, TokenRecipe, train_tokens
+
+    keys = config.task.tokens
+    problem = Task(config.task.n, keys.symbols)
+    names = [field.name for field in dataclasses.fields(TokenRecipe)]
+    recipe = TokenRecipe(**{name: getattr(keys, name) for name in names if hasattr(keys, name)})
+    done: dict[str, Any] = (run.load_checkpoint() or {}).get("done", {})
+    if run.resumed:
+        run.rewind_metrics(sum(result["steps"] for result in done.values()))
+    with run.progress("training", recipe.steps * len(keys.combinations), recipe.steps * len(done)) as bar:
+        for number, combination in enumerate(keys.combinations):
+            if combination in done:
+                continue
+            before = sum(result["steps"] for result in done.values())
+
+            def progress(
+                step: int, accuracy: float, label: str = combination, k: int = number, b: int = before
+            ) -> None:
+                run.log({f"{label}/accuracy": accuracy}, step=b + step)
+                bar.update(k * recipe.steps + step, accuracy=accuracy)
+                run.check_stop()
+
+            architecture, _, reading = combination.partition("/")
+            result = train_tokens(problem, architecture, reading, recipe, run.seed, run.device, progress)
+            done[combination] = dataclasses.asdict(result)
+            run.save_checkpoint({"done": done})
+            run.say(f"{combination}: accuracy {result.accuracy:.3f} (ceiling {result.ceiling:.3f})")
+    rows = [token_row(done[combination]) for combination in keys.combinations]
+    run.table("combinations", rows, title=f"n = {problem.n}, {problem.symbols} symbols, same parameter budget")
+    positions = [
+        {"combination": name, "position": j, "accuracy": value}
+        for name in keys.combinations
+        for j, value in enumerate(done[name]["per_position"])
+    ]
+    run.table("positions", positions, show=False)
+    run.figure("combinations", drawing.combinations(rows, problem.n))
+    run.say(OUTSIDE)
+    for name, row in zip(keys.combinations, rows):
+        run.summary(
+            **{f"{name.replace('/', '_')}_{key}": row[key] for key in ("accuracy", "exact", "ceiling", "steps")}
+        )
+    run.summary(n=problem.n, train_seconds=sum(row["seconds"] for row in rows), steps=sum(row["steps"] for row in rows))
+
+
+def token_row(result: dict[str, Any]) -> dict[str, Any]:
+    """Return one row of the table; `covered` says whether the impossibility theorem speaks about this reading."""
+    kept = ("architecture", "reading", "parameters", "accuracy", "ceiling", "exact", "steps", "seconds")
+    causal = result["architecture"] in ("llama", "gpt2")
+    if result["reading"] == "generate":
+        covered = "no: answers after the input"
+    elif result["reading"] == "filler":
+        covered = "yes: scratch rows, possible" if causal else "yes: no mask, possible"
+    else:
+        covered = "yes: impossible" if causal else "yes: no mask, possible"
+    return {**{key: result[key] for key in kept}, "theorem": covered}
+
+
+def prompt(config: Config, run: Run) -> None:
+    """Ask `model=` with few-shot prompts of every size and style."""
+    from permlab.hardware import resolve_dtype
+    from permlab.models.causal_lm import load_causal_lm
+    from permlab.probes.prompts import Prompt, check_context, probe_prompts, texts
+
+    keys = config.task.prompt
+    asked = [Prompt(n, style, keys.shots) for n in keys.sizes for style in keys.styles]
+    dtype = resolve_dtype(config.hardware)
+    model, tokenizer = load_causal_lm(
+        config.model, texts(asked, run.seed), dtype, run.device, run.seed, max_tokens=2048
+    )
+    for one in asked:
+        check_context(model, tokenizer, one, run.seed)
+    done: dict[str, Any] = (run.load_checkpoint() or {}).get("done", {})
+    with run.progress("asking", keys.examples * len(asked), keys.examples * len(done)) as bar:
+        for number, one in enumerate(asked):
+            name = f"{one.style}_n{one.n}"
+            if name in done:
+                continue
+
+            def progress(count: int, total: int, k: int = number) -> None:
+                bar.update(k * keys.examples + count)
+                run.check_stop()
+
+            result = probe_prompts(model, tokenizer, one, keys.examples, keys.batch, run.seed, progress)
+            done[name] = dataclasses.asdict(result)
+            run.log({"n": one.n, f"{one.style}/exact": result.exact, f"{one.style}/accuracy": result.accuracy}, number)
+            run.save_checkpoint({"done": done})
+    results = [done[f"{one.style}_n{one.n}"] for one in asked]
+    kept = ("n", "style", "examples", "exact", "chance_exact", "accuracy", "chance_accuracy")
+    rows = [{key: result[key] for key in kept} for result in results]
+    run.table("prompts", rows, title=f"{config.model.name}: few-shot prompts, {keys.shots} shots")
+    places = [
+        {"n": result["n"], "style": result["style"], "place": k + 1, "accuracy": value}
+        for result in results
+        for k, value in enumerate(result["per_position"])
+    ]
+    run.table("places", places, show=False)
+    run.artifact("samples.txt").write_text(
+        "\n\n----\n\n".join(result["sample"] for result in results), encoding="utf-8"
+    )
+    run.figure("prompts", drawing.prompts(rows))
+    run.say(OUTSIDE.replace("reading 'generate'", "a causal language model"))
+    for result in results:
+        prefix = f"{result['style']}_n{result['n']}"
+        run.summary(**{f"{prefix}_exact": result["exact"], f"{prefix}_accuracy": result["accuracy"]})
+    run.summary(
+        exact=sum(row["exact"] for row in rows) / len(rows), accuracy=sum(row["accuracy"] for row in rows) / len(rows)
+    )
