@@ -6,7 +6,14 @@
 
 from permlab.adapters.apply import applied
 from permlab.adapters.baselines import TrimRule
-from permlab.adapters.factors import Factors, MemoryAdapter, ModuleInfo, random_adapter, relative_difference
+from permlab.adapters.factors import (
+    AdapterSource,
+    Factors,
+    MemoryAdapter,
+    ModuleInfo,
+    random_adapter,
+    relative_difference,
+)
 from permlab.adapters.files import Adapter, open_adapter
 from permlab.adapters.lego import LegoReport, LegoRule
 from permlab.adapters.merge import METHODS, Merged, MergeRule, merge_adapters, plan_ranks
@@ -15,6 +22,7 @@ from permlab.adapters.writing import write_adapter, write_merge
 __all__ = [
     "METHODS",
     "Adapter",
+    "AdapterSource",
     "Factors",
     "LegoReport",
     "LegoRule",

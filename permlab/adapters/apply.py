@@ -18,45 +18,47 @@ from permlab.errors import UserError
 
 @contextmanager
 def applied(model: nn.Module, adapter: AdapterSource) -> Iterator[nn.Module]:
-    """Model with `W + delta W` in every adapted module; the old weights are put back bit by bit afterwards.
+    """Model with `W + delta W` in every adapted module; the old parameters are put back afterwards.
+
+    A tied head keeps the old weight: LoRA on an embedding changes the embedding only.
 
     Raises:
         UserError: when the model lacks a module of the adapter, or has it in another shape.
     """
-    saved: list[tuple[Tensor, Tensor]] = []
+    saved: list[tuple[nn.Module, nn.Parameter]] = []
     try:
-        with torch.no_grad():
-            for module, info in adapter.modules.items():
-                weight = _weight(model, module, adapter.name)
-                delta = _shaped(adapter.load(module), info, weight, module, model)
-                saved.append((weight, weight.detach().clone()))
-                weight.add_(delta.to(weight))
+        for name, info in adapter.modules.items():
+            module = _module(model, name, adapter.name)
+            old = module.weight
+            delta = _shaped(adapter.load(name), info, old, name, module)
+            saved.append((module, old))
+            # A new parameter, not an addition in place: tied modules share the old one.
+            module.weight = nn.Parameter(old.detach() + delta.detach().to(old), requires_grad=False)
         yield model
     finally:
-        with torch.no_grad():
-            for weight, old in saved:
-                weight.copy_(old)
+        for module, old in saved:
+            module.weight = old
 
 
-def _weight(model: nn.Module, module: str, adapter: str) -> Tensor:
+def _module(model: nn.Module, name: str, adapter: str) -> nn.Module:
     try:
-        weight = model.get_submodule(module).weight
+        module = model.get_submodule(name)
     except AttributeError:
         raise UserError(
-            f"the model has no module {module}, which {adapter} adapts; is it the right base model?"
+            f"the model has no module {name}, which {adapter} adapts; is it the right base model?"
         ) from None
-    return weight
+    return module
 
 
-def _shaped(update: Factors, info: ModuleInfo, weight: Tensor, module: str, model: nn.Module) -> Tensor:
+def _shaped(update: Factors, info: ModuleInfo, weight: Tensor, name: str, module: nn.Module) -> Tensor:
     """Dense update in the layout of the weight: embeddings and transformers' Conv1D store (in, out)."""
     moved = Factors(update.a.to(weight.device), update.b.to(weight.device), update.scaling)
-    delta = moved.delta()
-    kind = type(model.get_submodule(module)).__name__
-    if info.kind == "embedding" or kind == "Conv1D":
+    with torch.no_grad():
+        delta = moved.delta()
+    if info.kind == "embedding" or type(module).__name__ == "Conv1D":
         delta = delta.T
     elif len(info.in_shape) > 1:
         delta = delta.reshape(info.d_out, *info.in_shape)
     if delta.shape != weight.shape:
-        raise UserError(f"{module} is {tuple(weight.shape)} in the model and {tuple(delta.shape)} in the adapter")
+        raise UserError(f"{name} is {tuple(weight.shape)} in the model and {tuple(delta.shape)} in the adapter")
     return delta

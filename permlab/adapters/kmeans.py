@@ -58,13 +58,15 @@ def kmeans(
     trials = 2 + int(math.log(n_clusters))
     draws = torch.stack([_draws(seed, n_init, n_clusters, trials) for seed in seeds]).to(gram.device)
     labels, signs = _plus_plus(gram, draws, signed)
-    previous = torch.full_like(labels, -1)
+    before = torch.full_like(labels[..., 0], math.inf, dtype=gram.dtype)
     for _ in range(max_iter):
-        if torch.equal(labels, previous):
-            break
-        previous = labels
-        labels, signs, _ = _assign(gram, labels, signs, n_clusters, signed)
+        labels, signs, nearest = _assign(gram, labels, signs, n_clusters, signed)
         labels = _fill_empty(gram, labels, signs, n_clusters)
+        cost = nearest.sum(dim=-1)
+        # The cost falls with every change of labels; comparing it instead of them also ends on ties (duplicates).
+        if not bool((cost < before * (1 - 1e-12)).any()):
+            break
+        before = torch.minimum(before, cost)
     inertia = _inertia(gram, labels, signs, n_clusters)
     # Equal partitions found in another order differ in the last bits; rounding keeps the first of them.
     scale = torch.diagonal(gram, dim1=1, dim2=2).sum(1, keepdim=True).clamp_min(1e-300)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import shutil
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,10 +157,13 @@ def train_adapter(
     config = peft.LoraConfig(
         r=shape.rank, lora_alpha=shape.alpha, target_modules=shape.target_modules, task_type="CAUSAL_LM"
     )
-    model = peft.get_peft_model(copy.deepcopy(base), config)
+    with warnings.catch_warnings():
+        # About tied embeddings, which `applied` and `from_pretrained` treat alike, and about names inside transformers.
+        warnings.simplefilter("ignore")
+        model = peft.get_peft_model(copy.deepcopy(base), config)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     fit(model.get_base_model(), trained, schedule, group.train, seed, group.replay, progress)
-    save_folder(model.save_pretrained, folder)
+    save_folder(lambda path: model.save_pretrained(path, save_embedding_layers=False), folder)
 
 
 def save_folder(save: Callable[[Path], Any], folder: str | Path) -> None:

@@ -58,13 +58,16 @@ class SafetensorsStream:
         self._file.write(memoryview(data.view(torch.uint8).reshape(-1).numpy()))
         self._missing.discard(key)
 
-    def close(self) -> None:
-        """Flush to disk; refuse a file with holes."""
-        if self._missing:
-            raise ValueError(f"{len(self._missing)} tensors were never written, {min(self._missing)} among them")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+    def __enter__(self) -> SafetensorsStream:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Flush to disk; refuse a file with holes when the block ended well."""
+        with self._file:
+            if kind is None and self._missing:
+                raise ValueError(f"{len(self._missing)} tensors were never written, {min(self._missing)} among them")
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
 
 def write_merge(
@@ -96,18 +99,17 @@ def write_merge(
     extras = _merge_extra(adapters, weights, extra)
     with _folder(Path(out)) as folder:
         shapes = dict(_shapes(info)) | {key: (tuple(t.shape), t.dtype) for key, t in extras.items()}
-        stream = SafetensorsStream(folder / WEIGHTS_NAME, shapes)
-        for key, tensor in extras.items():
-            stream.put(key, tensor)
-        merged = merge_adapters(
-            adapters,
-            rule,
-            device=device,
-            workers=workers,
-            progress=progress,
-            sink=lambda module, update: _put(stream, module, info[module], update),
-        )
-        stream.close()
+        with SafetensorsStream(folder / WEIGHTS_NAME, shapes) as stream:
+            for key, tensor in extras.items():
+                stream.put(key, tensor)
+            merged = merge_adapters(
+                adapters,
+                rule,
+                device=device,
+                workers=workers,
+                progress=progress,
+                sink=lambda module, update: _put(stream, module, info[module], update),
+            )
         changes = {} if extras else {"modules_to_save": None, "bias": "none"}
         _write_config(folder, adapters[0].settings, ranks, [adapter.settings.raw for adapter in adapters], changes)
         _write_card(folder, adapters, rule, weights)
@@ -119,10 +121,9 @@ def write_adapter(out: str | Path, adapter: AdapterSource, settings: LoraSetting
     info = {name: dataclasses.replace(module, scaling=1.0) for name, module in sorted(adapter.modules.items())}
     first = settings or LoraSettings.from_json({"peft_type": "LORA"})
     with _folder(Path(out)) as folder:
-        stream = SafetensorsStream(folder / WEIGHTS_NAME, dict(_shapes(info)))
-        for module in info:
-            _put(stream, module, info[module], adapter.load(module).folded())
-        stream.close()
+        with SafetensorsStream(folder / WEIGHTS_NAME, dict(_shapes(info))) as stream:
+            for module in info:
+                _put(stream, module, info[module], adapter.load(module).folded())
         _write_config(folder, first, {name: module.rank for name, module in info.items()}, [first.raw], {})
 
 

@@ -79,7 +79,7 @@ class Benchmark:
 
 
 def knowledge(
-    groups: int, seed: int, facts: int = 600, per_group: int = 40, validation: float = 0.25, names: int = 64
+    groups: int, seed: int, facts: int = 600, per_group: int = 40, validation: float = 0.5, names: int = 64
 ) -> Benchmark:
     """Facts (first name, family name) -> attribute; every group of entities is new, so chance is about 0.01.
 

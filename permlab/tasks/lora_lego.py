@@ -104,7 +104,7 @@ class LoraLegoConfig:
     facts: int = 600
     """benchmark=knowledge: facts of the base"""
     facts_per_adapter: int = 40
-    validation: float = 0.25
+    validation: float = 0.5
     """benchmark=knowledge: share of the facts that picks the scale"""
     scales: list[float] = field(default_factory=lambda: [0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 3.0])
     """Factors tried on every merged update; the best on the validation questions is the tuned one."""
@@ -175,6 +175,8 @@ def validate_files(config: Config) -> None:
         from permlab.models.causal_lm_config import validate_causal_lm
 
         validate_causal_lm(config.model)
+        if config.model.lora.rank:
+            raise UserError("task.adapters brings its own LoRA; drop model.lora.rank")
 
 
 def validate_benchmark(config: Config) -> None:

@@ -205,6 +205,7 @@ def diagnose(config: Config, adapters: Sequence[Adapter], seed: int) -> list[dic
 def write_merge_check(run: Run, base: Any, adapters: Sequence[Adapter], rule: MergeRule) -> None:
     """Load artifacts/adapter with PEFT and compare its logits with those of base + delta W."""
     import copy
+    import warnings
 
     import peft
 
@@ -212,7 +213,9 @@ def write_merge_check(run: Run, base: Any, adapters: Sequence[Adapter], rule: Me
     merged = merge_adapters(adapters, rule, device=base.device).adapter
     with torch.no_grad(), applied(base, merged):
         wanted = base(ids).logits
-    loaded = peft.PeftModel.from_pretrained(copy.deepcopy(base), run.dir / "artifacts" / "adapter").eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about names inside transformers and tied embeddings, see train_adapter
+        loaded = peft.PeftModel.from_pretrained(copy.deepcopy(base), run.dir / "artifacts" / "adapter").eval()
     with torch.no_grad():
         gap = float((loaded(ids).logits - wanted).abs().max() / wanted.abs().max())
     run.summary(peft_output_gap=gap)

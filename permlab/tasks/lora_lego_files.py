@@ -24,7 +24,7 @@ def describe(config: Config) -> dict[str, str]:
     """Lines of a dry run: what is merged, ranks and sizes, from the file headers."""
     adapters = open_all(config.task.adapters)
     ranks = plan_ranks(adapters, merge_rule(config))
-    size = sum(adapter.n_bytes() for adapter in adapters)
+    mib = sum(adapter.n_bytes() for adapter in adapters) / 2**20
     inputs = [
         f"{a.name} ({len(a.modules)} modules, rank {_ranks(i.rank for i in a.modules.values())})" for a in adapters
     ]
@@ -32,7 +32,7 @@ def describe(config: Config) -> dict[str, str]:
         "adapters": ", ".join(inputs),
         "method": config.task.method,
         "merged": f"{len(ranks)} modules, rank {_ranks(ranks.values())}",
-        "memory": f"at most about {1.5 * size / 2**30:.2f} GiB besides the libraries (adapters: {size / 2**20:.0f} MiB)",
+        "memory": f"at most about {1.5 * mib:,.0f} MiB besides the libraries; the adapters have {mib:,.0f} MiB",
         "questions": ", ".join(config.task.data) or "none: the merge is written, nothing is scored",
     }
 
@@ -124,7 +124,7 @@ def ask_all(
     from permlab.models.causal_lm import load_causal_lm
 
     device = run.device
-    model, tokenizer = load_causal_lm(config.model, [], resolve_dtype(config.hardware, device), device, config.seed)
+    model, tokenizer = load_causal_lm(config.model, [], resolve_dtype(config.hardware), device, config.seed)
     model.eval()
 
     def score_of(adapter: AdapterSource | None, rows: list[tuple[str, str]]) -> float:

@@ -13,7 +13,7 @@ from permlab.runs.run import Run
 Row = dict[str, Any]
 CONTROLS = ("no adapter", "single adapters, each on its own", "output ensemble")
 CHOSEN = "the task's keys"
-_SWEEP_STYLES = {"both": "-", "parameter only": "--", "output only": ":", "no reweighting": "-."}
+_SWEEP_STYLES = {"both": "o-", "parameter only": "s--", "output only": "^:", "no reweighting": "x-."}
 
 
 def report_merges(
@@ -126,7 +126,7 @@ def aggregate(rows: Sequence[Row], keys: Sequence[str], numbers: Sequence[str]) 
             values = [member[name] for member in members if member.get(name) is not None]
             if name in keys or name == "seed" or not values:
                 continue
-            if name not in numbers:
+            if name not in numbers or (type(values[0]) is int and len(set(values)) == 1):
                 line[name] = values[0]
             else:
                 line[name] = statistics.fmean(values)
@@ -163,13 +163,13 @@ def draw_methods(part: Sequence[Row], title: str) -> Any:
     ax.set_ylim(-0.7, len(tuned) - 0.3)
     ax.set_xlabel("score / score of the single adapter")
     ax.set_title(f"{title}; bars: scale chosen on validation questions")
-    ax.legend(loc="lower right", fontsize=6)
+    fig.legend(loc="outside lower center", ncols=3, fontsize=6)
     return fig
 
 
 def draw_sweep(part: Sequence[Row], title: str) -> Any:
     """Score against k at scale 1, one line per reweighting; cat and svd as level lines."""
-    fig, axes = figures.new(width=2, columns=2, height=2.5, sharey=True)
+    fig, axes = figures.new(width=2, columns=2, height=2.9, sharey=True)
     for ax, rule in zip(axes, ("1", "tuned")):
         chosen = [row for row in part if row["scale_rule"] == rule]
         for said, style in _SWEEP_STYLES.items():
@@ -179,18 +179,19 @@ def draw_sweep(part: Sequence[Row], title: str) -> Any:
                 [row["score"] for row in line],
                 yerr=[row.get("score_std") or 0.0 for row in line],
                 color=figures.color("lego"),
-                linestyle=style,
-                marker="o",
+                fmt=style,
                 capsize=2,
                 label=f"lego, {said}",
             )
-        for row in chosen:
-            if row["family"] in ("cat", "svd"):
-                ax.axhline(row["score"], color=figures.color(row["family"]), linewidth=1, label=row["method"])
+        level = [row for row in chosen if row["family"] in ("cat", "svd") and row["method"] != CHOSEN]
+        for row, dashes in zip(level, ("-", "-", "--")):
+            color = figures.color(row["family"])
+            ax.axhline(row["score"], color=color, linestyle=dashes, linewidth=1, label=row["method"])
         ax.set_xlabel("merged rank k")
+        ax.set_xticks(sorted({row["k"] for row in chosen if row.get("sweep")}))
         ax.set_title(f"{title}, scale {rule if rule == '1' else 'tuned'}")
     axes[0].set_ylabel("score / single adapter")
-    axes[1].legend(fontsize=6)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=6, handlelength=3)
     return fig
 
 
@@ -198,9 +199,9 @@ def draw_diagnostics(spread: Sequence[Row]) -> Any:
     """Clusters that mix adapters, norm ratio and distance between k-means seeds, against k."""
     fig, axes = figures.new(width=2, columns=3, height=2.2)
     shown = (
-        ("mixed_share", "clusters with two or more adapters (share)"),
+        ("mixed_share", "share of clusters\nthat mix adapters"),
         ("norm_ratio", "|merged| / mean |input|"),
-        ("seed_spread", "difference between k-means seeds (relative)"),
+        ("seed_spread", "relative difference\nbetween k-means seeds"),
     )
     cases = list(dict.fromkeys((row["regime"], row["adapters"]) for row in spread))
     for ax, (name, label) in zip(axes, shown):
@@ -212,7 +213,7 @@ def draw_diagnostics(spread: Sequence[Row]) -> Any:
             ax.plot(k, values, style, marker="o", color=shade, label=f"{count}, {regime} A")
         ax.set_xlabel("merged rank k")
         ax.set_ylabel(label, fontsize=7)
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(0, 1.15 * max(row[name] for row in spread) + 1e-3)
     axes[0].legend(fontsize=6)
     return fig
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,11 @@ from permlab.data.adapter_tasks import Benchmark, knowledge, lists, sentences
 from permlab.runs.run import Run
 
 # benchmark: base steps, base batch, adapter steps, adapter batch (knowledge takes all facts of an adapter in a step)
-PRESETS = {"knowledge": (400, 256, 300, 64), "lists": (1500, 128, 300, 64), "text": (600, 64, 400, 64)}
+PRESETS = {"knowledge": (400, 256, 300, 64), "lists": (1200, 128, 300, 64), "text": (600, 64, 400, 64)}
 
-
-@dataclass(frozen=True)
-class Trained:
-    """One seed and regime: the questions, the base, and one opened adapter per group."""
-
-    benchmark: Benchmark
-    base: Any
-    adapters: list[Adapter]
+# What a word says about a label has to be learned per word, so the sentence tasks adapt the embedding too.
+_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+TARGETS = {"knowledge": _LINEAR, "lists": _LINEAR, "text": [*_LINEAR, "embed_tokens"]}
 
 
 def make_benchmark(config: Config, seed: int) -> Benchmark:
@@ -52,7 +46,9 @@ def schedules(config: Config) -> tuple[Schedule, Schedule]:
 def prepare_base(config: Config, run: Run, benchmark: Benchmark, seed: int) -> Any:
     """The base model of a seed, trained or loaded; in evaluation mode on the run's device."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()
     folder = trained_folder(run, seed) / "base"
     if not (folder / "config.json").is_file():
         schedule, _ = schedules(config)
@@ -81,7 +77,7 @@ def prepare_adapters(
     for index, group in enumerate(benchmark.groups):
         folder = trained_folder(run, seed) / regime / f"adapter-{index + 1}"
         if not (folder / "adapter_config.json").is_file():
-            shape = LoraShape(ranks[index % len(ranks)], config.task.lora_alpha)
+            shape = LoraShape(ranks[index % len(ranks)], config.task.lora_alpha, TARGETS[benchmark.name])
             init_seed = 7919 * (seed + 1) + (0 if regime == "shared" else index + 1)
             with run.progress(f"{regime} adapter {index + 1}: {group.name}", schedule.steps) as bar:
 

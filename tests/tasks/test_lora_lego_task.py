@@ -1,0 +1,325 @@
+"""`permlab task=lora_lego` end to end: tiny benchmarks, adapters of the user, and bad input in one line."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from permlab import cli
+from permlab.adapters import open_adapter, random_adapter, relative_difference, write_adapter
+from permlab.data.adapter_tasks import apply_operation, knowledge, lists, sentences
+from permlab.errors import UserError
+from permlab.tasks.lora_lego_report import aggregate
+
+SHAPES = {"model.layers.0.q_proj": (16, 12), "model.layers.0.v_proj": (8, 12)}
+TINY = [
+    "task=lora_lego",
+    "task.facts=16",
+    "task.facts_per_adapter=4",
+    "task.counts=[2]",
+    "task.lora_ranks=[2]",
+    "task.train.base_steps=40",
+    "task.train.adapter_steps=40",
+    "task.scales=[0.5,1.0]",
+    "task.sweep=[1.0]",
+    "model.scratch.hidden_size=16",
+    "model.scratch.layers=1",
+    "model.scratch.heads=2",
+    "model.scratch.kv_heads=2",
+    "model.scratch.intermediate_size=32",
+]
+QUIET = ["tracker=none", "hardware=cpu", "hardware.threads=1"]
+
+
+def permlab_here(*arguments: str) -> int:
+    try:
+        return int(cli.main([*arguments, *QUIET]) or 0)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+@pytest.fixture
+def pair(tmp_path, monkeypatch):
+    """Two random adapters A and B in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate("AB"):
+        write_adapter(tmp_path / name, random_adapter(name, SHAPES, 4, seed))
+    return tmp_path
+
+
+def rows(run, name: str) -> list[dict[str, str]]:
+    with (run / "tables" / f"{name}.csv").open() as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_knowledge_benchmark_end_to_end_and_resumable(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert permlab_here(*TINY, "task.repeats=2", "run.dir=r") == 0
+    run = tmp_path / "r"
+    result = json.loads((run / "result.json").read_text())
+    table = rows(run, "methods")
+    families = {row["family"] for row in table}
+    assert families >= {"lego", "linear", "cat", "svd", "ties", "dare", "knots", "ensemble"}
+    assert {row["repeats"] for row in table} == {"2"}
+    assert any(row["score_std"] not in ("", "0.0") for row in table)
+    settings = {(r["param_reweight"], r["output_reweight"]) for r in table if r["family"] == "lego"}
+    assert settings >= {("l2", "True"), ("l2", "False"), ("none", "True"), ("none", "False")}
+    # k = all units without reweighting is the concatenation, whatever was learned.
+    cat = next(row for row in table if row["family"] == "cat" and row["scale_rule"] == "1")
+    plain = next(row for row in table if row["method"] == "lego k=4, no reweighting" and row["scale_rule"] == "1")
+    assert float(plain["score"]) == pytest.approx(float(cat["score"]))
+    assert float(plain["norm_ratio"]) == pytest.approx(float(cat["norm_ratio"]), rel=1e-5)
+    assert result["metrics"]["peft_output_gap"] < 1e-4
+    assert result["metrics"]["average_score"] == pytest.approx(
+        float(next(r for r in table if r["method"] == "the task's keys" and r["scale_rule"] == "1")["score"])
+    )
+    assert open_adapter(run / "artifacts" / "adapter").modules
+    assert (run / "figures" / "methods_independent_2.png").stat().st_size > 5000
+    # A killed run goes on from the models it had finished and ends with the same table.
+    trained = run / "artifacts" / "trained" / "seed-1" / "independent" / "adapter-2" / "adapter_model.safetensors"
+    base = run / "artifacts" / "trained" / "seed-0" / "base" / "model.safetensors"
+    stamps, before = base.stat().st_mtime_ns, load_file(trained)
+    for path in trained.parent.iterdir():
+        path.unlink()
+    (run / "result.json").write_text(json.dumps(result | {"status": "interrupted"}))
+    assert permlab_here_resume(run) == 0
+    assert base.stat().st_mtime_ns == stamps
+    again = load_file(trained)
+    assert all(torch.equal(before[key], again[key]) for key in before)
+    assert [r["score"] for r in rows(run, "methods")] == [r["score"] for r in table]
+
+
+def permlab_here_resume(run) -> int:
+    try:
+        return int(cli.main(["resume", str(run)]) or 0)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+def test_pruning_and_mixed_ranks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert permlab_here(*TINY, "task.study=prune", "task.lora_ranks=[4]", "run.dir=p") == 0
+    table = rows(tmp_path / "p", "pruning")
+    full = [float(row["score"]) for row in table if row["k"] == "4"]
+    assert len(full) == 7 and full == pytest.approx([full[0]] * 7) and full[0] > 0
+    assert permlab_here(*TINY, "task.lora_ranks=[2,4]", "run.dir=m") == 0
+    table = rows(tmp_path / "m", "methods")
+    refused = [row for row in table if row["note"]]
+    assert {row["family"] for row in refused} == {"linear", "ties", "dare"}
+    assert all("equal ranks" in row["note"] and not row["score"] for row in refused)
+    assert any("reference rank max" in row["method"] for row in table)
+
+
+def test_identities_study(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert permlab_here("task=lora_lego", "task.study=identities", "run.dir=i") == 0
+    metrics = json.loads((tmp_path / "i" / "result.json").read_text())["metrics"]
+    assert metrics["identities_held"] == metrics["identities"] == 6
+    assert metrics["balanced_gauge_error"] < 1e-4
+    assert 0.8 < metrics["norm_ratio_lowest"] < metrics["norm_ratio_highest"] < 1.25
+
+
+@pytest.mark.parametrize("method", ["lego", "svd", "cat", "linear", "ties", "dare", "knots"])
+def test_merges_adapters_of_the_user(pair, method):
+    rank = ["task.rank=3"] if method in ("lego", "svd") else []
+    keys = [f"task.method={method}", *rank, "task.weights=[0.5,2.0]"]
+    assert permlab_here("task=lora_lego", "task.adapters=[A,B]", *keys, "run.dir=r") == 0
+    written = open_adapter(pair / "r" / "artifacts" / "adapter")
+    assert len(written.modules) == 2
+    if rank:
+        assert {info.rank for info in written.modules.values()} == {3}
+    if method == "cat":
+        first, second = (open_adapter(pair / name) for name in "AB")
+        for module in SHAPES:
+            wanted = 0.5 * first.load(module).delta() + 2.0 * second.load(module).delta()
+            torch.testing.assert_close(written.load(module).delta(), wanted, atol=1e-5, rtol=1e-4)
+    assert [row["module"] for row in rows(pair / "r", "modules")] == sorted(SHAPES)
+
+
+def test_two_adapters_in_folders_of_one_name(pair):
+    (pair / "other").mkdir()
+    (pair / "B").rename(pair / "other" / "A")
+    assert permlab_here("task=lora_lego", "task.adapters=[A,other/A]", "run.dir=r") == 0
+    card = (pair / "r" / "artifacts" / "adapter" / "README.md").read_text()
+    assert "| A (1) |" in card and "| A (2) |" in card
+
+
+def test_asks_a_model_when_there_are_questions(pair):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from permlab.models.tokenizers import train_tokenizer
+
+    torch.manual_seed(0)
+    texts = ["red green blue", "one two three"]
+    tokenizer = train_tokenizer(texts)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=16, **sizes, **ids))
+    model.save_pretrained(pair / "base")
+    tokenizer.save_pretrained(pair / "base")
+    shapes = {"model.layers.0.self_attn.q_proj": (16, 16), "model.layers.0.mlp.up_proj": (32, 16)}
+    for seed, name in enumerate("CD"):
+        write_adapter(pair / name, random_adapter(name, shapes, 2, seed))
+        (pair / f"{name}.jsonl").write_text(json.dumps({"prompt": "red green", "completion": " blue"}) + "\n")
+    keys = ["task.adapters=[C,D]", "task.data=[C.jsonl,D.jsonl]", "model=local", "model.path=base"]
+    assert permlab_here("task=lora_lego", *keys, "run.dir=r") == 0
+    table = rows(pair / "r", "methods")
+    assert [row["adapter"] for row in table] == ["C", "D"]
+    assert {"average_score", "single_score"} <= set(json.loads((pair / "r" / "result.json").read_text())["metrics"])
+    (pair / "C.jsonl").write_text('{"prompt": "red"}\n')
+    assert permlab_here("task=lora_lego", *keys, "run.dir=q") == 2
+    assert not (pair / "q").exists()
+
+
+def break_nan(folder) -> None:
+    path = folder / "B" / "adapter_model.safetensors"
+    tensors = load_file(path)
+    tensors[min(tensors)][0, 0] = float("nan")
+    save_file(tensors, path)
+
+
+def break_shape(folder) -> None:
+    write_adapter(folder / "B", random_adapter("B", {"model.layers.0.q_proj": (16, 13)}, 4, 1))
+
+
+def break_modules(folder) -> None:
+    write_adapter(folder / "B", random_adapter("B", {"model.layers.9.q_proj": (16, 12)}, 4, 1))
+
+
+def break_file(folder) -> None:
+    path = folder / "B" / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def break_index(folder) -> None:
+    (folder / "B" / "adapter_model.safetensors").unlink()
+    index = {"weight_map": {"base_model.model.x.lora_A.weight": "../A/adapter_model.safetensors"}}
+    (folder / "B" / "adapter_model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def break_nothing(folder) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    "spoil, keys, reason",
+    [
+        (break_nan, [], "values that are not finite"),
+        (break_shape, [], "model.layers.0.q_proj is (16, 12) in A and (16, 13) in B"),
+        (break_modules, [], "adapts no module that another adapter adapts"),
+        (break_file, [], "truncated or damaged"),
+        (break_index, [], "points outside the folder"),
+        (break_nothing, ["task.rank=9"], "choose a rank from 1 to 8"),
+        (break_nothing, ["task.weights=[1.0]"], "task.weights has 1 values for 2 adapters"),
+        (break_nothing, ["task.method=legos"], "did you mean 'lego'?"),
+        (break_nothing, ["task.method=cat", "task.rank=3"], "no rank to choose"),
+        (break_nothing, ["task.data=[a,b]"], "task.data: a is no file"),
+        (break_nothing, ["task.rank=2", "task.rank_ratio=0.5"], "keep one"),
+        (break_nothing, ["task.reference_rank=median"], "is not mean, max, min or a number"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_no_directory(pair, capfd, spoil, keys, reason):
+    spoil(pair)
+    assert permlab_here("task=lora_lego", "task.adapters=[A,B]", *keys, "run.dir=r") == 2
+    shown = capfd.readouterr()
+    text = shown.out + shown.err
+    assert reason in text
+    assert "Traceback" not in text
+    assert not (pair / "r").exists()
+
+
+@pytest.mark.parametrize(
+    "keys, reason",
+    [
+        (["model=none"], "use model=tiny-llama"),
+        (["task.benchmark=text"], "needs task.folder=DIR"),
+        (["task.counts=[7]", "task.benchmark=lists"], "task.counts=7 is out of range"),
+        (["task.facts=4096"], "4096 names exist"),
+    ],
+)
+def test_benchmark_keys_are_checked(tmp_path, monkeypatch, capfd, keys, reason):
+    monkeypatch.chdir(tmp_path)
+    assert permlab_here("task=lora_lego", *keys, "run.dir=r") == 2
+    assert reason in "".join(capfd.readouterr())
+    assert not (tmp_path / "r").exists()
+
+
+def test_dry_run_says_what_would_be_merged(pair, capfd):
+    assert permlab_here("task=lora_lego", "task.adapters=[A,B]", "task.rank=3", "run.dry_run=true") == 0
+    shown = "".join(capfd.readouterr())
+    assert "A (2 modules, rank 4)" in shown and "2 modules, rank 3" in shown
+
+
+def test_knowledge_questions_ask_new_entities():
+    made = knowledge(3, seed=1, facts=50, per_group=10)
+    entities = [tuple(row[1:3].tolist()) for row in torch.cat([made.base.ids, *(g.train.ids for g in made.groups)])]
+    assert len(set(entities)) == 80
+    assert all(len(group.validation) + len(group.test) == 10 for group in made.groups)
+    assert int(made.base.ids.max()) < made.vocabulary
+
+
+def test_list_operations_have_alphabets_of_their_own():
+    values = torch.tensor([[3, 1, 2, 0, 3]])
+    expected = {
+        "reverse": [3, 0, 2, 1, 3],
+        "sort": [0, 1, 2, 3, 3],
+        "sort_down": [3, 3, 2, 1, 0],
+        "rotate": [1, 2, 0, 3, 3],
+        "swap": [1, 3, 0, 2, 3],
+        "shift": [0, 2, 3, 1, 0],
+        "copy": [3, 1, 2, 0, 3],
+    }
+    for name, wanted in expected.items():
+        assert apply_operation(name, values, 4).tolist() == [wanted]
+    assert sorted(apply_operation("interleave", torch.arange(5)[None], 5)[0].tolist()) == [0, 1, 2, 3, 4]
+    made = lists(6, seed=0, base_lists=200, per_group=20)
+    symbols = [set(group.train.ids[:, 1:6].flatten().tolist()) for group in made.groups]
+    assert all(not (left & right) for i, left in enumerate(symbols) for right in symbols[i + 1 :])
+    with pytest.raises(UserError, match="six operations"):
+        lists(7, seed=0)
+
+
+def test_sentences_share_nothing_between_training_and_test(shared_data):
+    made = sentences(shared_data("text_classification"), seed=0)
+    assert [group.name for group in made.groups] == ["TREC", "SST-2", "Subj", "MR"]
+    assert len(made.groups[0].test) == 500 and len(made.groups[1].test) == 1821
+
+    def body(questions) -> set[tuple[int, ...]]:
+        return {tuple(row[2:-2].tolist()) for row in questions.ids}
+
+    held_out = body(made.groups[1].test) | body(made.groups[3].test)
+    seen = body(made.groups[1].train) | body(made.groups[3].train)
+    # Folding compares whole sentences; after cutting at 32 words and rare words, a few heads may still agree.
+    assert len(held_out & seen) <= 0.005 * len(held_out)
+    assert 0.5 < made.groups[1].chance < 0.51
+    assert not bool((made.base.answer & (made.base.ids == 0)).any())
+
+
+def test_sentence_files_are_checked(tmp_path):
+    with pytest.raises(UserError, match=r"TREC\.train\.all: there is no such file"):
+        sentences(tmp_path, seed=0)
+    for name in ("TREC.train.all", "TREC.test.all", "stsa.binary.train", "stsa.binary.test", "subj.all"):
+        (tmp_path / name).write_text("0 fine words\n" * 20)
+    (tmp_path / "rt-polarity.all").write_text("0 fine words\nno label here\n")
+    with pytest.raises(UserError, match=r"rt-polarity\.all:2 does not start with a label"):
+        sentences(tmp_path, seed=0)
+
+
+def test_aggregate_gives_mean_and_sample_deviation():
+    found = aggregate([{"m": "a", "score": 1.0}, {"m": "a", "score": 2.0}, {"m": "b", "score": 4.0}], ["m"], ["score"])
+    assert found[0]["score"] == 1.5 and found[0]["score_std"] == pytest.approx(0.5**0.5)
+    assert found[1]["score"] == 4.0 and found[1]["score_std"] is None
+
+
+def test_a_merge_written_by_the_command_is_the_library_merge(pair):
+    from permlab.adapters import LegoRule, MergeRule, merge_adapters
+
+    assert permlab_here("task=lora_lego", "task.adapters=[A,B]", "task.rank=5", "seed=3", "run.dir=r") == 0
+    rule = MergeRule("lego", rank=5, lego=LegoRule(gauge="balanced"), seed=3)
+    library = merge_adapters([open_adapter(pair / name) for name in "AB"], rule).adapter
+    written = open_adapter(pair / "r" / "artifacts" / "adapter")
+    assert all(relative_difference(written.load(m), library.load(m)) < 1e-6 for m in SHAPES)
