@@ -18,6 +18,7 @@ TASKS: dict[str, str] = {
     "spt": "permlab.tasks.spt:SptConfig",
     "inverse_permutation": "permlab.tasks.inverse_permutation:InversePermutationConfig",
     "lora_lego": "permlab.tasks.lora_lego:LoraLegoConfig",
+    "ntk": "permlab.tasks.ntk:NtkConfig",
 }
 """task name -> module of the task and its dataclass"""
 

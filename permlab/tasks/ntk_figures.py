@@ -1,0 +1,163 @@
+"""Figures of `task=ntk`: sizes against k, accuracy against the number of networks, finite width against the law."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from permlab import figures
+from permlab.ntk.law import ensemble_size, success_probability
+from permlab.ntk.published import PUBLISHED_WIDTH
+from permlab.tasks.ntk import NtkConfig
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Row = dict[str, Any]
+LOG_SPAN = 20
+"""Axes are logarithmic when the largest k is more than this many times the smallest."""
+
+
+def draw_sizes(task: NtkConfig, rows: list[Row]) -> Figure:
+    """N(k): the law, the band of simulated runs, published points, and the other kernel's law for comparison."""
+    figure, ax = figures.new(width=2, height=3.4)
+    groups = [None] if task.test == "all" else task.ones
+    for index, ones in enumerate(groups):
+        series = [row for row in rows if row["ones"] == ones]
+        name = "all inputs, union bound (sufficient)" if ones is None else f"law, {ones} ones"
+        _draw_series(ax, task, series, name, figures.color("law" if index == 0 else f"ones {ones}"), index == 0)
+    logarithmic = rows[-1]["k"] > LOG_SPAN * max(rows[0]["k"], 5)
+    if logarithmic:
+        ax.set(xscale="log", yscale="log")
+    elif task.test != "all":
+        _draw_other_kernel(ax, task, rows)
+    points = [row for row in rows if row["published"]]
+    if points:
+        label = f"published, one run each (width {PUBLISHED_WIDTH:,})"
+        ax.plot(
+            [row["k"] for row in points],
+            [row["published"] for row in points],
+            "o",
+            color=figures.color("published"),
+            markersize=3.5,
+            label=label,
+            zorder=3,
+        )
+    if not logarithmic:
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set(xlabel="input size k (bits)", ylabel=f"networks N to {task.target:.0%}")
+    ax.legend(loc="upper left")
+    return figure
+
+
+def _draw_series(ax: Axes, task: NtkConfig, series: list[Row], name: str, color: str, first: bool) -> None:
+    k = [row["k"] for row in series]
+    ax.plot(k, [row["ensemble_size"] for row in series], color=color, label=name, marker="." if len(k) < 12 else None)
+    banded = [row for row in series if row["low"] is not None]
+    if banded:
+        label = f"95 % of simulated runs ({task.replicates} each)" if first else None
+        ax.fill_between(
+            [row["k"] for row in banded],
+            [row["low"] for row in banded],
+            [row["high"] for row in banded],
+            color=color,
+            alpha=0.18,
+            linewidth=0,
+            label=label,
+        )
+    if "necessary" in series[0]:
+        ax.fill_between(
+            k,
+            [row["necessary"] for row in series],
+            [row["ensemble_size"] for row in series],
+            color=color,
+            alpha=0.12,
+            linewidth=0,
+            label="proven range of N (de Caen to union bound)",
+        )
+    if first and len(k) > 1:
+        bounds = [row["sufficient_bound"] for row in series]
+        if k[-1] > LOG_SPAN * max(k[0], 5):
+            ax.plot(k, bounds, ":", color=figures.PALETTE["grey"], label="sufficient by tail bounds (paper's route)")
+
+
+def _draw_other_kernel(ax: Axes, task: NtkConfig, rows: list[Row]) -> None:
+    other = "ntk" if task.parameterization == "standard" else "standard"
+    k = np.array(sorted({row["k"] for row in rows if row["ones"] == task.ones[0]}))
+    sizes = ensemble_size(k, task.ones[0], task.target, other)
+    label = "law, both layers train" if other == "ntk" else "law, last layer only"
+    label += f" ({sizes[-1]} at k = {k[-1]})"
+    ax.plot(k, sizes, "--", color=figures.color("ntk"), label=label)
+    if other == "ntk":
+        # The full-kernel law is 4.5 times higher: let it leave the frame rather than flatten the points.
+        top = max(max(row["ensemble_size"], row["high"] or 0, row["published"] or 0) for row in rows)
+        ax.set_ylim(0, 1.6 * top)
+
+
+def draw_accuracy(task: NtkConfig, rows: list[Row]) -> Figure:
+    """Accuracy against N: law, mean of simulated runs and their 95 % band, one colour for each (k, ones)."""
+    figure, ax = figures.new(width=2, height=3.4)
+    series = sorted({(row["k"], row["ones"] or 0) for row in rows})
+    import matplotlib
+
+    palette = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.88, len(series)))
+    for color, (k, ones) in zip(palette, series):
+        own = [row for row in rows if (row["k"], row["ones"] or 0) == (k, ones)]
+        networks = np.array([row["networks"] for row in own])
+        if ones:
+            fine = np.arange(1, networks[-1] + 1)
+            ax.plot(fine, success_probability(k, ones, fine, task.parameterization), color=color, linewidth=1.2)
+        ax.plot(
+            networks,
+            [row["accuracy"] for row in own],
+            ".",
+            color=color,
+            markersize=3,
+            label=f"k = {k}" + (f", {ones} ones" if len(task.ones) > 1 and ones else ""),
+        )
+        ax.fill_between(
+            networks, [row["low"] for row in own], [row["high"] for row in own], color=color, alpha=0.15, linewidth=0
+        )
+    ax.axhline(task.target, color=figures.PALETTE["grey"], linewidth=0.8, linestyle="--")
+    ax.set(xlabel="networks averaged N", ylabel="test inputs with every output right", ylim=(0, 1.02))
+    ax.set_xlim(left=0)
+    ax.legend(loc="lower right", title="lines: law; dots and bands: simulated runs" if task.test != "all" else None)
+    return figure
+
+
+def draw_widths(task: NtkConfig, rows: list[Row]) -> Figure:
+    """Measured ensemble size against width, with the laws of both kernels and of this width's tangent kernel."""
+    sizes = sorted({(row["k"], row["ones"] or 0) for row in rows})
+    figure, axes = figures.new(width=1 if len(sizes) == 1 else 2, height=2.8, columns=len(sizes), squeeze=False)
+    for ax, (k, ones) in zip(axes[0], sizes):
+        own = sorted((row for row in rows if (row["k"], row["ones"] or 0) == (k, ones)), key=lambda row: row["width"])
+        width = [row["width"] for row in own]
+        if ones:
+            ax.axhline(own[0]["law_last_layer"], color=figures.color("law"), label="law, last layer")
+            ax.axhline(own[0]["law_both_layers"], color=figures.color("ntk"), linestyle="--", label="law, full kernel")
+            ax.plot(
+                width,
+                [row["law_this_width"] for row in own],
+                ":",
+                color=figures.PALETTE["green"],
+                label="law, this width",
+            )
+        measured = [row["ensemble_size"] if row["ensemble_size"] is not None else np.nan for row in own]
+        ax.plot(width, measured, "o", color=figures.color("published"), label="from measured moments")
+        stops = [row for row in own if row["stopping_mean"] is not None]
+        ax.errorbar(
+            [row["width"] * 1.06 for row in stops],
+            [row["stopping_mean"] for row in stops],
+            yerr=[2 * (row["stopping_error"] or 0) for row in stops],
+            fmt="s",
+            color=figures.color("simulated"),
+            markersize=3,
+            linewidth=1,
+            label="mean first N (2 s.e.)",
+        )
+        ax.set(xscale="log", yscale="log", xlabel="width (hidden units)", title=f"k = {k}")
+    axes[0][0].set_ylabel(f"networks N to {task.target:.0%}")
+    axes[0][-1].legend(loc="best")
+    return figure
