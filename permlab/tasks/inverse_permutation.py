@@ -32,15 +32,15 @@ class ProbeTraining:
     steps: int | None = None
     """At most; null = 600, and 400 per point of a scratch sweep. The schedule is laid out for this many."""
     batch: int | None = None
-    """Fresh examples per step and seed; null = 128, 64 from n = 24 on, 32 from n = 48 on."""
+    """Fresh examples per step and seed; null = 256, 128 from n = 12 on, 64 from n = 24 on, 32 from 48 on."""
     optimizer: str = "adam"
     """adam | sgd"""
     learning_rate: float | None = None
-    """The largest of the schedule; null = 0.1 sqrt(10/n)."""
+    """The largest of the schedule; null = 0.06 sqrt(10/n)."""
     schedule: str = "one_cycle"
     """one_cycle | cosine | constant"""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
-    weight_decay: float = 0.1
+    weight_decay: float = 0.03
     init_std: float = 0.02
     """0 starts at zero weights."""
     clip: float | None = None

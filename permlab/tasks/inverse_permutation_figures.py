@@ -15,19 +15,25 @@ if TYPE_CHECKING:
 _SMALLEST = 1e-6  # errors below are drawn here on logarithmic axes
 
 
+def _look(label: str) -> tuple[str, str]:
+    """Colour of the variant and line of the readout: two readouts of one variant differ by their line."""
+    variant, _, readout = label.partition("/")
+    return figures.color(variant), {"string": "-.", "permutation": "-"}.get(readout, "-")
+
+
 def error_curves(trained: dict[str, Training]) -> Figure:
     """Test error of every seed against steps, with the exact floor of each arm."""
     from permlab.probes import mse_floor
 
-    fig, ax = figures.new(width=2 if len(trained) > 2 else 1)
+    fig, ax = figures.new(width=2 if len(trained) > 2 else 1, height=2.8)
     lowest = 1.0
     for label, training in trained.items():
         steps = [test.step for test in training.curve]
-        shade = figures.color(label.replace("/", "_"))
+        shade, line = _look(label)
         for k in range(len(training.seeds)):
             values = [max(test.test_mse[k], _SMALLEST) for test in training.curve]
             lowest = min(lowest, *values)
-            ax.plot(steps, values, color=shade, linewidth=1, label=label if k == 0 else None)
+            ax.plot(steps, values, line, color=shade, linewidth=1, label=label if k == 0 else None)
         floor = mse_floor(training.model.layout, training.model.depth)
         if floor > 0:
             ax.axhline(floor, color=shade, linestyle="--", linewidth=0.9, label=f"floor of {label}: {floor:.4g}")
@@ -62,6 +68,8 @@ def attention_maps(training: Training) -> Figure:
         ax.set_xlabel("row attended to")
         ax.set_ylabel("output row j" if rows_read else "row")
         ax.grid(False)
+        ax.yaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.get_major_locator().set_params(integer=True)
         _mark_rows(ax, layout, vertical=True)
         if not rows_read:
             _mark_rows(ax, layout, vertical=False)
@@ -155,7 +163,7 @@ def construction(rows: list[dict[str, Any]], n: int) -> Figure:
     fig, ax = figures.new(width=1, height=2.6)
     for label in dict.fromkeys(row["arm"] for row in rows):
         chosen = [row for row in rows if row["arm"] == label]
-        shade = figures.color(label.replace("/", "_"))
+        shade, _ = _look(label)
         ax.plot(
             [row["temperature"] for row in chosen], [max(r["test_mse"], 1e-40) for r in chosen], "o-", color=shade,
             label=label,

@@ -16,6 +16,7 @@ from permlab.probes import (
     Training,
     Transformer,
     construction_error,
+    mechanism,
     mse_floor,
     reachable,
     row_accuracy_ceiling,
@@ -46,7 +47,7 @@ def recipe_of(task: InversePermutationConfig, steps: int = 600) -> Recipe:
     train = task.train
     return Recipe(
         steps=train.steps or steps,
-        batch=train.batch or (128 if task.n < 24 else 64 if task.n < 48 else 32),
+        batch=train.batch or (256 if task.n < 12 else 128 if task.n < 24 else 64 if task.n < 48 else 32),
         learning_rate=train.learning_rate,
         optimizer=train.optimizer,
         schedule=train.schedule,
@@ -190,6 +191,9 @@ def arm_row(label: str, layout: Layout, training: Training) -> dict[str, Any]:
         "train_seconds": training.seconds,
         "possible_share": reach.possible_count() / total,
     }
+    if training.model.depth > 1:
+        lookup, fetch = mechanism(training.model, training.weights.detach())
+        row |= {"lookup": mean(lookup), "fetch": mean(fetch)}
     if n <= _COUNTED_UP_TO:
         row["possible"] = f"{reach.possible_count()} of {total}"
     return row
@@ -198,15 +202,13 @@ def arm_row(label: str, layout: Layout, training: Training) -> dict[str, Any]:
 def seed_rows(label: str, training: Training) -> list[dict[str, Any]]:
     """Return one row per seed."""
     last, hits = training.curve[-1], training.steps_to_target()
+    names = ("test_mse", "row_accuracy", "steps_to_target")
+    values = [last.test_mse, last.row_accuracy, hits]
+    if training.model.depth > 1:
+        names += ("lookup", "fetch")
+        values += mechanism(training.model, training.weights.detach())
     return [
-        {
-            "arm": label,
-            "seed": seed,
-            "test_mse": last.test_mse[k],
-            "row_accuracy": last.row_accuracy[k],
-            "steps_to_target": hits[k],
-            "steps": last.step,
-        }
+        {"arm": label, "seed": seed, "steps": last.step, **{name: value[k] for name, value in zip(names, values)}}
         for k, seed in enumerate(training.seeds)
     ]
 

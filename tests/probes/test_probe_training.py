@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from permlab.errors import UserError
+from permlab.probes.construction import construction_weights
+from permlab.probes.floors import mse_floor
+from permlab.probes.layout import Layout
+from permlab.probes.mechanism import mechanism
+from permlab.probes.training import Recipe, Training
+from permlab.probes.transformer import Transformer
+
+SHORT = Recipe(steps=60, batch=16, test_every=20, test_examples=32)
+
+
+def small(seeds, recipe=SHORT, variant="no_mask"):
+    return Training(Transformer(Layout.variant(variant, n=3)), recipe, seeds)
+
+
+@pytest.mark.parametrize("variant", ["no_mask", "scratch"])
+def test_learns_small_permutations(variant):
+    """n = 4 in both variants that can: all rows right in both seeds."""
+    training = Training(Transformer(Layout.variant(variant, n=4)), Recipe(steps=400, batch=128), [0, 1])
+    last = training.run()
+    assert max(last.test_mse) < 0.01 and min(last.row_accuracy) == 1.0
+    assert all(training.steps_to_target())
+    assert training.finished and training.step < 400
+
+
+@pytest.mark.parametrize("readout", ["permutation", "string"])
+def test_causal_training_stays_above_the_floor(readout):
+    layout = Layout.variant("causal", n=4, readout=readout)
+    training = Training(Transformer(layout), Recipe(steps=300, batch=64, test_examples=2000), [0, 1])
+    last = training.run()
+    floor = mse_floor(layout)
+    assert min(last.test_mse) > floor - 0.02
+    assert training.step == 300
+    if readout == "permutation":
+        assert max(last.test_mse) == pytest.approx(floor, abs=0.02)
+
+
+def test_interrupted_training_is_bitwise_the_same():
+    whole = small([0, 1])
+    whole.run()
+    states = []
+    first = small([0, 1])
+
+    class Stop(Exception):
+        pass
+
+    def stop(training, test):
+        states.append(training.state_dict())
+        raise Stop
+
+    with pytest.raises(Stop):
+        first.run(stop)
+    second = small([0, 1])
+    second.load_state_dict(states[0])
+    second.run()
+    assert states[0]["step"] == 20
+    assert torch.equal(whole.weights, second.weights)
+    assert [t.test_mse for t in whole.curve] == [t.test_mse for t in second.curve]
+
+
+def test_a_seed_does_not_depend_on_its_neighbours():
+    together, alone = small([4, 5]), small([5])
+    together.run()
+    alone.run()
+    torch.testing.assert_close(together.weights[1], alone.weights[0], rtol=2e-3, atol=2e-4)
+
+
+def test_gradient_against_finite_differences():
+    layout = Layout.variant("scratch", n=3)
+    model = Transformer(layout)
+    from permlab.probes.problem import sample, squared_error
+
+    x, y = sample(layout, 6, torch.Generator().manual_seed(0))
+    x, y = x[None].double(), y[None].double()
+    flat = model.initial([0], std=0.5).double().requires_grad_()
+    loss = lambda w: squared_error(model.forward(model.unpack(w), x), y).sum()  # noqa: E731
+    (grad,) = torch.autograd.grad(loss(flat), flat)
+    direction = torch.randn(flat.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    step = 1e-5
+    numeric = (loss(flat + step * direction) - loss(flat - step * direction)) / (2 * step)
+    assert float(numeric.detach()) == pytest.approx(float((grad * direction).sum()), rel=1e-6)
+
+
+def test_adam_is_the_textbook_update():
+    """First step with no decay: every weight moves by rate * g/|g|, up to epsilon."""
+    recipe = Recipe(steps=10, batch=8, learning_rate=0.1, schedule="constant", weight_decay=0.0, init_std=0.3)
+    training = small([0], recipe)
+    before = training.weights.detach().clone()
+    training.train_step()
+    moved = training.weights.detach() - before
+    grad = training.weights.grad
+    large = grad.abs() > 1e-3
+    torch.testing.assert_close(moved[large], -0.1 * grad[large].sign(), rtol=1e-3, atol=1e-5)
+
+
+def test_published_recipe_clips_and_follows_the_gradient():
+    recipe = Recipe(
+        steps=10,
+        batch=8,
+        learning_rate=1.0,
+        optimizer="sgd",
+        schedule="cosine",
+        clip=1e-4,
+        init_std=0.3,
+        weight_decay=0,
+    )
+    training = small([0], recipe)
+    before = training.weights.detach().clone()
+    training.train_step()
+    assert training.weights.grad.abs().max() <= 1e-4
+    torch.testing.assert_close(training.weights.detach(), before - training.weights.grad)
+
+
+def test_schedules():
+    one = Recipe(steps=100, learning_rate=1.0)
+    rates = [one.rate(step, 10) for step in range(100)]
+    assert max(rates) == rates[30] == 1.0
+    assert rates[0] == pytest.approx(1 / 25) and rates[99] < 1e-3
+    assert rates[:31] == sorted(rates[:31]) and rates[30:] == sorted(rates[30:], reverse=True)
+    cosine = Recipe(steps=100, learning_rate=2.0, schedule="cosine")
+    assert cosine.rate(0, 10) == 2.0 and cosine.rate(50, 10) == pytest.approx(1.0)
+    assert Recipe(learning_rate=0.3, schedule="constant").rate(77, 10) == 0.3
+    default = Recipe(steps=100)
+    assert default.rate(30, 40) == pytest.approx(default.rate(30, 10) / 2)
+
+
+def test_zero_start_and_no_target():
+    training = small([0], Recipe(steps=5, batch=4, init_std=0.0, target_mse=0.0, test_examples=8))
+    assert not training.weights.any()
+    training.run()
+    assert training.step == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"optimizer": "adamm"}, "did you mean 'adam'"),
+        ({"schedule": "one-cycle"}, "did you mean 'one_cycle'"),
+        ({"steps": 0}, "steps=0"),
+        ({"weight_decay": -1}, "weight_decay=-1"),
+        ({"betas": (0.9, 1.5)}, "betas=1.5"),
+    ],
+)
+def test_bad_recipes(change, says):
+    with pytest.raises(UserError, match=says):
+        Recipe(**change)
+
+
+def test_mechanism_of_the_construction_is_lookup():
+    layout = Layout.variant("scratch", n=5)
+    model = Transformer(layout)
+    lookup, fetch = mechanism(model, construction_weights(layout, 30.0, torch.float32))
+    assert lookup[0] > 0.999
+    assert fetch[0] < 0.5
+
+
+def test_mechanism_of_hand_written_induction_is_fetch():
+    """Y_P rows attend n rows back; the output rows look for content: the other solution, exact as well."""
+    layout = Layout.variant("scratch", n=5)
+    model = Transformer(layout)
+    flat = torch.zeros(1, model.size)
+    first, second, w = (part[0] for part in model.unpack(flat))
+    at = {layer: dict(model.blocks(layer)) for layer in (0, 1, 2)}
+    n, own = 5, at[0]["I"].start
+    for i in range(n):
+        first[own + n + i, 0, own + i] = 40.0
+        second[at[1]["I"].start + layout.output_rows.start + i, 0, at[1]["A1 X"].start + i] = 40.0
+    second[at[1]["I"].start + 2 * n : at[1]["I"].start + 3 * n, 0, at[1]["I"].start + n : at[1]["I"].start + 2 * n] = (
+        40.0
+    )
+    w[at[2]["A2 X"]] = torch.eye(n)
+    from permlab.probes.problem import heldout_batch, squared_error
+
+    x, y = heldout_batch(layout, 64, 3)
+    assert float(squared_error(model.forward(model.unpack(flat), x[None])[0], y)) < 1e-10
+    lookup, fetch = mechanism(model, flat)
+    assert fetch[0] > 0.999
+    assert lookup[0] < 0.5
+    assert not math.isnan(lookup[0])
