@@ -69,7 +69,7 @@ class TrackerConfig:
     group: str | None = None
     """null = the sweep, then the experiment."""
     tags: list[str] = field(default_factory=list)
-    init_timeout: float = 10.0
+    init_timeout: float = 6.0
     """Seconds to wait for the server before the run goes on offline."""
 
 

@@ -11,6 +11,9 @@ from permlab.config import Config
 from permlab.runs.console import LOGGER
 from permlab.runs.files import read_json, write_json
 
+PROBE_SECONDS = 3.0
+"""How long the W&B server may take to answer at all before its client is started; without a network it never does."""
+
 
 class Tracker(Protocol):
     """The five calls a tracker answers."""
@@ -124,8 +127,14 @@ def open_tracker(config: Config, run_dir: Path) -> Tracker:
 def start_wandb(options: dict[str, Any], mode: str, timeout: float) -> tuple[Any, bool]:
     """Start a W&B run; fall back to offline when the server does not answer in time. Returns (run, offline)."""
     os.environ.setdefault("WANDB_SILENT", "true")
-    # The service asks the server who we are before init_timeout counts; this bounds that request too.
-    os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(max(1, int(timeout))))
+    if not os.environ.get("WANDB_MODE"):
+        os.environ.pop("WANDB_MODE", None)  # wandb refuses an empty one
+    if mode == "online" and not answers(server_url(), min(PROBE_SECONDS, timeout)):
+        LOGGER.warning("W&B: %s does not answer; going on offline", server_url())
+        mode = "offline"
+    if mode == "offline":
+        # Its own error reports would be sent when the process ends, and wait there for a server that is not reached.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
     if mode == "online":
@@ -136,6 +145,36 @@ def start_wandb(options: dict[str, Any], mode: str, timeout: float) -> tuple[Any
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             LOGGER.warning("W&B is not reachable within %.0f s (%s); going on offline", timeout, reason)
     return wandb.init(**options, mode="offline", settings=wandb.Settings(silent=True)), True
+
+
+def server_url() -> str:
+    """Return the address of the W&B server."""
+    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+
+
+def answers(url: str, seconds: float) -> bool:
+    """Return whether a server sends any HTTP answer in time; asked in a thread, because resolving a name can hang."""
+    import threading
+    import urllib.error
+    import urllib.request
+
+    found = threading.Event()
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds)
+            found.set()
+        except urllib.error.HTTPError:
+            found.set()
+        except (OSError, ValueError):
+            pass
+        finally:
+            done.set()
+
+    done = threading.Event()
+    threading.Thread(target=ask, daemon=True).start()
+    done.wait(seconds)
+    return found.is_set()
 
 
 def tracker_mode(config: Config) -> str:
@@ -156,7 +195,7 @@ def has_key() -> bool:
         return True
     import netrc
 
-    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0]
+    host = server_url().split("//")[-1].split("/")[0]
     try:
         return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):

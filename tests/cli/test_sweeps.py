@@ -39,7 +39,7 @@ def test_a_failing_job_is_recorded_and_the_others_go_on(permlab, tmp_path, tiny)
 
 
 def test_an_unreachable_server_with_a_key_delays_a_run_by_less_than_ten_seconds(permlab, tmp_path, tiny):
-    """A port nobody listens on that swallows packets would be worse than one that refuses; init_timeout covers both."""
+    """The server accepts connections and never says a word: worse than one that refuses."""
     import socket
     import time
 
@@ -59,4 +59,4 @@ def test_an_unreachable_server_with_a_key_delays_a_run_by_less_than_ten_seconds(
     assert plain.returncode == done.returncode == 0, done.stdout + done.stderr
     assert "offline" in done.stdout
     assert list(tmp_path.glob("mirrored/wandb/offline-run-*"))
-    assert delayed - without < 10 + 8, "10 s for the server, and the start of wandb itself on a busy machine"
+    assert delayed - without < 10
