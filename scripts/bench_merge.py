@@ -1,9 +1,10 @@
 """Weight matching against the published loop, in one process: `python scripts/bench_merge.py`.
 
-Trains two networks per architecture on the digits (about a minute in all; `--epochs 5` for a quick look), then measures CPU
-seconds, final squared distance and peak memory of `permlab.matching.weight_matching` and of a straightforward
-re-implementation of the published loop (every group in every sweep, products with an identity matrix, stop at an absolute
-gain of 1e-12 in float32). With `--restarts` it also gives ours the loop's time to spend on further descents.
+Trains two networks per architecture on the digits (about a minute in all; `--epochs 5` for a quick look), then
+measures CPU seconds, final squared distance and peak memory of `permlab.matching.weight_matching` and of a
+straightforward re-implementation of the published loop (every group in every sweep, products with an identity matrix,
+stop at an absolute gain of 1e-12 in float32). With `--restarts` it also gives ours the loop's time to spend on further
+descents.
 """
 
 from __future__ import annotations
@@ -82,35 +83,37 @@ def timed(run: Callable[[], object]) -> tuple[object, float, float]:
     return result, time.process_time() - cpu, time.perf_counter() - wall
 
 
+def timed_pair(label: str, pair: int, a: dict, b: dict, spec: Spec) -> dict:
+    before = squared_distance(spec, a, b)
+    (loop, solves), loop_cpu, _ = timed(lambda: published_loop(spec, a, b, pair))
+    reached = squared_distance(spec, a, apply(spec, b, loop))
+    ours, cpu, wall = timed(lambda: weight_matching(spec, a, b, seed=pair, keep_costs=False))
+    restarts = max(1, int(loop_cpu / cpu))
+    more, more_cpu, _ = timed(lambda: weight_matching(spec, a, b, seed=pair, restarts=restarts, keep_costs=False))
+    return {
+        "network": label,
+        "pair": pair,
+        "distance before": before,
+        "loop distance": reached,
+        "loop cpu s": loop_cpu,
+        "loop solves": solves,
+        "ours distance": ours.objective,
+        "ours cpu s": cpu,
+        "ours wall s": wall,
+        "ours solves": ours.solves,
+        "ratio": loop_cpu / cpu,
+        "equal or better": ours.objective <= reached * (1 + 1e-6),
+        "restarts": restarts,
+        "restarts distance": more.objective,
+        "restarts cpu s": more_cpu,
+    }
+
+
 def compare(label: str, data: ImageData, epochs: int, pairs: int) -> list[dict]:
     rows = []
     for pair in range(pairs):
         (a, spec), (b, _) = (train(NETWORKS[label], data, 2 * pair + k, epochs) for k in (0, 1))
-        before = squared_distance(spec, a, b)
-        (loop, solves), loop_cpu, _ = timed(lambda: published_loop(spec, a, b, pair))
-        reached = squared_distance(spec, a, apply(spec, b, loop))
-        ours, cpu, wall = timed(lambda: weight_matching(spec, a, b, seed=pair))
-        restarts = max(1, int(loop_cpu / cpu))
-        more, more_cpu, _ = timed(lambda: weight_matching(spec, a, b, seed=pair, restarts=restarts))
-        rows.append(
-            {
-                "network": label,
-                "pair": pair,
-                "distance before": before,
-                "loop distance": reached,
-                "loop cpu s": loop_cpu,
-                "loop solves": solves,
-                "ours distance": ours.objective,
-                "ours cpu s": cpu,
-                "ours wall s": wall,
-                "ours solves": ours.solves,
-                "ratio": loop_cpu / cpu,
-                "equal or better": ours.objective <= reached * (1 + 1e-6),
-                "restarts": restarts,
-                "restarts distance": more.objective,
-                "restarts cpu s": more_cpu,
-            }
-        )
+        rows.append(timed_pair(label, pair, a, b, spec))
     return rows
 
 
@@ -167,8 +170,8 @@ def main() -> None:
         peaks.append(memory(label))
     for row in rows:
         print(
-            f"{row['network']} pair {row['pair']}: distance {row['distance before']:.1f} -> loop {row['loop distance']:.2f} in "
-            f"{row['loop cpu s']:.2f} s ({row['loop solves']} solves), ours {row['ours distance']:.2f} in "
+            f"{row['network']} pair {row['pair']}: distance {row['distance before']:.1f} -> "
+            f"loop {row['loop distance']:.2f} in {row['loop cpu s']:.2f} s ({row['loop solves']} solves), ours {row['ours distance']:.2f} in "
             f"{row['ours cpu s']:.2f} s ({row['ours solves']} solves): ratio {row['ratio']:.1f}, "
             f"{'equal or better' if row['equal or better'] else 'WORSE'}; "
             f"{row['restarts']} descents {row['restarts distance']:.2f} in {row['restarts cpu s']:.2f} s"
@@ -182,7 +185,8 @@ def main() -> None:
         total = 2 * peak["model MiB"] + peak["above load MiB"]
         bound = 3 * peak["model MiB"] + peak["one cost matrix MiB"]
         print(
-            f"{peak['network']}: peak {total:.1f} MiB with both models, bound {bound:.1f} MiB (3 x model + one cost matrix)"
+            f"{peak['network']}: peak {total:.1f} MiB with both models, "
+            f"bound {bound:.1f} MiB (3 x model + one cost matrix)"
         )
     if options.json:
         with open(options.json, "w") as file:

@@ -159,8 +159,8 @@ def activation_matching(
     stand, until no assignment changes; the first model stays as it is.
 
     Args:
-        similarity: inner (mean product; the least-squares match), pearson (correlation) or distance (minus the Euclidean
-            distance). With more than two models similarities to the others are added.
+        similarity: inner (mean product; the least-squares match), pearson (correlation) or distance (minus the
+            Euclidean distance). With more than two models similarities to the others are added.
         (the rest as in `collect_moments`)
 
     Raises:
@@ -230,5 +230,3 @@ def _fill(result: Matching, k: int, name: str, group: Any, costs: dict[str, Tens
         cost, index = costs["unit"].float(), permutation[name]
     result.costs[k][name] = cost
     result.scores[k][name] = cost[torch.arange(len(index)), index].clone()
-
-

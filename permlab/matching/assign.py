@@ -1,7 +1,8 @@
 """Assignment problems: `solve(group, {"unit": cost})` gives the best element of a group and its pair scores.
 
-Channels are one linear assignment problem in float64 (SciPy's shortest augmenting paths). Heads are two-level: for every
-pair of key/value heads the best order of query heads, q/k dims and value dims, then one assignment over the heads.
+Channels are one linear assignment problem in float64 (SciPy's shortest augmenting paths). Heads are two-level: for
+every pair of key/value heads the best order of query heads, q/k dims and value dims, then one assignment over the
+heads.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Cost matrices of weight matching: `CostBuilder(spec, a, b).costs("layers.0", permutation)`.
 
 For group g the similarity of slot i and unit j is the inner product of everything the group indexes, with the
-other groups of B already permuted (arXiv 2209.04836, algorithm 1). Small tensors of a group are concatenated so that one matrix
-product does them all; large ones are multiplied in place, without a copy of A. B is gathered one tensor at a time.
+other groups of B already permuted (arXiv 2209.04836, algorithm 1). Small tensors of a group are concatenated so
+that one matrix product does them all; large ones are multiplied in place, without a copy of A. B is gathered one
+tensor at a time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Weight matching of K models: `weight_matching_many(spec, [a, b, c])` (arXiv 2209.04836, algorithm 3, MergeMany).
 
-One model at a time, in random order, is matched to the mean of the others as they stand, until the summed distance of all
-models to their mean stops falling. Only one further model is held: the sum of the permuted ones.
+One model at a time, in random order, is matched to the mean of the others as they stand, until the summed distance of
+all models to their mean stops falling. Only one further model is held: the sum of the permuted ones.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def weight_matching_many(
         progress: called with (rounds done, max_rounds).
 
     Returns:
-        A Matching with K permutations. `objective` is the sum over models of the squared distance to the mean, and never
-        increases along `trace`.
+        A Matching with K permutations. `objective` is the sum over models of the squared distance to the mean, and
+        never increases along `trace`.
 
     Raises:
         UserError: fewer than two models, or models that differ in names or shapes.

@@ -1,8 +1,8 @@
-"""Straight-through matching: `straight_through(spec, model, a, b, batches)` (arXiv 2209.04836, section 3.3, algorithm 2).
+"""Straight-through matching: `straight_through(spec, model, a, b, batches)` (arXiv 2209.04836, section 3.3).
 
-Free weights S are matched to B by weight matching at every step; the loss is taken at the midpoint of A and the permuted B,
-and its gradient is passed straight through to S. With K models every model but the first has its own S, and the point is
-drawn at random in the simplex they span.
+Free weights S are matched to B by weight matching at every step; the loss is taken at the midpoint of A and the
+permuted B, and its gradient is passed straight through to S. With K models every model but the first has its own S, and
+the point is drawn at random in the simplex they span.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """ZipIt: `matching = zip_matching(spec, model, [a, b], batches)`; `merged = zip_states(spec, model, [a, b], matching)`.
 
-Units are merged greedily by correlation, across models and inside one (arXiv 2305.03053, section 4 and algorithm 1). K models
-with n units each give n merged units; a merged unit is the mean of its members. Channel groups are zipped; attention
-heads, groups with tied tensors and groups on two axes of one tensor keep one-to-one assignments and say so in `notes`.
+Units are merged greedily by correlation, across models and inside one (arXiv 2305.03053, section 4 and algorithm 1). K
+models with n units each give n merged units; a merged unit is the mean of its members. Channel groups are zipped;
+attention heads, groups with tied tensors and groups on two axes of one tensor keep one-to-one assignments and say so
+in `notes`.
 """
 
 from __future__ import annotations
@@ -128,7 +129,15 @@ def zip_matching(
         if name not in spec.groups or name in refused:
             raise UserError(f"group {name} cannot be zipped: {refused.get(name, 'the spec has no such group')}")
     moments = collect_moments(
-        spec, model, states, batches, where=where, within=True, max_positions=max_positions, seed=seed, progress=progress
+        spec,
+        model,
+        states,
+        batches,
+        where=where,
+        within=True,
+        max_positions=max_positions,
+        seed=seed,
+        progress=progress,
     )
     result = _assign_rest(spec, moments, len(states), set(wanted))
     for name in wanted:
@@ -150,7 +159,9 @@ def _not_zipped(spec: Spec) -> dict[str, str]:
         reasons[name] = "it is on two axes of one tensor"
     for canonical in spec.tied.values():
         for blocks in spec.axes.get(canonical, {}).values():
-            reasons |= {block.group: f"{canonical} is tied, so it reads and writes the group at once" for block in blocks}
+            reasons |= {
+                block.group: f"{canonical} is tied, so it reads and writes the group at once" for block in blocks
+            }
     return reasons
 
 
@@ -164,7 +175,7 @@ def _assign_rest(spec: Spec, moments: Mapping[Key, Moments], models: int, zipped
 
 def _within_cluster(moments: Moments, clusters: Tensor) -> float:
     """Summed correlation of all pairs of units that share a merged unit."""
-    models, size = clusters.shape
+    models = len(clusters)
     table = torch.from_numpy(correlations(moments, models))
     flat = clusters.flatten()
     same = flat[:, None] == flat
@@ -194,8 +205,8 @@ def zip_states(
     """The merged state dict: W = sum over models of M_out W_k U_in, with M the mean over each merged unit's members.
 
     Axes that write a zipped group are merged by M, axes that read one are spread by the 0/1 membership U; a tensor that
-    writes no zipped group is averaged over the models. Groups without clusters are permuted first. Running statistics of
-    BatchNorm are merged like shifts; reset them on data afterwards.
+    writes no zipped group is averaged over the models. Groups without clusters are permuted first. Running statistics
+    of BatchNorm are merged like shifts; reset them on data afterwards.
     """
     writes = writing_axes(spec, model)
     count = len(states)
@@ -226,7 +237,7 @@ def zip_states(
 
 
 def _along(tensor: Tensor, axis: int, block: Block, clusters: Tensor, size: Tensor | None) -> Tensor:
-    """Move one block of one axis from units to merged units: members divided by `size` (merge), or added up (unmerge)."""
+    """Move one block of one axis from units to merged units: members over `size` (merge), or added up (unmerge)."""
     units = len(clusters)
     length = block.outer * units * block.inner
     moved = tensor.movedim(axis, 0).clone()

@@ -7,6 +7,7 @@ shortcuts would tie channels of different stages by position and leave nothing t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,7 @@ class MLP(nn.Module):
     def __init__(self, inputs: int, classes: int, width: int = 512, depth: int = 3, norm: str = "none") -> None:
         super().__init__()
         sizes = [inputs] + [width] * depth
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:]))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.norms = nn.ModuleList(_norm(norm, width, spatial=False) for _ in range(depth))
         self.head = nn.Linear(sizes[-1], classes)
 

@@ -18,6 +18,7 @@ A permutation is `{part: LongTensor}`; `perm[i]` is the old unit placed in slot 
 from permlab.symmetry.declared import declare
 from permlab.symmetry.groups import ChannelGroup, Group, HeadGroup, Permutation, compose, equal, inverse
 from permlab.symmetry.huggingface import declare_huggingface
+from permlab.symmetry.infer import infer
 from permlab.symmetry.spec import (
     Block,
     Spec,
@@ -45,6 +46,7 @@ __all__ = [
     "declare",
     "declare_huggingface",
     "equal",
+    "infer",
     "inverse",
     "permute_tensor",
     "squared_distance",

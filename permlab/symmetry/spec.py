@@ -207,8 +207,8 @@ def check_state(spec: Spec, state: Mapping[str, Tensor], label: str = "the model
                 end = block.offset + block.outer * spec.groups[block.group].spaces()[block.space] * block.inner
                 if axis >= value.dim() or end > value.shape[axis]:
                     raise UserError(
-                        f"{label}: {tensor} has shape {tuple(value.shape)}, but group {block.group} needs {end} entries on "
-                        f"axis {axis}: the spec ({spec.source}) was made for another width"
+                        f"{label}: {tensor} has shape {tuple(value.shape)}, but group {block.group} needs {end} "
+                        f"entries on axis {axis}: the spec ({spec.source}) was made for another width"
                     )
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise UserError(f"{label}: {tensor} holds NaN or infinite values; it cannot be matched or merged")

@@ -62,8 +62,8 @@ def taps(spec: Spec, model: nn.Module, where: str = "post") -> dict[str, list[Ta
         result[name] = [tap for tap in seen if tap.side in wanted] or seen
         if not seen:
             raise UserError(
-                f"the units of group {name} pass through no Linear, convolution or embedding module, so their activations "
-                "cannot be read: match by weights, or pin the group"
+                f"the units of group {name} pass through no Linear, convolution or embedding module, so their "
+                "activations cannot be read: match by weights, or pin the group"
             )
     return result
 

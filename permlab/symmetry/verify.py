@@ -90,8 +90,8 @@ def _refusal(spec: Spec, name: str, change: float) -> str:
     more = f" and {len(members) - 3} more tensors" if len(members) > 3 else ""
     tensors = f" ({', '.join(members[:3])}{more})" if members else ""
     return (
-        f"permuting {name}{tensors} changes the outputs by {change:.1e} of their size: the spec ({spec.source}) does not "
-        "fit this model; pin the group with spec.pin(name, reason) or correct its axes"
+        f"permuting {name}{tensors} changes the outputs by {change:.1e} of their size: the spec ({spec.source}) does "
+        "not fit this model; pin the group with spec.pin(name, reason) or correct its axes"
     )
 
 
