@@ -6,6 +6,7 @@
 
 from permlab.adapters.apply import applied
 from permlab.adapters.baselines import TrimRule
+from permlab.adapters.diagnostics import norm_ratio, seed_spread
 from permlab.adapters.factors import (
     AdapterSource,
     Factors,
@@ -33,10 +34,12 @@ __all__ = [
     "TrimRule",
     "applied",
     "merge_adapters",
+    "norm_ratio",
     "open_adapter",
     "plan_ranks",
     "random_adapter",
     "relative_difference",
+    "seed_spread",
     "write_adapter",
     "write_merge",
 ]

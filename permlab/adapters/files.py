@@ -168,13 +168,14 @@ def open_adapter(source: str | Path, revision: str | None = None) -> Adapter:
 
 
 def _download(repo: str, revision: str | None) -> Path:
+    import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     patterns = [CONFIG_NAME, "adapter_model*.safetensors", INDEX_NAME]
     try:
         return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as problem:
+    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError, ValueError) as problem:
         reason = str(problem).strip().splitlines()[0]
         raise UserError(f"adapter {repo} is no local folder and cannot be fetched from the hub: {reason}") from None
 

@@ -26,6 +26,7 @@ from permlab.adapters.settings import LoraSettings, merged_config, targets
 from permlab.errors import UserError
 from permlab.version import __version__
 
+_TARGET_KEYS = ("target_modules", "layers_to_transform", "layers_pattern", "exclude_modules")
 EXTRA_RULES = ("same", "average", "first", "drop")
 _CODES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
@@ -110,7 +111,7 @@ def write_merge(
                 progress=progress,
                 sink=lambda module, update: _put(stream, module, info[module], update),
             )
-        changes = {} if extras else {"modules_to_save": None, "bias": "none"}
+        changes = _extra_keys([adapter.settings.raw for adapter in adapters], bool(extras))
         _write_config(folder, adapters[0].settings, ranks, [adapter.settings.raw for adapter in adapters], changes)
         _write_card(folder, adapters, rule, weights)
     return merged
@@ -197,13 +198,28 @@ def _merge_extra(adapters: Sequence[Adapter], weights: Sequence[float], rule: st
 def _write_config(
     folder: Path, first: LoraSettings, ranks: Mapping[str, int], raws: Sequence[dict[str, Any]], changes: dict[str, Any]
 ) -> None:
-    stated = [raw.get("target_modules") for raw in raws]
-    target = stated[0]
-    # The inputs' own wording is kept when it means the same modules; otherwise every path is listed.
-    same = all(value == target for value in stated) and all(targets(target, module) for module in ranks)
+    # The inputs' own wording is kept when it means the same modules for all; otherwise every path is listed.
+    stated = [{key: _unordered(raw.get(key)) for key in _TARGET_KEYS} for raw in raws]
+    target = raws[0].get("target_modules")
+    same = all(entry == stated[0] for entry in stated) and all(targets(target, module) for module in ranks)
     named = target if same and target is not None else sorted(ranks)
+    if named is not target:
+        changes = changes | dict.fromkeys(_TARGET_KEYS[1:])
     config = merged_config(first, ranks, named, **changes)
     _write_text(folder / CONFIG_NAME, json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _unordered(value: Any) -> Any:
+    return sorted(value, key=str) if isinstance(value, list) else value
+
+
+def _extra_keys(raws: Sequence[dict[str, Any]], kept: bool) -> dict[str, Any]:
+    """modules_to_save and bias of the merged configuration: what the inputs name, or nothing when it is left out."""
+    if not kept:
+        return {"modules_to_save": None, "bias": "none"}
+    modules = sorted({name for raw in raws for name in raw.get("modules_to_save") or []})
+    bias = next((raw["bias"] for raw in raws if raw.get("bias", "none") != "none"), "none")
+    return {"modules_to_save": modules or None, "bias": bias}
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -76,6 +76,8 @@ class LoraLegoConfig:
     """r of sqrt(r / k) where ranks differ: mean | max | min | a number"""
     n_init: int = 10
     """Restarts of k-means."""
+    spread_seeds: int = 2
+    """With adapters and method=lego: merge again with as many other seeds and report the difference; 0 skips it."""
     density: float = 0.5
     """ties, dare, knots: share of the entries that are kept"""
     trim_space: str = "delta"
@@ -133,6 +135,7 @@ def validate(config: Config) -> None:
     if task.rank is not None and task.rank_ratio is not None:
         raise UserError("task.rank and task.rank_ratio are both set; keep one")
     check_range("task.n_init", task.n_init, 1)
+    check_range("task.spread_seeds", task.spread_seeds, 0)
     check_range("task.density", task.density, 0, 1)
     if task.adapters:
         validate_files(config)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from permlab.adapters import Adapter, Factors, MemoryAdapter, MergeRule, applied, merge_adapters, write_merge
-from permlab.adapters.factors import norm, relative_difference
+from permlab.adapters.diagnostics import norm_ratio, seed_spread
 from permlab.adapters.training import answer_probabilities, ask, score
 from permlab.config import Config
 from permlab.data.adapter_tasks import Benchmark, Group, Questions
@@ -189,16 +189,17 @@ def diagnose(config: Config, adapters: Sequence[Adapter], seed: int) -> list[dic
     for arm in lego_arms(config.task, ranks, seed):
         if not (arm.sweep and arm.label.endswith("both")):
             continue
-        merges = [merge_adapters(adapters, dataclasses.replace(arm.rule, seed=seed + 101 * i)) for i in range(3)]
-        reports = list(merges[0].reports.values())
-        pairs = [
-            relative_difference(other.adapter.load(module), merges[0].adapter.load(module))
-            for other in merges[1:]
-            for module in other.adapter.modules
-        ]
+        reports = list(merge_adapters(adapters, arm.rule).reports.values())
         columns = ("inertia_share", "smallest", "largest", "singletons", "mixed_share", "norm_ratio")
         means = {name: statistics.fmean(float(getattr(report, name)) for report in reports) for name in columns}
-        rows.append({"adapters": len(adapters), "k": arm.rule.rank, **means, "seed_spread": statistics.fmean(pairs)})
+        rows.append(
+            {
+                "adapters": len(adapters),
+                "k": arm.rule.rank,
+                **means,
+                "seed_spread": seed_spread(adapters, arm.rule, (seed + 101, seed + 202)),
+            }
+        )
     return rows
 
 
@@ -226,13 +227,3 @@ def scaled(adapter: MemoryAdapter, scale: float) -> MemoryAdapter:
     """The adapter with every update multiplied by `scale`."""
     tensors = {name: Factors(part.a, part.b, part.scaling * scale) for name, part in adapter.tensors.items()}
     return MemoryAdapter(adapter.name, tensors, adapter.info)
-
-
-def norm_ratio(merged: MemoryAdapter, adapters: Sequence[Adapter]) -> float:
-    """Mean over modules of |merged update| / mean |input update|."""
-    ratios = []
-    for module in merged.modules:
-        inputs = [norm(adapter.load(module)) for adapter in adapters if module in adapter.modules]
-        part = merged.load(module)
-        ratios.append(norm(Factors(part.a.cpu(), part.b.cpu(), part.scaling)) / statistics.fmean(inputs))
-    return statistics.fmean(ratios)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from permlab.adapters import Adapter, AdapterSource, applied, open_adapter, plan_ranks, write_merge
-from permlab.adapters.factors import norm
+from permlab.adapters.diagnostics import module_norm_ratio, seed_spread
 from permlab.config import Config
 from permlab.errors import UserError
 from permlab.runs.run import Run
@@ -71,6 +71,12 @@ def merge_files(config: Config, run: Run) -> None:
     numbers["norm_ratio"] = statistics.fmean(row["norm_ratio"] for row in rows)
     if merged.reports:
         numbers["mixed_share"] = statistics.fmean(report.mixed_share for report in merged.reports.values())
+    if merged.reports and task.spread_seeds:
+        seeds = [rule.seed + 1 + index for index in range(task.spread_seeds)]
+        numbers["seed_spread"] = seed_spread(adapters, rule, seeds, run.device)
+        run.say(
+            f"other k-means seeds change the merged updates by {numbers['seed_spread']:.2f} of their norm on average"
+        )
     run.summary(**numbers)
     if questions:
         ask_all(config, run, adapters, written, questions)
@@ -90,9 +96,9 @@ def module_rows(adapters: Sequence[Adapter], written: Adapter) -> list[dict[str,
     """Rank and norm of every merged module beside its inputs."""
     rows = []
     for module, info in written.modules.items():
-        inputs = [norm(adapter.load(module)) for adapter in adapters if module in adapter.modules]
-        ratio = norm(written.load(module)) / max(statistics.fmean(inputs), 1e-30)
-        rows.append({"module": module, "adapters": len(inputs), "rank": info.rank, "norm_ratio": ratio})
+        having = sum(module in adapter.modules for adapter in adapters)
+        ratio = module_norm_ratio(written, adapters, module)
+        rows.append({"module": module, "adapters": having, "rank": info.rank, "norm_ratio": ratio})
     return rows
 
 

@@ -266,3 +266,20 @@ def test_a_stream_with_holes_is_refused(tmp_path):
         stream.put("a", torch.arange(6.0).reshape(2, 3))
     found = load_file(tmp_path / "y.safetensors")
     assert torch.equal(found["a"], torch.arange(6.0).reshape(2, 3)) and found["b"].dtype == torch.bfloat16
+
+
+def test_layers_to_transform_of_one_input_does_not_hide_the_others(tmp_path):
+    only_first = {"model.layers.0.q_proj": (12, 10)}
+    first = open_adapter(folder(tmp_path / "a", shapes=only_first, config={"layers_to_transform": [0]}))
+    second = open_adapter(folder(tmp_path / "b", 1))
+    write_merge(tmp_path / "m", [first, second], MergeRule(method="cat"))
+    config = json.loads((tmp_path / "m" / "adapter_config.json").read_text())
+    assert config["target_modules"] == sorted(SHAPES)
+    assert config["layers_to_transform"] is None
+
+
+def test_an_unreachable_hub_id_is_one_line(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="cannot be fetched from the hub") as problem:
+        open_adapter("nobody/nothing-here")
+    assert "\n" not in str(problem.value)

@@ -217,3 +217,13 @@ def test_gauge_fixing_keeps_every_rank_one_product():
     dead = balanced(torch.ones(1, 3), torch.zeros(1, 2))
     assert float(dead[0].abs().sum() + dead[1].abs().sum()) == 0.0
     torch.testing.assert_close(singular_form(update).delta(), update.delta())
+
+
+def test_seed_spread_and_norm_ratio_of_a_merge():
+    from permlab.adapters import norm_ratio, seed_spread
+
+    unrelated = [adapter(f"a{i}", i) for i in range(4)]
+    assert seed_spread(unrelated, MergeRule(lego=LegoRule(n_init=1)), [1, 2]) > 0.05
+    assert seed_spread([unrelated[0]], MergeRule(), [1, 2]) < 1e-6
+    doubled = merge_adapters([unrelated[0]], MergeRule("cat", weights=(2.0,))).adapter
+    assert norm_ratio(doubled, [unrelated[0]]) == pytest.approx(2.0)
