@@ -1,0 +1,55 @@
+# make demo      sets everything up on a fresh machine and runs the main job
+# make test      sets everything up and runs all tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# DATA: the folder of public data sets that some reproductions and tests read; see README, Tests.
+DATA ?= ../shared/data
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint ls
+
+help: ## print this list
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-28s %s\n", $$1, $$2}'
+
+setup: $(READY) ## make the virtual environment and install permlab with the pinned packages
+
+# torch first and alone: with it installed, nothing below pulls another build of it.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install -q -c constraints.txt "setuptools>=77" wheel
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	touch $(READY)
+
+demo: setup ## set up, then train and ask the embedded default (task=spt)
+	$(BIN)/permlab
+
+# One thread a process: the tests train tiny models, where more threads wait for each other.
+test: setup ## set up, then run every test
+	OMP_NUM_THREADS=1 PERMLAB_DATA="$${PERMLAB_DATA:-$(DATA)}" $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
+
+lint: setup ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+ls: setup ## list tasks, models, datasets, hardware and experiments
+	$(BIN)/permlab ls
+
+# ---- reproductions: each runs one experiment and prints its comparison table -----------------------------------------
+.PHONY: reproduce-spt-people reproduce-spt-symbolic reproduce-spt-order-matrix reproduce-spt-berglund
+
+reproduce-spt-people: setup ## SPT: fictitious persons, five orders, three seeds
+	$(BIN)/permlab experiment=spt/people
+
+reproduce-spt-symbolic: setup ## SPT: entity pairs of 2 and 4 words, seven orders, three seeds
+	$(BIN)/permlab experiment=spt/symbolic
+
+reproduce-spt-order-matrix: setup ## SPT: train on one of four surface forms, ask all four
+	$(BIN)/permlab experiment=spt/order_matrix
+
+reproduce-spt-berglund: setup ## SPT: the data set of Berglund et al. (DATA=folder)
+	$(BIN)/permlab experiment=spt/berglund dataset.path=$(DATA)/reversal_curse
+	$(BIN)/permlab experiment=spt/berglund dataset.path=$(DATA)/reversal_curse task.order=spt \
+	  task.segmenter.name=presegmented task.segmenter.units=$(DATA)/spt_segmented/person_description.sep.txt
