@@ -171,9 +171,9 @@ def main() -> None:
     for row in rows:
         print(
             f"{row['network']} pair {row['pair']}: distance {row['distance before']:.1f} -> "
-            f"loop {row['loop distance']:.2f} in {row['loop cpu s']:.2f} s ({row['loop solves']} solves), ours {row['ours distance']:.2f} in "
-            f"{row['ours cpu s']:.2f} s ({row['ours solves']} solves): ratio {row['ratio']:.1f}, "
-            f"{'equal or better' if row['equal or better'] else 'WORSE'}; "
+            f"loop {row['loop distance']:.2f} in {row['loop cpu s']:.2f} s ({row['loop solves']} solves), "
+            f"ours {row['ours distance']:.2f} in {row['ours cpu s']:.2f} s ({row['ours solves']} solves): "
+            f"ratio {row['ratio']:.1f}, {'equal or better' if row['equal or better'] else 'WORSE'}; "
             f"{row['restarts']} descents {row['restarts distance']:.2f} in {row['restarts cpu s']:.2f} s"
         )
     for label in options.networks:

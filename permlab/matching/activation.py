@@ -104,7 +104,7 @@ def collect_moments(
                 rows = [value.pop(tap) for value in values]
                 if rows[0].shape[1] > max_positions:
                     chosen = torch.randperm(rows[0].shape[1], generator=generator)[:max_positions]
-                    rows = [row[:, chosen] for row in rows]
+                    rows = [row[:, chosen.to(row.device)] for row in rows]
                 _accumulate(moments, (tap.group, tap.block.space), rows, within)
             if progress is not None and total:
                 progress(number + 1, total)
@@ -130,10 +130,10 @@ def _accumulate(moments: dict[Key, Moments], key: Key, rows: list[Tensor], withi
     held = moments[key]
     held.count += rows[0].shape[1]
     for k, row in enumerate(rows):
-        held.sums[k] += row.sum(1).double()
-        held.squares[k] += row.square().sum(1).double()
+        held.sums[k] += row.sum(1).double().cpu()
+        held.squares[k] += row.square().sum(1).double().cpu()
         for other in range(k if within else k + 1, models):
-            product = (row @ rows[other].t()).double()
+            product = (row @ rows[other].t()).double().cpu()
             if (k, other) in held.products:
                 held.products[k, other] += product
             else:

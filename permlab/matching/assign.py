@@ -55,7 +55,7 @@ def improve(similarity: Tensor, current: Tensor, z: float = SPREAD) -> Tensor:
     sparse problem (SciPy's Jonker-Volgenant) takes a fraction of the time of the dense one and finds most of its gain.
     A descent confirms its end with dense assignments.
     """
-    size = len(current)
+    size, similarity = len(current), similarity.cpu()
     rows, columns = (_outstanding(similarity, dim, z) for dim in (1, 0))
     chosen = (similarity > rows[:, None]) | (similarity > columns)
     chosen[torch.arange(size), current] = True

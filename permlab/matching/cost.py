@@ -178,7 +178,8 @@ class CostBuilder:
         new = axis_index(self.spec, after, blocks, length)
         old = axis_index(self.spec, before, blocks, length)
         rows = (new != old).nonzero().flatten()
-        return axes[0], rows, new[rows], old[rows]
+        device = self.b[term.tensor].device
+        return axes[0], rows.to(device), new[rows].to(device), old[rows].to(device)
 
     def _multiply(self, size: int, terms: list[Term], permutation: Permutation) -> Tensor:
         total: Tensor | None = None
@@ -205,5 +206,5 @@ class CostBuilder:
                 continue
             index = axis_index(self.spec, permutation, blocks, tensor.shape[axis])
             if index is not None:
-                tensor = tensor.index_select(axis, index)
+                tensor = tensor.index_select(axis, index.to(tensor.device))
         return tensor

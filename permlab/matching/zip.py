@@ -238,12 +238,12 @@ def zip_states(
 
 def _along(tensor: Tensor, axis: int, block: Block, clusters: Tensor, size: Tensor | None) -> Tensor:
     """Move one block of one axis from units to merged units: members over `size` (merge), or added up (unmerge)."""
-    units = len(clusters)
+    units, clusters = len(clusters), clusters.to(tensor.device)
     length = block.outer * units * block.inner
     moved = tensor.movedim(axis, 0).clone()
     piece = moved.narrow(0, block.offset, length).reshape(block.outer, units, block.inner, -1)
     if size is not None:
-        piece = piece / size[clusters][None, :, None, None]
+        piece = piece / size.to(tensor.device)[clusters][None, :, None, None]
     new = torch.zeros_like(piece).index_add_(1, clusters, piece)
     moved.narrow(0, block.offset, length).copy_(new.reshape(length, *moved.shape[1:]))
     return moved.movedim(0, axis)
