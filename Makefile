@@ -53,3 +53,29 @@ reproduce-spt-berglund: setup ## SPT: the data set of Berglund et al. (DATA=fold
 	$(BIN)/permlab experiment=spt/berglund dataset.path=$(DATA)/reversal_curse
 	$(BIN)/permlab experiment=spt/berglund dataset.path=$(DATA)/reversal_curse task.order=spt \
 	  task.segmenter.name=presegmented task.segmenter.units=$(DATA)/spt_segmented/person_description.sep.txt
+
+.PHONY: reproduce-lego reproduce-lego-identities reproduce-lego-default reproduce-lego-lists reproduce-lego-text
+.PHONY: reproduce-lego-prune reproduce-lego-ranks bench-lego
+
+reproduce-lego: reproduce-lego-identities reproduce-lego-default reproduce-lego-ranks reproduce-lego-prune
+
+reproduce-lego-identities: setup ## LoRA-LEGO: exact identities, gauges, norms, seeds; no training
+	$(BIN)/permlab experiment=lora_lego/identities
+
+reproduce-lego-default: setup ## LoRA-LEGO: three and six knowledge adapters, every method, three seeds
+	$(BIN)/permlab experiment=lora_lego/default
+
+reproduce-lego-lists: setup ## LoRA-LEGO: six list operations, every method, three seeds
+	$(BIN)/permlab experiment=lora_lego/lists
+
+reproduce-lego-text: setup ## LoRA-LEGO: TREC, SST-2, Subj, MR, every method, three seeds (DATA=folder)
+	$(BIN)/permlab experiment=lora_lego/text task.folder=$(DATA)/text_classification
+
+reproduce-lego-prune: setup ## LoRA-LEGO: one adapter with fewer ranks, and three controls
+	$(BIN)/permlab experiment=lora_lego/prune
+
+reproduce-lego-ranks: setup ## LoRA-LEGO: adapters of rank 4, 8 and 16
+	$(BIN)/permlab experiment=lora_lego/ranks
+
+bench-lego: setup ## LoRA-LEGO: eight rank-16 adapters with the shapes of Llama-3.2-1B, against PEFT
+	$(BIN)/python scripts/bench_lora_lego.py
