@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 BOS, EOS, UNKNOWN, PAD = "<s>", "</s>", "<unk>", "<pad>"
 SPECIAL = [PAD, BOS, EOS, UNKNOWN]
+MARK = "▁"
 # A word keeps the space mark before it; inside, it is cut where a capital follows a small letter, so that the two
 # syllables of a symbolic word are two tokens. Digits and punctuation stand alone.
 WORD_PIECES = r"▁?(?:[A-Z]?[^\W\d_A-Z]+(?:['’][^\W\d_]+)?|[A-Z]+|\d|[^\w\s▁]|_)|▁"
@@ -51,6 +52,10 @@ def word_tokenizer(texts: Iterable[str], vocab_size: int) -> object:
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(piece for piece, _ in splitting.pre_tokenize_str(text))
+    # A piece that stands inside a word or after a quote may start a text once units are rearranged.
+    for piece in list(counts):
+        if not piece.startswith(MARK):
+            counts[MARK + piece] += 0
     words = sorted(counts, key=lambda word: (-counts[word], word))[: vocab_size - len(SPECIAL)]
     vocabulary = {token: number for number, token in enumerate([*SPECIAL, *words])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))

@@ -1,0 +1,81 @@
+"""Generated corpora: deterministic, facts asked in reverse are unseen, wordings are not."""
+
+from __future__ import annotations
+
+import pytest
+
+from permlab.data.people import people_corpus
+from permlab.data.symbolic import MATRIX, symbolic_corpus
+from permlab.errors import UserError
+from permlab.text.units import check_units
+
+
+def test_people_are_the_same_for_the_same_seed_and_differ_for_another():
+    first, again, other = people_corpus(seed=3), people_corpus(seed=3), people_corpus(seed=4)
+    assert first == again
+    assert first.examples[0].text != other.examples[0].text
+
+
+def test_people_groups_and_counts():
+    corpus = people_corpus(people=60, templates=10, held_out=3)
+    assert len(corpus.examples) == 20 * 10 + 20 * 10 + 20 * 10 * 2
+    assert len({e.text for e in corpus.examples}) == len(corpus.examples)
+    assert len({e.protected[0] for e in corpus.examples}) == 60
+    for example in corpus.examples:
+        assert check_units(example.text, example.units, example.protected) is None
+
+
+def test_people_reverse_facts_are_unseen_but_their_wording_is_not():
+    corpus = people_corpus(people=30, templates=5, held_out=2)
+    texts = [e.text for e in corpus.examples]
+    for query in corpus.queries:
+        seen = [text for text in texts if text.startswith(f"{query.prompt} {query.answer}")]
+        if query.direction == "reverse" or query.wording == "held_out":
+            assert not seen
+        else:
+            assert len(seen) == 1
+    lead = {q.prompt.split(" the ")[0] for q in corpus.queries if q.kind == "name" and q.wording == "trained"}
+    assert all(any(text.startswith(words) for text in texts) for words in lead)
+
+
+def test_three_thousand_people_have_distinct_descriptions():
+    corpus = people_corpus(people=3000, templates=1, held_out=0)
+    assert len({q.answer for q in corpus.queries if q.kind == "description"}) == 3000
+
+
+def test_symbolic_asks_the_inverse_of_forward_only_pairs():
+    corpus = symbolic_corpus(pairs=40, entity_words=4)
+    texts = {e.text for e in corpus.examples}
+    assert len(texts) == 20 + 2 * 20
+    reverse = [q for q in corpus.queries if q.direction == "reverse"]
+    assert len(reverse) == 20
+    assert all(f"{q.prompt} {q.answer}" not in texts for q in reverse)
+    assert all(f"{q.prompt} {q.answer}" in texts for q in corpus.queries if q.direction == "forward")
+    for example in corpus.examples:
+        assert check_units(example.text, example.units, example.protected) is None
+        assert all(len(entity.split()) == 4 for entity in example.protected)
+
+
+@pytest.mark.parametrize("form", range(4))
+def test_matrix_trains_one_form_of_the_asked_pairs_and_asks_all(form):
+    corpus = symbolic_corpus(pairs=10, forms="matrix", train_form=form)
+    asked = [e for e in corpus.examples if e.group == "asked"]
+    assert len(asked) == 5 and len(corpus.examples) == 5 + 4 * 5
+    assert len(corpus.queries) == 4 * 5
+    texts = {e.text for e in corpus.examples}
+    known = [q for q in corpus.queries if f"{q.prompt} {q.answer}" in texts]
+    assert {q.group for q in known} == {MATRIX[form][1]}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: people_corpus(templates=20),
+        lambda: people_corpus(people=2),
+        lambda: symbolic_corpus(symbols=1),
+        lambda: symbolic_corpus(pairs=400, entity_words=1, symbols=4),
+    ],
+)
+def test_sizes_that_cannot_be_made_are_refused(make):
+    with pytest.raises(UserError):
+        make()
