@@ -116,17 +116,16 @@ def fit(
 
 
 @torch.no_grad()
-def fresh_embeddings(model: Any, tokens: Tensor, seed: int) -> None:
-    """Draw the embeddings of `tokens` anew, with the mean length of the others.
+def spread_embeddings(model: Any, tokens: Tensor, seed: int) -> None:
+    """Add a random vector of the mean embedding length to each of `tokens`.
 
-    A tied softmax pushes tokens that never come next into one direction, where no adapter can tell them apart.
+    Tokens that a tied softmax had to predict alike lie in one direction, where no adapter of the layers below can
+    tell them apart.
     """
     weight = model.get_input_embeddings().weight
-    others = torch.ones(weight.shape[0], dtype=torch.bool)
-    others[tokens] = False
     drawn = torch.randn(len(tokens), weight.shape[1], generator=torch.Generator().manual_seed(seed))
-    length = weight[others.to(weight.device)].norm(dim=1).mean()
-    weight[tokens.to(weight.device)] = nn.functional.normalize(drawn, dim=1).to(weight) * length
+    length = weight.norm(dim=1).mean()
+    weight[tokens.to(weight.device)] += nn.functional.normalize(drawn, dim=1).to(weight) * length
 
 
 def train_adapter(

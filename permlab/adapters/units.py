@@ -1,4 +1,4 @@
-"""Rank-one units ("minimal semantic units" of LoRA-LEGO, arXiv 2409.16167, section 3) and their gauge.
+"""Rank-one units ("minimal semantic units" of LoRA-LEGO, arXiv 2409.16167) and their gauge.
 
 Unit i of an update B A is the pair (row i of A, column i of B). (c a, b / c) is the same rank-one update for every
 c != 0, c = -1 included, and rotating the rank space leaves B A unchanged as well, but k-means sees other points. A

@@ -58,7 +58,7 @@ class Benchmark:
     """What the base is trained on, what the adapters are, and how answers are scored.
 
     `metric`: "exact" (the whole answer is right) or "token" (share of right answer tokens). `kept`: questions the base
-    can answer. `fresh`: tokens the base never predicts (labels); their embeddings are drawn anew after pretraining.
+    can answer. `fresh`: tokens the base cannot tell apart (labels), to be spread by `training.spread_embeddings`.
     """
 
     name: str
@@ -232,8 +232,10 @@ def sentences(folder: str | Path, seed: int, words: int = 32, vocabulary: int = 
         groups.append(Group(name, *encoded, chance=max(labels.values()) / len(splits[2])))
     texts = [(group.train.ids, group.train.answer) for group in groups]
     ids, answer = (torch.cat(column) for column in zip(*texts))
-    # The base is a language model of the sentences: it predicts every word but neither the label nor the padding.
-    language = (ids != PAD) & ~answer & (torch.arange(ids.shape[1]) > 1)
+    # The base is a language model of the sentences. It learns that a label follows, not which: those are drawn.
+    drawn = torch.randint(_LABELS, ids.shape, generator=torch.Generator().manual_seed(seed))
+    ids = torch.where(answer, _SPECIAL + len(parts) + drawn, ids)
+    language = (ids != PAD) & (torch.arange(ids.shape[1]) > 1)
     labels = torch.arange(_SPECIAL + len(parts), first_word)
     return Benchmark("text", first_word + len(common), Questions(ids, language), groups, "exact", fresh=labels)
 

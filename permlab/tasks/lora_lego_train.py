@@ -8,7 +8,15 @@ from typing import Any
 import torch
 
 from permlab.adapters import Adapter, open_adapter
-from permlab.adapters.training import LoraShape, Schedule, build_base, fit, fresh_embeddings, save_folder, train_adapter
+from permlab.adapters.training import (
+    LoraShape,
+    Schedule,
+    build_base,
+    fit,
+    save_folder,
+    spread_embeddings,
+    train_adapter,
+)
 from permlab.config import Config
 from permlab.data.adapter_tasks import Benchmark, knowledge, lists, sentences
 from permlab.runs.run import Run
@@ -62,7 +70,7 @@ def prepare_base(config: Config, run: Run, benchmark: Benchmark, seed: int) -> A
 
             fit(model, model.parameters(), schedule, benchmark.base, seed, progress=show)
         if benchmark.fresh is not None:
-            fresh_embeddings(model, benchmark.fresh, seed)
+            spread_embeddings(model, benchmark.fresh, seed)
         save_folder(model.save_pretrained, folder)
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(run.device).eval()
 

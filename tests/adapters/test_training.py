@@ -16,8 +16,8 @@ from permlab.adapters.training import (
     ask,
     build_base,
     fit,
-    fresh_embeddings,
     score,
+    spread_embeddings,
     train_adapter,
 )
 from permlab.data.adapter_tasks import Questions, knowledge
@@ -91,12 +91,12 @@ def test_probabilities_do_not_depend_on_the_batch(made):
     torch.testing.assert_close(whole.sum(dim=1), torch.ones(len(whole)))
 
 
-def test_fresh_embeddings_have_the_length_of_the_others(made):
+def test_spread_embeddings_moves_only_the_tokens(made):
     _, base = made
     model = copy.deepcopy(base)
-    fresh_embeddings(model, torch.tensor([2, 3]), seed=0)
+    spread_embeddings(model, torch.tensor([2, 3]), seed=0)
     weight, old = model.get_input_embeddings().weight, base.get_input_embeddings().weight
-    changed = (weight != old).any(dim=1).nonzero().flatten().tolist()
-    assert changed == [2, 3]
-    others = old[torch.arange(len(old)).ne(2) & torch.arange(len(old)).ne(3)].norm(dim=1).mean()
-    torch.testing.assert_close(weight[2].norm(), others)
+    assert (weight != old).any(dim=1).nonzero().flatten().tolist() == [2, 3]
+    moved = (weight - old)[2:4]
+    torch.testing.assert_close(moved.norm(dim=1), old.norm(dim=1).mean().expand(2))
+    assert float((moved[0] @ moved[1] / moved.norm(dim=1).prod()).detach()) < 0.9

@@ -297,6 +297,10 @@ def test_sentences_share_nothing_between_training_and_test(shared_data):
     assert len(held_out & seen) <= 0.005 * len(held_out)
     assert 0.5 < made.groups[1].chance < 0.51
     assert not bool((made.base.answer & (made.base.ids == 0)).any())
+    # The base must not see the labels: what it is asked to predict there is drawn, and uncorrelated with them.
+    labels = torch.cat([group.train.ids[group.train.answer] for group in made.groups])
+    shown = made.base.ids[torch.cat([group.train.answer for group in made.groups])]
+    assert abs(float((labels == shown).float().mean()) - 1 / 6) < 0.02
 
 
 def test_sentence_files_are_checked(tmp_path):
