@@ -79,3 +79,45 @@ reproduce-lego-ranks: setup ## LoRA-LEGO: adapters of rank 4, 8 and 16
 
 bench-lego: setup ## LoRA-LEGO: eight rank-16 adapters with the shapes of Llama-3.2-1B, against PEFT
 	$(BIN)/python scripts/bench_lora_lego.py
+
+.PHONY: reproduce-ntk-figure1-left reproduce-ntk-figure1-right reproduce-ntk-scaling reproduce-ntk-width
+.PHONY: reproduce-ntk-parameterization
+
+reproduce-ntk-figure1-left: setup ## NTK: networks to 90 %, k = 2..30: law, band, published points
+	$(BIN)/permlab experiment=ntk/figure1_left
+
+reproduce-ntk-figure1-right: setup ## NTK: accuracy against the number of networks
+	$(BIN)/permlab experiment=ntk/figure1_right
+
+reproduce-ntk-scaling: setup ## NTK: ensemble size up to k = 100,000, one input and all inputs
+	$(BIN)/permlab experiment=ntk/scaling
+
+reproduce-ntk-width: setup ## NTK: finite networks solved exactly against the law
+	$(BIN)/permlab experiment=ntk/width
+
+reproduce-ntk-parameterization: setup ## NTK: which kernel gradient descent follows
+	$(BIN)/permlab experiment=ntk/parameterization
+
+.PHONY: reproduce-probe reproduce-probe-paper reproduce-probe-scaling reproduce-probe-scratch-count
+.PHONY: reproduce-probe-architectures reproduce-probe-construction bench-probe
+
+reproduce-probe: reproduce-probe-paper reproduce-probe-construction reproduce-probe-scratch-count
+reproduce-probe: reproduce-probe-scaling reproduce-probe-architectures
+
+reproduce-probe-paper: setup ## Probe: no mask, scratch rows and causal at n = 10 in one figure, exact floors, three seeds
+	$(BIN)/permlab experiment=inverse_permutation/paper
+
+reproduce-probe-construction: setup ## Probe: explicit weights at n = 64 against temperature; no training
+	$(BIN)/permlab experiment=inverse_permutation/construction
+
+reproduce-probe-scratch-count: setup ## Probe: 0..2n scratch rows before or after the input, with the floor of each
+	$(BIN)/permlab experiment=inverse_permutation/scratch_count
+
+reproduce-probe-scaling: setup ## Probe: n = 8, 16, 32, 64 with scratch rows
+	$(BIN)/permlab experiment=inverse_permutation/scaling
+
+reproduce-probe-architectures: setup ## Probe: Llama, GPT-2, BERT and T5 read in place, at filler tokens, or generating
+	$(BIN)/permlab experiment=inverse_permutation/architectures
+
+bench-probe: setup ## Probe: steps and seconds against the published recipe
+	$(BIN)/python scripts/bench_probe.py

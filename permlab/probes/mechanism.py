@@ -1,4 +1,4 @@
-"""Which of the two ways to undo a permutation did training find? `mechanism(model, weights)`.
+"""Which of the two ways to undo a permutation did training find? `lookup_and_fetch(model, weights)`.
 
 Two layers can solve the task in two orders, and the learned attention of layer 1 tells them apart:
 
@@ -18,7 +18,7 @@ from permlab.probes.transformer import Transformer
 
 
 @torch.no_grad()
-def mechanism(model: Transformer, weights: Tensor, examples: int = 32) -> tuple[list[float], list[float]]:
+def lookup_and_fetch(model: Transformer, weights: Tensor, examples: int = 32) -> tuple[list[float], list[float]]:
     """Measure layer 1 of networks with at least two layers.
 
     Args:

@@ -16,7 +16,7 @@ from permlab.probes import (
     Training,
     Transformer,
     construction_error,
-    mechanism,
+    lookup_and_fetch,
     mse_floor,
     reachable,
     row_accuracy_ceiling,
@@ -192,7 +192,7 @@ def arm_row(label: str, layout: Layout, training: Training) -> dict[str, Any]:
         "possible_share": reach.possible_count() / total,
     }
     if training.model.depth > 1:
-        lookup, fetch = mechanism(training.model, training.weights.detach())
+        lookup, fetch = lookup_and_fetch(training.model, training.weights.detach())
         row |= {"lookup": mean(lookup), "fetch": mean(fetch)}
     if n <= _COUNTED_UP_TO:
         row["possible"] = f"{reach.possible_count()} of {total}"
@@ -206,7 +206,7 @@ def seed_rows(label: str, training: Training) -> list[dict[str, Any]]:
     values = [last.test_mse, last.row_accuracy, hits]
     if training.model.depth > 1:
         names += ("lookup", "fetch")
-        values += mechanism(training.model, training.weights.detach())
+        values += lookup_and_fetch(training.model, training.weights.detach())
     return [
         {"arm": label, "seed": seed, "steps": last.step, **{name: value[k] for name, value in zip(names, values)}}
         for k, seed in enumerate(training.seeds)

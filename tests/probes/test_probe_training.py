@@ -9,7 +9,7 @@ from permlab.errors import UserError
 from permlab.probes.construction import construction_weights
 from permlab.probes.floors import mse_floor
 from permlab.probes.layout import Layout
-from permlab.probes.mechanism import mechanism
+from permlab.probes.mechanism import lookup_and_fetch
 from permlab.probes.training import Recipe, Training
 from permlab.probes.transformer import Transformer
 
@@ -156,7 +156,7 @@ def test_bad_recipes(change, says):
 def test_mechanism_of_the_construction_is_lookup():
     layout = Layout.variant("scratch", n=5)
     model = Transformer(layout)
-    lookup, fetch = mechanism(model, construction_weights(layout, 30.0, torch.float32))
+    lookup, fetch = lookup_and_fetch(model, construction_weights(layout, 30.0, torch.float32))
     assert lookup[0] > 0.999
     assert fetch[0] < 0.5
 
@@ -180,7 +180,7 @@ def test_mechanism_of_hand_written_induction_is_fetch():
 
     x, y = heldout_batch(layout, 64, 3)
     assert float(squared_error(model.forward(model.unpack(flat), x[None])[0], y)) < 1e-10
-    lookup, fetch = mechanism(model, flat)
+    lookup, fetch = lookup_and_fetch(model, flat)
     assert fetch[0] > 0.999
     assert lookup[0] < 0.5
     assert not math.isnan(lookup[0])

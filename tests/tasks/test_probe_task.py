@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from permlab.cli import main
+
+BASE = ["task=inverse_permutation", "tracker=none", "hardware=cpu", "hardware.threads=1"]
+SMALL = [*BASE, "task.n=3", "task.seeds=2", "task.train.batch=64", "task.train.test_examples=64"]
+
+
+def result(folder: Path) -> dict:
+    return json.loads((folder / "result.json").read_text())
+
+
+def rows(folder: Path, name: str) -> list[dict[str, str]]:
+    with (folder / "tables" / f"{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_train_reports_floors_curves_figures_and_weights(permlab, tmp_path):
+    done = permlab(*SMALL, "task.compare=[causal/string]", "task.train.steps=200", "run.dir=run")
+    assert done.returncode == 0, done.stderr + done.stdout
+    folder = tmp_path / "run"
+    metrics = result(folder)["metrics"]
+    assert metrics["mse_floor"] == 0 and metrics["causal_string_mse_floor"] == pytest.approx(0.25)
+    assert metrics["test_mse"] < 0.01 and metrics["row_accuracy"] == 1 and metrics["seeds_solved"] == 2
+    assert metrics["causal_string_test_mse"] > 0.2
+    assert metrics["possible_share"] == 1 and metrics["causal_string_possible_share"] == pytest.approx(1 / 6)
+    names = {path.name for path in (folder / "figures").glob("*.png")}
+    arms = ("scratch", "causal_string")
+    assert names == {"error_curves.png", *(f"{kind}_{arm}.png" for kind in ("attention", "weights") for arm in arms)}
+    from safetensors.torch import load_file
+
+    tensors = load_file(folder / "artifacts" / "weights_scratch.safetensors")
+    assert tensors["seed1.layer1"].shape == (12, 1, 12) and tensors["seed0.readout"].shape == (48, 3)
+    logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in logged] == sorted({line["step"] for line in logged})
+    assert len(rows(folder, "seeds")) == 4
+    best = min(float(row["test_mse"]) for row in rows(folder, "curves") if row["arm"] == "causal/string")
+    assert best > 0.2
+
+
+def test_a_killed_run_resumes_to_the_same_numbers(permlab, environment, tmp_path):
+    keys = [*SMALL, "task.target_mse=0", "task.train.steps=150", "task.train.test_every=10"]
+    keys += ["task.compare=[no_mask]", "run.checkpoint_steps=20"]
+    assert permlab(*keys, "run.dir=whole").returncode == 0
+    command = [str(Path(sys.executable).with_name("permlab")), *keys, "run.dir=cut"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    checkpoints = tmp_path / "cut" / "checkpoints"
+    deadline = time.monotonic() + 120
+    # Past step 150 the second arm is being trained: the first must come back from the checkpoint.
+    while time.monotonic() < deadline and process.poll() is None:
+        lines = (tmp_path / "cut" / "metrics.jsonl").read_text() if checkpoints.exists() else ""
+        if '"step": 180' in lines and len(list(checkpoints.glob("state-*.pt"))) == 2:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert result(tmp_path / "cut")["status"] == "running", "the run ended before it could be killed"
+    resumed = permlab("resume", "cut")
+    assert resumed.returncode == 0, resumed.stderr + resumed.stdout
+    both = [result(tmp_path / name)["metrics"] for name in ("whole", "cut")]
+    timed = [{k: v for k, v in metrics.items() if "seconds" not in k} for metrics in both]
+    assert timed[0] == timed[1]
+    assert len(timed[0]) > 15
+    texts = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "cut")]
+    assert texts[0] == texts[1]
+
+
+def test_construct(permlab, tmp_path):
+    done = permlab(
+        *BASE, "task.mode=construct", "task.n=64", "task.betas=[5,20]", "task.examples=2", "run.dir=run",
+        "task.compare=[no_mask,causal/permutation]",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout
+    metrics = result(tmp_path / "run")["metrics"]
+    assert metrics["test_mse"] < 1e-6 and metrics["no_mask_test_mse"] < 1e-6
+    assert metrics["causal_permutation_test_mse"] == metrics["causal_permutation_mse_floor"] == 16
+    assert (tmp_path / "run" / "figures" / "construction.svg").is_file()
+
+
+def test_scratch_sweep(permlab, tmp_path):
+    done = permlab(*SMALL, "task.mode=scratch_sweep", "task.train.steps=80", "run.dir=run")
+    assert done.returncode == 0, done.stderr + done.stdout
+    table = rows(tmp_path / "run", "scratch_sweep")
+    after = [row for row in table if row["position"] == "after"]
+    assert [int(row["scratch_rows"]) for row in after] == list(range(7))
+    floors = [float(row["mse_floor"]) for row in after]
+    assert floors == pytest.approx([0.25, 1 / 12, 0, 0, 0, 0, 0])
+    assert {float(row["mse_floor"]) for row in table if row["position"] == "before"} == {0.25}
+    assert result(tmp_path / "run")["metrics"]["below_floor"] == 0
+
+
+def test_tokens(permlab, tmp_path):
+    done = permlab(
+        *BASE, "task.mode=tokens", "task.n=3", "task.tokens.steps=4", "task.tokens.hidden=32", "task.tokens.heads=4",
+        "task.tokens.parameters=60000", "task.tokens.combinations=[gpt2/in_place,bert/in_place,t5/generate]",
+        "task.tokens.test_examples=8", "run.dir=run",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "does not cover it" in done.stdout
+    table = rows(tmp_path / "run", "combinations")
+    assert [row["theorem"].split(":")[0] for row in table] == ["yes", "yes", "no"]
+    assert float(table[0]["ceiling"]) == pytest.approx((2 / 3) + (1 / 3) / 4)
+    sizes = [int(row["parameters"]) for row in table]
+    assert max(sizes) / min(sizes) < 1.01
+
+
+def test_prompt_on_a_tiny_model(permlab, tmp_path):
+    done = permlab(
+        *BASE, "task.mode=prompt", "model=tiny-llama", "model.scratch.hidden_size=32", "model.scratch.layers=1",
+        "task.prompt.sizes=[2,3]", "task.prompt.styles=[plain,scratch]", "task.prompt.examples=4", "run.dir=run",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout
+    table = rows(tmp_path / "run", "prompts")
+    assert [(row["n"], row["style"]) for row in table] == [(n, s) for n in "23" for s in ("plain", "scratch")]
+    assert [float(row["chance_exact"]) for row in table] == pytest.approx([1 / 2, 1 / 2, 1 / 6, 1 / 6])
+    assert "Shuffled:" in (tmp_path / "run" / "artifacts" / "samples.txt").read_text()
+    assert len(rows(tmp_path / "run", "places")) == 10
+
+
+def test_dry_run_prints_floors_and_memory(permlab, tmp_path):
+    done = permlab(*BASE, "task.variant=causal", "task.readout=string", "run.dry_run=true")
+    assert done.returncode == 0
+    assert "floor 1.125" in done.stdout and "MiB" in done.stdout
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        (["task.variant=causal", "task.readout=scratch"], "outside the sequence"),
+        (["task.variant=scratch", "task.scratch=0"], "needs scratch rows"),
+        (["task.n=1"], "at least 2"),
+        (["task.n=20000"], "GiB"),
+        (["task.n=200000", "task.mode=construct"], "GiB"),
+        (["task.variant=scratched"], "did you mean 'scratch'"),
+        (["task.mode=scratch-sweep"], "did you mean 'scratch_sweep'"),
+        (["task.mode=prompt"], "model=local"),
+        (["model=tiny-llama"], "task.mode=prompt"),
+        (["task.mode=tokens", "task.tokens.combinations=[bert/generate]"], "combinations:"),
+        (["task.compare=[causal/strings]"], "did you mean 'string'"),
+        (["task.train.betas=[0.9]"], "takes two"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(monkeypatch, capsys, tmp_path, keys, says):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main([*BASE, *keys])
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert says in said
+    assert len(said.strip().splitlines()) == 1 and "Traceback" not in said
+    assert not list(tmp_path.rglob("config.yaml"))
+
+
+@pytest.mark.parametrize("name", ["paper", "scaling", "scratch_count", "architectures", "construction"])
+def test_experiments_compose_and_fit(monkeypatch, capsys, tmp_path, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main([f"experiment=inverse_permutation/{name}", "run.dry_run=true", "tracker=none"])
+    assert stopped.value.code == 0
+    assert "inverse_permutation" in capsys.readouterr().out
