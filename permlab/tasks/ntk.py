@@ -54,6 +54,8 @@ class NtkConfig:
     """Simulated runs behind low/high and mode=sample; 0 leaves the band out."""
     band_up_to: int = 100
     """No band for larger k: its cost grows like k^4."""
+    fit_from: int = 10
+    """Smallest k of the growth fits."""
     networks: list[int] = field(default_factory=list)
     """mode=sample: numbers of networks at which accuracy is recorded; empty takes 40 around the law's size."""
     solver: str = "exact"

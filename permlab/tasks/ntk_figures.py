@@ -80,7 +80,7 @@ def _draw_series(ax: Axes, task: NtkConfig, series: list[Row], name: str, color:
     if first and len(k) > 1:
         bounds = [row["sufficient_bound"] for row in series]
         if k[-1] > LOG_SPAN * max(k[0], 5):
-            ax.plot(k, bounds, ":", color=figures.PALETTE["grey"], label="sufficient by tail bounds (paper's route)")
+            ax.plot(k, bounds, ":", color=figures.PALETTE["grey"], label="sufficient by tail bounds alone")
 
 
 def _draw_other_kernel(ax: Axes, task: NtkConfig, rows: list[Row]) -> None:
@@ -130,20 +130,16 @@ def draw_accuracy(task: NtkConfig, rows: list[Row]) -> Figure:
 def draw_widths(task: NtkConfig, rows: list[Row]) -> Figure:
     """Measured ensemble size against width, with the laws of both kernels and of this width's tangent kernel."""
     sizes = sorted({(row["k"], row["ones"] or 0) for row in rows})
-    figure, axes = figures.new(width=1 if len(sizes) == 1 else 2, height=2.8, columns=len(sizes), squeeze=False)
+    figure, axes = figures.new(width=1 if len(sizes) == 1 else 2, height=3.3, columns=len(sizes), squeeze=False)
     for ax, (k, ones) in zip(axes[0], sizes):
         own = sorted((row for row in rows if (row["k"], row["ones"] or 0) == (k, ones)), key=lambda row: row["width"])
         width = [row["width"] for row in own]
         if ones:
             ax.axhline(own[0]["law_last_layer"], color=figures.color("law"), label="law, last layer")
             ax.axhline(own[0]["law_both_layers"], color=figures.color("ntk"), linestyle="--", label="law, full kernel")
-            ax.plot(
-                width,
-                [row["law_this_width"] for row in own],
-                ":",
-                color=figures.PALETTE["green"],
-                label="law, this width",
-            )
+            if "law_this_width" in own[0]:
+                laws = [row["law_this_width"] for row in own]
+                ax.plot(width, laws, ":", color=figures.PALETTE["green"], label="law, kernel of this width")
         measured = [row["ensemble_size"] if row["ensemble_size"] is not None else np.nan for row in own]
         ax.plot(width, measured, "o", color=figures.color("published"), label="from measured moments")
         stops = [row for row in own if row["stopping_mean"] is not None]
@@ -157,7 +153,15 @@ def draw_widths(task: NtkConfig, rows: list[Row]) -> Figure:
             linewidth=1,
             label="mean first N (2 s.e.)",
         )
+        expected = own[-1]["stopping_law"]
+        if expected is not None:
+            ax.axhline(expected, color=figures.color("simulated"), linewidth=0.8, label="mean first N, simulated law")
         ax.set(xscale="log", yscale="log", xlabel="width (hidden units)", title=f"k = {k}")
+        ax.set_xticks(width, [f"{value:,}" for value in width])
+        ax.tick_params(which="minor", bottom=False, labelbottom=False)
+        for formatter in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+            formatter("{x:g}")
     axes[0][0].set_ylabel(f"networks N to {task.target:.0%}")
-    axes[0][-1].legend(loc="best")
+    handles, labels = axes[0][-1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2 * len(sizes))
     return figure

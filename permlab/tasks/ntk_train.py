@@ -22,12 +22,12 @@ from permlab.ntk.ensembles import EnsembleStatistics
 from permlab.ntk.finite import ELEMENTS, ExactEnsemble, Problem, Spec
 from permlab.ntk.kernels import first_layer_weight
 from permlab.ntk.law import ensemble_size, success_probability
-from permlab.ntk.sampling import draw_test_set
+from permlab.ntk.sampling import draw_test_set, stopping_times
 from permlab.runs.run import Run
 from permlab.seeding import derived_seed
 from permlab.tasks.ntk import NtkConfig, trained_layers
 from permlab.tasks.ntk_figures import draw_widths
-from permlab.tasks.ntk_law import BAND, add_published
+from permlab.tasks.ntk_law import BAND, add_published, has_band
 
 Row = dict[str, Any]
 
@@ -75,6 +75,7 @@ def run_train(config: Config, run: Run) -> None:
     rows: list[Row] = list(state["finished"])
     total, done = len(cases) * task.members, len(rows) * task.members
     if run.resumed:
+        run.rewind_metrics(done)
         run.say(f"continuing with {len(rows)} of {len(cases)} cases finished")
     with run.progress(f"training networks ({task.solver})", total, done) as bar:
         for index in range(len(rows), len(cases)):
@@ -173,6 +174,7 @@ class CaseRun:
             "stopping_runs": len(stops),
             "stopping_mean": float(np.mean(stops)) if stops else None,
             "stopping_error": float(np.std(stops, ddof=1) / math.sqrt(len(stops))) if len(stops) > 1 else None,
+            "stopping_law": self._stopping_law(),
             "success_at": statistics.block,
             "success": none_if_nan(success),
             "success_error": none_if_nan(error),
@@ -195,7 +197,17 @@ class CaseRun:
         weight = Spec(case.k, case.width, self.config.task.parameterization, "both").first_layer_weight
         names = {"law_last_layer": 0.0, "law_this_width": weight, "law_both_layers": 1.0}
         laws = {name: int(ensemble_size(case.k, case.ones, target, value)) for name, value in names.items()}
+        if self.spec.layers == "last":
+            del laws["law_this_width"]
         return {"ensemble_size_law": self.law} | laws
+
+    def _stopping_law(self) -> float | None:
+        """Mean first N of runs simulated from the law, to set beside `stopping_mean`."""
+        task, case = self.config.task, self.case
+        if not has_band(task, case.k):
+            return None
+        common = {"test": task.test, "tests": task.tests, "replicates": task.replicates, "seed": self.config.seed}
+        return float(stopping_times(case.k, case.ones or 2, task.target, self.kernel, **common).mean())
 
     def _success_law(self) -> float | None:
         case = self.case
@@ -233,11 +245,30 @@ SHOWN = (
         "law_this_width",
         "law_both_layers",
     ),
-    *("low", "stopping_mean", "high", "stopping_runs", "success", "success_error", "success_law"),
+    *(
+        "low",
+        "stopping_mean",
+        "stopping_error",
+        "stopping_law",
+        "high",
+        "stopping_runs",
+        "success_at",
+        "success",
+        "success_error",
+        "success_law",
+    ),
     *("training_error", "difference_rms", "difference_max", "seconds_per_network"),
 )
 SUMMARY = (
-    *("ensemble_size", "ensemble_size_law", "stopping_mean", "success", "success_law", "training_error"),
+    *(
+        "ensemble_size",
+        "ensemble_size_law",
+        "stopping_mean",
+        "stopping_law",
+        "success",
+        "success_law",
+        "training_error",
+    ),
     *("difference_max", "difference_rms", "seconds_per_network"),
 )
 

@@ -1,0 +1,173 @@
+"""`permlab task=ntk` end to end: the law's table, sampled runs, real networks, resuming, and bad input in one line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+
+import pytest
+
+from permlab import cli
+from permlab.ntk import descent, finite
+from permlab.tasks import ntk_train
+
+QUIET = ["tracker=none", "hardware=cpu", "hardware.threads=1", "run.dir=run"]
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def permlab_here(*arguments: str) -> int:
+    quiet = QUIET if not any(argument.startswith("run.dir=") for argument in arguments) else QUIET[:-1]
+    try:
+        return int(cli.main(["task=ntk", *arguments, *quiet]) or 0)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+def rows(name: str, run: str = "run") -> list[dict[str, str]]:
+    with open(f"{run}/tables/{name}.csv") as handle:
+        return list(csv.DictReader(handle))
+
+
+def metrics(run: str = "run") -> dict[str, float]:
+    with open(f"{run}/result.json") as handle:
+        result = json.load(handle)
+    assert result["status"] == "done"
+    return result["metrics"]
+
+
+def test_law_table_has_sizes_bands_and_published_points():
+    assert permlab_here("task.k=[30,10,20]", "task.ones=[2,3]", "task.replicates=20") == 0
+    table = rows("ensemble_size")
+    columns = ["k", "ones", "parameterization", "target", "ensemble_size", "low", "high", "published"]
+    assert list(table[0])[:8] == columns
+    first = [row for row in table if row["ones"] == "2"]
+    assert [(row["k"], row["ensemble_size"]) for row in first] == [("10", "58"), ("20", "121"), ("30", "190")]
+    assert [row["published"] for row in first] == ["69", "117", "175"]
+    assert all(row["published"] == "" for row in table if row["ones"] == "3")
+    assert all(int(row["low"]) <= int(row["median"]) <= int(row["high"]) for row in table)
+    assert all(row["against_band"] in ("inside", "above", "below") for row in first)
+    assert metrics()["ensemble_size"] == 190
+    assert metrics()["published_outside_band"] == sum(row["against_band"] != "inside" for row in first)
+    assert os.path.getsize("run/figures/n_against_k.png") > 5000
+    shapes = [row["shape"] for row in rows("fits") if row["ones"] == "2"]
+    assert shapes == ["k log k", "k^1.5 log k", "k^2"]
+
+
+def test_law_of_the_other_parameterization_without_bands():
+    assert permlab_here("task.k=[10,20,30]", "task.parameterization=ntk", "task.replicates=0") == 0
+    assert [row["ensemble_size"] for row in rows("ensemble_size")] == ["333", "579", "840"]
+    assert all(row["low"] == "" for row in rows("ensemble_size"))
+
+
+def test_all_inputs_give_a_range_and_a_band_where_they_can_be_listed():
+    assert permlab_here("task.k=[4,12,1000]", "task.test=all", "task.replicates=10") == 0
+    table = rows("ensemble_size")
+    assert all(int(row["necessary"]) <= int(row["ensemble_size"]) <= int(row["sufficient_bound"]) for row in table)
+    assert table[0]["low"] and not table[1]["low"] and not table[2]["low"]
+    assert int(table[0]["low"]) < int(table[0]["ensemble_size"])
+
+
+def test_sampled_accuracy_follows_the_law():
+    assert permlab_here("task.mode=sample", "task.k=[5,8]", "task.replicates=60", "task.networks=[5,20,60]") == 0
+    table = rows("accuracy")
+    assert [row["networks"] for row in table] == ["5", "20", "60"] * 2
+    assert max(abs(float(row["z"])) for row in table) == pytest.approx(metrics()["accuracy_worst_z"])
+    assert metrics()["accuracy_worst_z"] < 5
+    assert len(rows("stopping_times")) == 120
+    assert os.path.exists("run/figures/accuracy_against_networks.png")
+
+
+def test_all_inputs_can_be_sampled():
+    assert permlab_here("task.mode=sample", "task.test=all", "task.k=[5]", "task.replicates=40") == 0
+    assert metrics()["accuracy_worst_z"] < 5
+
+
+def test_real_networks_match_the_law():
+    assert permlab_here("task.mode=train", "task.k=[6]", "task.width=[512]", "task.members=1500") == 0
+    found = metrics()
+    assert found["ensemble_size_law"] == 34
+    assert found["ensemble_size"] == pytest.approx(34, rel=0.2)
+    assert abs(found["success_z"]) < 4
+    row = rows("ensemble_size")[0]
+    assert row["layers"] == "last" and float(row["stopping_mean"]) > 1
+    assert os.path.exists("run/figures/size_against_width.png")
+
+
+def test_linearized_reports_the_difference_for_every_width():
+    arguments = ["task.solver=linearized", "task.width=[32,256]", "task.members=20", "task.dtype=float64"]
+    assert permlab_here("task.mode=train", "task.k=[4]", *arguments) == 0
+    narrow, wide = (float(row["difference_rms"]) for row in rows("ensemble_size"))
+    assert wide < narrow / 2
+    assert metrics()["difference_rms"] == pytest.approx(wide)
+
+
+def test_all_inputs_can_be_trained():
+    arguments = ["task.mode=train", "task.test=all", "task.k=[4]", "task.width=[128]", "task.members=400"]
+    assert permlab_here(*arguments) == 0
+    row = rows("ensemble_size")[0]
+    assert int(row["low"]) <= float(row["stopping_mean"]) <= int(row["high"])
+
+
+@pytest.mark.parametrize("solver", ["exact", "gradient_descent"])
+def test_an_interrupted_run_resumes_bit_for_bit(monkeypatch, solver):
+    for module in (finite, descent):
+        monkeypatch.setattr(module, "ELEMENTS", 2**14)
+    arguments = ["task.mode=train", f"task.solver={solver}", "task.k=[4,5]", "task.width=[64]", "task.members=60"]
+    arguments.append("task.replicates=0")
+    assert permlab_here(*arguments, "run.dir=whole") == 0
+    advance = ntk_train.CaseRun.advance
+
+    def advance_and_stop(self):
+        if self.case.k == 5 and self.statistics.seen > 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        advance(self)
+
+    monkeypatch.setattr(ntk_train.CaseRun, "advance", advance_and_stop)
+    assert permlab_here(*arguments) == 128 + signal.SIGTERM
+    monkeypatch.setattr(ntk_train.CaseRun, "advance", advance)
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["resume", "run"])
+    with open("run/metrics.jsonl") as resumed, open("whole/metrics.jsonl") as whole:
+        assert [json.loads(line)["step"] for line in resumed] == [json.loads(line)["step"] for line in whole]
+    ignored = ("seconds_per_network",)
+    for resumed, whole in zip(rows("ensemble_size"), rows("ensemble_size", "whole"), strict=True):
+        assert {k: v for k, v in resumed.items() if k not in ignored} == {
+            k: v for k, v in whole.items() if k not in ignored
+        }
+
+
+@pytest.mark.parametrize(
+    "arguments,words",
+    [
+        (["task.k=[1]"], "task.k=1"),
+        (["task.k=[3]", "task.ones=[4]"], "larger than task.k=3"),
+        (["task.target=1"], "strictly between 0 and 1"),
+        (["task.target=0"], "strictly between 0 and 1"),
+        (["task.parameterization=nkt"], "did you mean 'ntk'"),
+        (["task.test=everything"], "single, all, random"),
+        (["task.k=[]"], "empty"),
+        (["task.mode=train", "task.width=[16]", "task.k=[30]"], "no number of networks reaches the target"),
+        (["task.mode=train", "task.ones=[1]"], "2 or more"),
+        (["task.mode=sample", "task.test=all", "task.k=[20]"], "task.mode=law has no such limit"),
+        (["task.mode=sample", "task.networks=[5,5]"], "increasing"),
+        (["task.mode=train", "task.solver=gradient_descent", "task.learning_rate=1e6", "task.k=[4]"], "diverged"),
+    ],
+)
+def test_bad_input_gets_one_line_and_leaves_nothing(arguments, words, capfd):
+    assert permlab_here(*arguments, "task.members=4") == 2
+    output = "".join(capfd.readouterr())
+    assert words in output and "Traceback" not in output
+    assert not os.path.exists("run")
+
+
+def test_dry_run_says_what_it_would_do(capfd):
+    assert permlab_here("task.mode=train", "task.k=[30]", "task.width=[50000]", "run.dry_run=true") == 0
+    output = capfd.readouterr().out
+    assert "1 cases of 2000 networks" in output and "GiB" in output
+    assert not os.path.exists("run")
