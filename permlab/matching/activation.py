@@ -112,6 +112,12 @@ def collect_moments(
         model.train(training)
     if not moments:
         raise UserError("activation matching got no data: give at least one batch")
+    unseen = set(spec.groups) - {group for group, _ in moments}
+    if unseen:
+        raise UserError(
+            f"the activations of {', '.join(sorted(unseen))} are computed inside a fused module and cannot be read: match "
+            "by weights, or pin the group"
+        )
     return moments
 
 

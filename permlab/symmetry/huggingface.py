@@ -77,12 +77,12 @@ class _Builder:
 
     def head(self, stream: str, head: str, embedding: str) -> bool:
         """Attach an unembedding; tied ones are one tensor under two names. False when the model has none."""
-        if head in self.state:
-            if getattr(self.config, "tie_word_embeddings", False) and embedding in self.state:
-                self.spec.tied[head] = embedding
-            else:
-                self.use(head, 1, stream)
-        return head in self.state or bool(getattr(self.config, "tie_word_embeddings", False))
+        if getattr(self.config, "tie_word_embeddings", False):
+            # Files leave the second name of a tied tensor out; the model still has it.
+            self.spec.tied[head] = embedding
+            return True
+        self.use(head, 1, stream)
+        return head in self.state
 
 
 def _llama(b: _Builder) -> None:
@@ -196,9 +196,9 @@ def _bert_head(b: _Builder, root: str, stream: str) -> None:
         transform = stream if tied else spec.channel("transform", width)
         b.linear("cls.predictions.transform.dense", stream, transform)
         b.vector("cls.predictions.transform.LayerNorm", transform)
-        if tied and decoder in b.state:
+        if tied:
             spec.tied[decoder] = f"{root}embeddings.word_embeddings.weight"
-        elif decoder in b.state:
+        else:
             b.use(decoder, 1, transform)
     if not root:
         spec.pin(stream, HEADLESS)

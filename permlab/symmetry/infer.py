@@ -101,6 +101,8 @@ class _Labeller(fx.Interpreter):
         axes = [self.labels.get(arg) if isinstance(arg, fx.Node) else None for arg in node.args]
         shape = tuple(result.shape) if isinstance(result, Tensor) else ()
         found = None
+        if any(isinstance(arg, fx.Node) and self.labels.get(arg) for arg in node.kwargs.values()):
+            return self._unknown(node, result)  # rules read tensors by position only
         if node.op == "call_module":
             found = self._module(str(node.target), axes, shape)
         elif (axes and axes[0] is not None) or node.target is torch.cat:
@@ -142,6 +144,9 @@ class _Labeller(fx.Interpreter):
             return rules.pooled(x, shape, len(shape) - 2)
         if isinstance(module, nn.Flatten):
             return rules.reshape(x, shape)
+        if isinstance(module, nn.MultiheadAttention):
+            out = rules.multihead(module, [each for each in axes if each], params)
+            return None if out is None else [out, None]
         if isinstance(module, nn.Embedding):
             weight = params("weight")
             pin(weight[0], "the vocabulary keeps its order")

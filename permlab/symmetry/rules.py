@@ -141,6 +141,25 @@ def attention(q: Axes, k: Axes, v: Axes, shape: Sequence[int]) -> Axes:
     return [*broadcast([q[:-2], k[:-2], v[:-2]], shape[:-2]), q[-2], v[-1]]
 
 
+def multihead(module: nn.MultiheadAttention, operands: Sequence[Axes], params: Params) -> Axes | None:
+    """Axes of the output of torch's packed attention module; None for its rarer options."""
+    if not module._qkv_same_embed_dim or module.bias_k is not None or len(operands) != 3:
+        return None
+    packed, out = params("in_proj_weight"), params("out_proj.weight")
+    for x in operands:
+        unify(x[-1], packed[1])
+    heads, width = module.num_heads, module.head_dim
+    (h, query), (hk, key), (hv, value) = (split(part, [heads, width]) for part in cut(packed[0], [heads * width] * 3))
+    unify(h, hk)
+    unify(h, hv)
+    unify(query, key)
+    unify(flatten([h, value]), out[1])
+    if module.in_proj_bias is not None:
+        unify(params("in_proj_bias")[0], packed[0])
+        unify(params("out_proj.bias")[0], out[0])
+    return [*operands[0][:-1], out[0]]
+
+
 def reshape(axes: Axes, shape: Sequence[int]) -> Axes:
     """Regroup axes: the shortest runs of old and new axes with equal products are flattened and cut again."""
     result: Axes = []

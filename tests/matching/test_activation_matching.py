@@ -7,7 +7,7 @@ from architectures import build
 from permlab.errors import UserError
 from permlab.matching import activation_matching, collect_moments
 from permlab.models.vision import build_vision_model
-from permlab.symmetry import apply, declare, equal, inverse
+from permlab.symmetry import apply, declare, equal, infer, inverse
 from permlab.symmetry.functional import call
 from permlab.symmetry.taps import taps
 
@@ -45,6 +45,31 @@ def test_heads_are_recovered_from_activations(name):
         batch = {"input_ids": torch.randint(3, 101, (16, 12)), "labels": torch.zeros(16, 12)}
     matching = activation_matching(spec, model, [a, apply(spec, a, permutation)], [batch])
     assert equal(matching.permutation, inverse(permutation))
+
+
+@pytest.mark.parametrize("name", ["vgg11", "resnet20"])
+def test_flattened_and_residual_channels_are_recovered_from_activations(name):
+    model, _, spec = build(name)
+    a = {key: value.clone() for key, value in model.state_dict().items()}
+    permutation = spec.random(torch.Generator().manual_seed(3))
+    batch = torch.randn(16, 1, 8, 8)
+    matching = activation_matching(spec, model, [a, apply(spec, a, permutation)], [batch], where="pre")
+    assert equal(matching.permutation, inverse(permutation))
+
+
+def test_activations_inside_a_fused_module_are_refused():
+    class Fused(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.head = torch.nn.MultiheadAttention(8, 2, batch_first=True), torch.nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.head(self.attention(x, x, x)[0])
+
+    model, x = Fused(), torch.randn(4, 5, 8)
+    spec, state = infer(model, (x,)), model.state_dict()
+    with pytest.raises(UserError, match="fused module"):
+        activation_matching(spec, model, [state, state], [x])
 
 
 def test_streamed_moments_equal_the_direct_computation():

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from architectures import HUGGINGFACE, LLAMA, VISION, build
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, LlamaConfig, LlamaModel, OPTConfig
 
 from permlab.errors import UserError
@@ -100,7 +101,25 @@ def test_headless_models_pin_the_stream_they_return(model):
 def test_spec_from_a_checkpoint_without_the_tied_head():
     model, _inputs, spec = build("llama-tied")
     state = {name: value for name, value in model.state_dict().items() if name != "lm_head.weight"}
-    assert declare_huggingface(model.config, state).signature() == spec.signature()
+    again = declare_huggingface(model.config, state)
+    assert again.signature() == spec.signature() and again.tied == spec.tied
+
+
+def test_vit_files_keep_the_older_layer_names(tmp_path):
+    model, _, spec = build("vit")
+    model.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    again = declare_huggingface(model.config, state)
+    assert {name: len(again.members(name)) for name in again.groups} == {
+        name: len(spec.members(name)) for name in spec.groups
+    }
+    permuted = apply(again, state, again.random(torch.Generator().manual_seed(1)))
+    save_file({name: value.contiguous() for name, value in permuted.items()}, tmp_path / "model.safetensors")
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.allclose(
+            model(images).logits, type(model).from_pretrained(tmp_path).eval()(images).logits, atol=1e-5
+        )
 
 
 def test_unknown_kinds_are_refused_with_what_is_covered():

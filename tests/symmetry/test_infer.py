@@ -131,6 +131,29 @@ def test_what_no_rule_covers_is_pinned_and_the_rest_stays_free(model, example, r
     assert max(verify(spec, model, (example,)).values()) < 1e-12
 
 
+class Fused(nn.Module):
+    """torch's own attention module, and an operation whose tensors come as keywords."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.attention = nn.Linear(4, 8), nn.MultiheadAttention(8, 2, batch_first=True)
+        self.hidden, self.back, self.head = nn.Linear(8, 16), nn.Linear(16, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.embed(x)
+        x = x + self.attention(x, x, x)[0]
+        hidden = self.hidden(x)
+        x = x + self.back(torch.mul(input=hidden, other=torch.sigmoid(hidden)))
+        return self.head(x.mean(1))
+
+
+def test_fused_attention_has_heads_and_keyword_tensors_pin():
+    spec = infer(Fused(), (torch.randn(2, 5, 4),))
+    kinds = {type(group).__name__: group for group in spec.groups.values()}
+    assert (kinds["HeadGroup"].kv_heads, kinds["HeadGroup"].key_dim) == (2, 4)
+    assert len(spec.groups) == 2 and "mul has no rule" in spec.pinned["hidden.weight axis 0"]
+
+
 class Recurrent(nn.Module):
     def __init__(self):
         super().__init__()
