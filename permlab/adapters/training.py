@@ -178,7 +178,7 @@ def save_folder(save: Callable[[Path], Any], folder: str | Path) -> None:
 
 
 @torch.no_grad()
-def answer_probabilities(model: Any, questions: Questions, batch: int = 512) -> Tensor:
+def answer_probabilities(model: Any, questions: Questions, batch: int = 128) -> Tensor:
     """Probabilities (answers, vocabulary) of every answer token under teacher forcing."""
     parts = []
     for start in range(0, len(questions), batch):

@@ -202,11 +202,14 @@ _SENTENCES = {
 _LABELS = 6
 
 
-def sentences(folder: str | Path, seed: int, words: int = 32, vocabulary: int = 8192) -> Benchmark:
+def sentences(
+    folder: str | Path, seed: int, words: int = 32, vocabulary: int = 8192, asked: int | None = None
+) -> Benchmark:
     """TREC, SST-2, Subj and MR from files of `label sentence` lines (latin-1), as kept beside Kim's 2014 CNN paper.
 
     A sentence is `begin, task, words..., separator, label`. MR contains most of SST-2: a training sentence that is in
     the test or validation part of any of the four is left out. Files without a test part are split 80/10/10 by `seed`.
+    `asked`: most test questions per dataset, drawn by `seed`, and a quarter as many for validation; None is all.
 
     Raises:
         UserError: for a missing file or a line that does not start with a label of 0 to 5.
@@ -227,9 +230,15 @@ def sentences(folder: str | Path, seed: int, words: int = 32, vocabulary: int = 
     numbers = {word: first_word + number for number, word in enumerate(common)}
     groups = []
     for task, (name, splits) in enumerate(parts.items()):
-        encoded = [_encode(rows, task, len(parts), numbers, words) for rows in splits]
-        labels = Counter(label for label, _ in splits[2])
-        groups.append(Group(name, *encoded, chance=max(labels.values()) / len(splits[2])))
+        train, validation, test = splits
+        if asked is not None:
+            test = random.Random(seed).sample(test, min(asked, len(test)))
+            validation = validation[: max(1, asked // 4)]
+        # Questions of one length stand together, so that a batch of them has little padding.
+        in_turn = [train, *(sorted(rows, key=lambda row: len(row[1])) for rows in (validation, test))]
+        encoded = [_encode(rows, task, len(parts), numbers, words) for rows in in_turn]
+        labels = Counter(label for label, _ in test)
+        groups.append(Group(name, *encoded, chance=max(labels.values()) / len(test)))
     texts = [(group.train.ids, group.train.answer) for group in groups]
     ids, answer = (torch.cat(column) for column in zip(*texts))
     # The base is a language model of the sentences. It learns that a label follows, not which: those are drawn.

@@ -94,6 +94,8 @@ class LoraLegoConfig:
     """knowledge (entity -> attribute) | lists (six list operations) | text (four sentence datasets)"""
     folder: str | None = None
     """benchmark=text: folder with TREC.{train,test}.all, stsa.binary.{train,test}, subj.all, rt-polarity.all"""
+    questions: int | None = 400
+    """benchmark=text: most test sentences per dataset (a quarter as many for validation); null = all"""
     counts: list[int] = field(default_factory=lambda: [3])
     """How many adapters are merged; the largest is how many are trained."""
     regimes: list[str] = field(default_factory=lambda: ["independent"])
@@ -217,6 +219,8 @@ def validate_benchmark(config: Config) -> None:
             check_range(f"task.train.{key}", getattr(task.train, key), 1)
     if task.weights:
         raise UserError("task.weights belongs to task.adapters; the benchmarks weight all adapters alike")
+    if task.questions is not None:
+        check_range("task.questions", task.questions, 4)
     if task.benchmark == "text" and not (task.folder and Path(task.folder).is_dir()):
         raise UserError(f"task.benchmark=text needs task.folder=DIR with the sentence files (got {task.folder})")
 

@@ -46,8 +46,12 @@ def baseline_arms(task: LoraLegoConfig, ranks: Sequence[int], seed: int) -> list
         trim = TrimRule(density, space, False, task.sign_method)
         return Arm(label, method, MergeRule(method=method, rank=rank, trim=trim, seed=seed))
 
+    # sqrt(weight) goes to A and to B: weights 1/n^2 average the factors, weights 1/n are what PEFT's users write.
+    count = len(ranks)
+    average = MergeRule("linear", weights=(1 / count**2,) * count, seed=seed)
     arms = [
-        arm("linear: average of A and of B", "linear"),
+        Arm("average of A and of B", "linear", average),
+        arm("linear, weights 1/n", "linear"),
         arm("cat: sum of updates", "cat"),
         arm(f"svd of the sum, rank {largest}", "svd", largest),
         arm("ties on updates, density 0.2", "ties", None, 0.2),
@@ -59,7 +63,7 @@ def baseline_arms(task: LoraLegoConfig, ranks: Sequence[int], seed: int) -> list
         arm("knots-ties, density 0.5", "knots", None, 0.5),
     ]
     if 2 * largest <= sum(ranks):
-        arms.insert(3, arm(f"svd of the sum, rank {2 * largest}", "svd", 2 * largest))
+        arms.insert(4, arm(f"svd of the sum, rank {2 * largest}", "svd", 2 * largest))
     return arms
 
 

@@ -22,7 +22,7 @@ from permlab.data.adapter_tasks import Benchmark, knowledge, lists, sentences
 from permlab.runs.run import Run
 
 # benchmark: base steps, base batch, adapter steps, adapter batch (knowledge takes all facts of an adapter in a step)
-PRESETS = {"knowledge": (400, 256, 300, 64), "lists": (1200, 128, 300, 64), "text": (600, 64, 400, 64)}
+PRESETS = {"knowledge": (400, 256, 300, 64), "lists": (1200, 128, 300, 64), "text": (400, 64, 300, 64)}
 
 # What a word says about a label has to be learned per word, so the sentence tasks adapt the embedding too.
 _LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -36,7 +36,7 @@ def make_benchmark(config: Config, seed: int) -> Benchmark:
         return knowledge(groups, seed, task.facts, task.facts_per_adapter, task.validation)
     if task.benchmark == "lists":
         return lists(groups, seed)
-    return sentences(task.folder, seed, vocabulary=config.model.vocab_size)
+    return sentences(task.folder, seed, vocabulary=config.model.vocab_size, asked=task.questions)
 
 
 def schedules(config: Config) -> tuple[Schedule, Schedule]:
