@@ -115,7 +115,7 @@ def collect_moments(
     unseen = set(spec.groups) - {group for group, _ in moments}
     if unseen:
         raise UserError(
-            f"the activations of {', '.join(sorted(unseen))} are computed inside a fused module and cannot be read: match "
+            f"the activations of {', '.join(sorted(unseen))} are computed in a fused module and cannot be read: match "
             "by weights, or pin the group"
         )
     return moments
