@@ -56,9 +56,7 @@ def weight_matching_many(
     generator = torch.Generator().manual_seed(seed)
     stop = should_stop or (lambda: False)
     total = {name: torch.zeros_like(states[0][name], dtype=torch.float32) for name in spec.matched()}
-    norm = 0.0
-    for state in states:
-        norm += sum(float(state[name].double().square().sum()) for name in total)
+    norm = sum(float(state[name].double().square().sum()) for state in states for name in total)
     # Outwards first: each model is matched to the sum of those before it.
     for k, state in enumerate(states):
         if k:

@@ -57,8 +57,8 @@ def straight_through(
         model: a module of the architecture. BatchNorm statistics are averaged; it runs in eval mode.
         batches: batches of (inputs, labels), used in turn; all of them are used to evaluate.
         loss: (model, state, batch) -> scalar.
-        steps, rate, momentum: SGD on the free weights.
-        start: "warm" starts S at the first model (as published), "cold" at random weights of the same scale.
+        steps, rate, momentum: SGD on the free weights, which start at the first model ("warm", as published) or at random
+            weights of the same scale ("cold").
         random_point: draw the weights of the models from the simplex at every step (default: with three or more models)
             instead of taking their mean.
         evaluate_every: steps between evaluations of the mean of the models on all batches; the best permutations count.
@@ -70,32 +70,24 @@ def straight_through(
     Raises:
         UserError: models that differ, no batches, or a value out of range.
     """
-    check_choice("start", start, STARTS)
-    check_range("steps", steps, 1)
-    check_range("evaluate_every", evaluate_every, 1)
+    _check(start, steps, evaluate_every, batches)
     check_models(spec, list(states))
-    if not len(batches):
-        raise UserError("straight-through matching got no data: give at least one batch of (inputs, labels)")
     begin = time.perf_counter()
     search = _Search(spec, model, states, loss, max_sweeps, torch.Generator().manual_seed(seed))
     search.begin(start)
-    optimizer = torch.optim.SGD(
-        [tensor for free in search.free for tensor in free.values()], lr=rate, momentum=momentum
-    )
+    optimizer = torch.optim.SGD([each for free in search.free for each in free.values()], lr=rate, momentum=momentum)
     random_point = len(states) > 2 if random_point is None else random_point
+    stop, training = should_stop or (lambda: False), model.training
     result = Matching("straight_through", [], objective=float("inf"), pinned=dict(spec.pinned))
-    training = model.training
     model.eval()
     try:
         for step in range(steps + 1):
             search.match()
             if step % evaluate_every == 0 or step == steps:
                 search.keep_best(result, batches, step, begin)
-            if step == steps or (should_stop is not None and should_stop()):
+            if step == steps or stop():
                 break
-            optimizer.zero_grad()
-            loss(model, search.point(random_point), batches[step % len(batches)]).backward()
-            optimizer.step()
+            search.descend(optimizer, batches[step % len(batches)], random_point)
             if progress is not None:
                 progress(step + 1, steps)
     finally:
@@ -103,6 +95,14 @@ def straight_through(
     search.fill(result)
     result.seconds = time.perf_counter() - begin
     return result
+
+
+def _check(start: str, steps: int, evaluate_every: int, batches: Sequence[Any]) -> None:
+    check_choice("start", start, STARTS)
+    check_range("steps", steps, 1)
+    check_range("evaluate_every", evaluate_every, 1)
+    if not len(batches):
+        raise UserError("straight-through matching got no data: give at least one batch of (inputs, labels)")
 
 
 class _Search:
@@ -148,6 +148,12 @@ class _Search:
             descent = self._descent(k)
             descent.run(self.permutations[k], self.max_sweeps, lambda: False)
             self.solves += descent.solves
+
+    def descend(self, optimizer: torch.optim.Optimizer, batch: Any, random_point: bool) -> None:
+        """One gradient step of the free weights on one batch."""
+        optimizer.zero_grad()
+        self.loss(self.model, self.point(random_point), batch).backward()
+        optimizer.step()
 
     def point(self, random_point: bool) -> dict[str, Tensor]:
         """The merged weights, equal in value to a mixture of permuted models, with the gradient of the mixture in S."""

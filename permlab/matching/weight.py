@@ -78,9 +78,7 @@ def weight_matching(
     """
     check_range("restarts", restarts, 1)
     check_range("max_sweeps", max_sweeps, 1)
-    check_same(a, b)
-    check_state(spec, a, "model A")
-    check_state(spec, b, "model B")
+    check_models(spec, [a, b])
     begin = time.perf_counter()
     full, (spec, pinned, notes) = spec, without_quadratic(spec, quadratic)
     builder = CostBuilder(spec, a, b)
@@ -91,10 +89,7 @@ def weight_matching(
         descent = Descent(builder, generator, tolerance, begin)
         permutation = descent.start(start, restart)
         descent.run(permutation, max_sweeps, stop, _shifted(progress, restart, restarts, max_sweeps))
-        for row in descent.trace:
-            result.trace.append({"restart": float(restart), **row})
-        result.solves += descent.solves
-        result.sweeps += descent.sweeps
+        descent.report(result, restart)
         objective = squared_norm(spec, a, b, permutation)
         if objective < result.objective:
             result.objective, best = objective, permutation
@@ -243,6 +238,12 @@ class Descent:
         permutation.update(new)
         return better
 
+    def report(self, result: Matching, restart: int) -> None:
+        """Add this descent's trace and counts to a result."""
+        result.trace += [{"restart": float(restart), **row} for row in self.trace]
+        result.solves += self.solves
+        result.sweeps += self.sweeps
+
     def _record(self, objective: float) -> None:
         self.trace.append(
             {
@@ -263,5 +264,5 @@ def check_models(spec: Spec, states: list[Mapping[str, Tensor]]) -> None:
     if len(states) < 2:
         raise UserError(f"{len(states)} model given: matching needs two or more")
     for number, state in enumerate(states):
-        check_same(states[0], state, ("model 1", f"model {number + 1}"))
-        check_state(spec, state, f"model {number + 1}")
+        check_same(states[0], state, ("model A", f"model {chr(65 + number)}"))
+        check_state(spec, state, f"model {chr(65 + number)}")
