@@ -18,7 +18,7 @@ _HOMES = {
     "construction": ("construction_error", "construction_output", "construction_weights"),
     "floors": ("causal_floor", "mse_floor", "row_accuracy_ceiling", "row_floors"),
     "layout": ("READOUTS", "VARIANTS", "Layout"),
-    "mechanism": ("lookup_and_fetch",),
+    "mechanism": ("ROUTES", "routes"),
     "problem": ("encode", "row_accuracy", "sample", "squared_error"),
     "prompts": ("Prompt", "PromptResult", "probe_prompts"),
     "tokens": ("Task", "TokenRecipe", "TokenResult", "train_tokens"),

@@ -41,8 +41,8 @@ class ProbeTraining:
     """one_cycle | cosine | constant"""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
     weight_decay: float = 0.03
-    init_std: float = 0.02
-    """0 starts at zero weights."""
+    init_std: float | None = None
+    """0 starts at zero weights; null = 0.02 under a causal mask, 0.2 without a mask."""
     clip: float | None = None
     """Largest absolute value of a gradient entry."""
     test_every: int = 25
@@ -193,8 +193,9 @@ def validate_training(train: ProbeTraining) -> None:
     for key in ("learning_rate", "clip"):
         if getattr(train, key) is not None:
             check_range(f"task.train.{key}", getattr(train, key), 0, open_interval=True)
-    for key in ("init_std", "weight_decay"):
-        check_range(f"task.train.{key}", getattr(train, key), 0)
+    check_range("task.train.weight_decay", train.weight_decay, 0)
+    if train.init_std is not None:
+        check_range("task.train.init_std", train.init_std, 0)
     if len(train.betas) != 2:
         raise UserError(f"task.train.betas has {len(train.betas)} numbers; Adam takes two, such as [0.9,0.95]")
     for beta in train.betas:

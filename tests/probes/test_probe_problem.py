@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import torch
 
+from permlab.probes.floors import mse_floor
 from permlab.probes.layout import Layout
 from permlab.probes.problem import encode, heldout_batch, row_accuracy, sample, squared_error, training_batch
 
@@ -40,6 +41,16 @@ def test_batches_depend_on_seed_and_step_only():
     assert torch.equal(first[0], again[0])
     others = [training_batch(layout, 8, 3, 8), training_batch(layout, 8, 4, 7), heldout_batch(layout, 8, 3)]
     assert all(not torch.equal(first[0], other[0]) for other in others)
+
+
+def test_heldout_permutations_are_balanced():
+    """Each row of Y stands equally often at each place of Y_P, so the floor of the test set is the exact floor."""
+    layout = Layout(4, readout="string")
+    x, _ = heldout_batch(layout, 30, seed=0)
+    assert len(x) == 32
+    assert torch.equal(x[:, :4].sum(0), torch.full((4, 4), 8.0))
+    known = torch.stack([x[:, : j + 1, j].sum(1) for j in range(4)], 1)
+    assert float((1 - known).mean()) * 4 / 4 == mse_floor(layout)
 
 
 def test_metrics():

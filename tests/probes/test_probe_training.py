@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
@@ -9,7 +7,8 @@ from permlab.errors import UserError
 from permlab.probes.construction import construction_weights
 from permlab.probes.floors import mse_floor
 from permlab.probes.layout import Layout
-from permlab.probes.mechanism import lookup_and_fetch
+from permlab.probes.mechanism import ROUTES, routes
+from permlab.probes.problem import heldout_batch, sample, squared_error
 from permlab.probes.training import Recipe, Training
 from permlab.probes.transformer import Transformer
 
@@ -36,7 +35,7 @@ def test_causal_training_stays_above_the_floor(readout):
     training = Training(Transformer(layout), Recipe(steps=300, batch=64, test_examples=2000), [0, 1])
     last = training.run()
     floor = mse_floor(layout)
-    assert min(last.test_mse) > floor - 0.02
+    assert min(min(test.test_mse) for test in training.curve) > floor - 0.005
     assert training.step == 300
     if readout == "permutation":
         assert max(last.test_mse) == pytest.approx(floor, abs=0.02)
@@ -75,8 +74,6 @@ def test_a_seed_does_not_depend_on_its_neighbours():
 def test_gradient_against_finite_differences():
     layout = Layout.variant("scratch", n=3)
     model = Transformer(layout)
-    from permlab.probes.problem import sample, squared_error
-
     x, y = sample(layout, 6, torch.Generator().manual_seed(0))
     x, y = x[None].double(), y[None].double()
     flat = model.initial([0], std=0.5).double().requires_grad_()
@@ -153,34 +150,31 @@ def test_bad_recipes(change, says):
         Recipe(**change)
 
 
-def test_mechanism_of_the_construction_is_lookup():
+def test_the_construction_goes_by_lookup():
     layout = Layout.variant("scratch", n=5)
-    model = Transformer(layout)
-    lookup, fetch = lookup_and_fetch(model, construction_weights(layout, 30.0, torch.float32))
-    assert lookup[0] > 0.999
-    assert fetch[0] < 0.5
+    found = routes(Transformer(layout), construction_weights(layout, 30.0, torch.float32))
+    assert found["lookup"][0] > 0.999
+    assert found["fetch"][0] < 0.5 and found["carry"][0] == 0
 
 
-def test_mechanism_of_hand_written_induction_is_fetch():
-    """Y_P rows attend n rows back; the output rows look for content: the other solution, exact as well."""
-    layout = Layout.variant("scratch", n=5)
+@pytest.mark.parametrize(("route", "variant"), [("fetch", "scratch"), ("carry", "no_mask")])
+def test_the_other_two_routes_are_exact_as_well(route, variant):
+    """Hand-written: layer 1 moves a fixed number of rows, layer 2 looks for a one in coordinate j."""
+    n = 5
+    layout = Layout.variant(variant, n=n)
     model = Transformer(layout)
     flat = torch.zeros(1, model.size)
     first, second, w = (part[0] for part in model.unpack(flat))
     at = {layer: dict(model.blocks(layer)) for layer in (0, 1, 2)}
-    n, own = 5, at[0]["I"].start
+    row, out = at[1]["I"].start, layout.output_rows.start
+    asks, holds = (n, 0) if route == "fetch" else (0, n)
     for i in range(n):
-        first[own + n + i, 0, own + i] = 40.0
-        second[at[1]["I"].start + layout.output_rows.start + i, 0, at[1]["A1 X"].start + i] = 40.0
-    second[at[1]["I"].start + 2 * n : at[1]["I"].start + 3 * n, 0, at[1]["I"].start + n : at[1]["I"].start + 2 * n] = (
-        40.0
-    )
-    w[at[2]["A2 X"]] = torch.eye(n)
-    from permlab.probes.problem import heldout_batch, squared_error
-
+        first[at[0]["I"].start + asks + i, 0, at[0]["I"].start + holds + i] = 40.0
+        second[row + out + i, 0, at[1]["A1 X" if route == "fetch" else "X"].start + i] = 40.0
+        second[row + out + i, 0, row + asks : row + asks + n] = 40.0
+    w[at[2]["A2 X" if route == "fetch" else "A2 A1 X"]] = torch.eye(n)
     x, y = heldout_batch(layout, 64, 3)
     assert float(squared_error(model.forward(model.unpack(flat), x[None])[0], y)) < 1e-10
-    lookup, fetch = lookup_and_fetch(model, flat)
-    assert fetch[0] > 0.999
-    assert lookup[0] < 0.5
-    assert not math.isnan(lookup[0])
+    found = routes(model, flat)
+    assert found[route][0] > 0.999
+    assert all(found[name][0] < 0.5 for name in ROUTES if name != route)

@@ -96,7 +96,9 @@ def test_scratch_sweep(permlab, tmp_path):
     floors = [float(row["mse_floor"]) for row in after]
     assert floors == pytest.approx([0.25, 1 / 12, 0, 0, 0, 0, 0])
     assert {float(row["mse_floor"]) for row in table if row["position"] == "before"} == {0.25}
-    assert result(tmp_path / "run")["metrics"]["below_floor"] == 0
+    metrics = result(tmp_path / "run")["metrics"]
+    assert metrics["below_floor"] == 0
+    assert metrics["construction_excess"] < 1e-6
 
 
 def test_tokens(permlab, tmp_path):
