@@ -54,24 +54,21 @@ def straight_through(
 
     Args:
         spec, states: the symmetry and two or more state dicts; the first model stays as it is.
-        model: a module of the architecture. BatchNorm statistics are averaged; it runs in eval mode.
+        model: a module of the architecture, run in eval mode; BatchNorm statistics are averaged.
         batches: batches of (inputs, labels), used in turn; all of them are used to evaluate.
         loss: (model, state, batch) -> scalar.
-        steps, rate, momentum: SGD on the free weights, which start at the first model ("warm", as published) or at random
-            weights of the same scale ("cold").
-        random_point: draw the weights of the models from the simplex at every step (default: with three or more models)
-            instead of taking their mean.
+        steps, rate, momentum: SGD on the free weights, which start at the first model ("warm") or random ("cold").
+        random_point: draw the mixture from the simplex at every step (default: with three or more models), not the mean.
         evaluate_every: steps between evaluations of the mean of the models on all batches; the best permutations count.
         max_sweeps: of the weight matching inside every step, which starts from the last permutation.
 
     Returns:
-        A Matching whose `objective` is the best loss of the mean and whose `trace` has step, objective and solves.
+        A Matching whose `objective` is the best loss of the mean; `trace` has one row per evaluation.
 
     Raises:
         UserError: models that differ, no batches, or a value out of range.
     """
-    _check(start, steps, evaluate_every, batches)
-    check_models(spec, list(states))
+    _check(spec, states, batches, start, (steps, evaluate_every))
     begin = time.perf_counter()
     search = _Search(spec, model, states, loss, max_sweeps, torch.Generator().manual_seed(seed))
     search.begin(start)
@@ -97,10 +94,11 @@ def straight_through(
     return result
 
 
-def _check(start: str, steps: int, evaluate_every: int, batches: Sequence[Any]) -> None:
+def _check(spec: Spec, states: Sequence[Any], batches: Sequence[Any], start: str, counts: tuple[int, int]) -> None:
+    check_models(spec, list(states))
     check_choice("start", start, STARTS)
-    check_range("steps", steps, 1)
-    check_range("evaluate_every", evaluate_every, 1)
+    for key, value in zip(("steps", "evaluate_every"), counts):
+        check_range(key, value, 1)
     if not len(batches):
         raise UserError("straight-through matching got no data: give at least one batch of (inputs, labels)")
 

@@ -67,8 +67,7 @@ def weight_matching(
         quadratic: what to do with a group on two axes of one tensor, a quadratic assignment problem: "linearise" solves
             the linearised one and accepts only steps that lower the true distance; "pin" leaves the group as it is.
         keep_costs: keep the final cost matrix of every group (n x n each); `scores` are kept in any case.
-        progress: called with (sweeps done, max_sweeps * restarts).
-        should_stop: asked between assignments; when true the best permutation so far is returned.
+        progress, should_stop: called with (sweeps, max_sweeps * restarts); true ends with the best permutation so far.
 
     Returns:
         A Matching whose `objective` is the final squared distance, and which never increases along `trace`.
