@@ -37,7 +37,10 @@ def load_causal_lm(
         UserError: when weights are gated, unreachable or broken, with the remedy.
     """
     import torch
+    from transformers.utils import logging as transformers_logging
 
+    # Its bars for loading and saving would tear ours, and fill a log file.
+    transformers_logging.disable_progress_bar()
     tokenizer = load_tokenizer(config, texts)
     torch.manual_seed(seed)
     if config.weights == "pretrained":
@@ -47,7 +50,7 @@ def load_causal_lm(
     if config.lora.rank:
         model = add_lora(model, config)
     elif config.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        save_memory(model)
     return model.to(device), tokenizer
 
 
@@ -102,6 +105,12 @@ def build_scratch(
     return AutoModelForCausalLM.from_config(architecture, trust_remote_code=config.trust_remote_code)
 
 
+def save_memory(model: PreTrainedModel) -> None:
+    """Recompute activations in the backward pass; transformers renamed the call within version 5."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable()
+
+
 def add_lora(model: PreTrainedModel, config: CausalLMConfig) -> Any:
     """Freeze the model and add LoRA adapters.
 
@@ -119,7 +128,7 @@ def add_lora(model: PreTrainedModel, config: CausalLMConfig) -> Any:
         task_type="CAUSAL_LM",
     )
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        save_memory(model)
         model.enable_input_require_grads()
     try:
         return get_peft_model(model, lora)

@@ -59,7 +59,7 @@ class SegmenterConfig:
 class TrainConfig:
     """Training with transformers' Trainer."""
 
-    epochs: float = 100.0
+    epochs: float = 80.0
     batch_size: int = 64
     """Texts per step and device."""
     accumulate: int = 1

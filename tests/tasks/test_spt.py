@@ -1,0 +1,174 @@
+"""`task=spt` from configuration to tables, in this process: every order, dataset, segmenter and kind of weights."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from permlab.compose import plan_jobs
+from permlab.errors import UserError
+from permlab.runs.execute import describe_plan, start
+
+SMALL = [
+    *("tracker=none", "hardware=cpu", "hardware.threads=1", "task.train.batch_size=32", "task.train.log_steps=5"),
+    *("model.scratch.hidden_size=48", "model.scratch.layers=2", "model.scratch.intermediate_size=96"),
+]
+FEW = [
+    "dataset.people=6",
+    "dataset.templates=2",
+    "dataset.held_out=1",
+    "task.train.epochs=2",
+    "task.evaluation.limit=3",
+]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Return a function that runs overrides and gives (result, run directory)."""
+
+    def carry_out(*overrides):
+        config = plan_jobs([*SMALL, f"run.root={tmp_path / 'outputs'}", *overrides], False).jobs[0].config
+        done = start(config)
+        assert done.status == "done", done.message
+        return json.loads((done.directory / "result.json").read_text()), done.directory
+
+    return carry_out
+
+
+def rows(directory, table):
+    return list(csv.DictReader((directory / "tables" / f"{table}.csv").open()))
+
+
+def test_the_curse_and_its_cure_on_a_small_corpus(run):
+    """Wide margins: with 24 pairs the effect is as sharp as with 200."""
+    sizes = ["dataset=symbolic", "dataset.pairs=24", "task.train.epochs=150", "task.train.batch_size=16"]
+    sizes += ["task.train.learning_rate=4e-3", "task.evaluation.likelihood=false"]
+    cursed, _ = run(*sizes, "task.order=original")
+    cured, _ = run(*sizes, "task.order=spt")
+    assert cursed["metrics"]["forward_accuracy"] >= 0.9 and cured["metrics"]["forward_accuracy"] >= 0.9
+    assert cursed["metrics"]["reverse_accuracy"] <= 0.1
+    assert cured["metrics"]["reverse_accuracy"] >= 0.7
+
+
+def test_everything_the_default_leaves(run):
+    result, folder = run(*FEW)
+    metrics = result["metrics"]
+    for name in (
+        "forward_accuracy",
+        "reverse_accuracy",
+        "train_tokens_per_second",
+        "mean_units",
+        "forward_name_accuracy",
+    ):
+        assert name in metrics
+    assert metrics["mean_units"] == pytest.approx(6)
+    assert {row["wording"] for row in rows(folder, "recall")} == {"trained", "held_out"}
+    assert len(rows(folder, "answers")) == sum(int(row["queries"]) for row in rows(folder, "recall"))
+    assert {"direction", "difference", "t", "p"} <= set(rows(folder, "likelihood")[0])
+    for figure in ("recall", "training_loss", "units_histogram"):
+        assert (folder / "figures" / f"{figure}.svg").stat().st_size > 1000
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder / "artifacts" / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "artifacts" / "model")
+    assert model.config.vocab_size == len(tokenizer)
+
+
+@pytest.mark.parametrize("order", ["token_reverse", "word_reverse", "entity_reverse", "random_segment", "word_permute"])
+def test_every_order_trains(run, order):
+    result, _ = run(*FEW, f"task.order={order}", "task.evaluation.likelihood=false", "task.evaluation.save_model=false")
+    assert result["metrics"]["steps"] == 1
+
+
+@pytest.mark.parametrize("segmenter", ["entities", "rule", "random"])
+def test_segmenters_on_generated_text(run, segmenter):
+    result, folder = run(*FEW, f"task.segmenter.name={segmenter}", "task.evaluation.likelihood=false")
+    counted = rows(folder, "segmentation")[0]
+    assert counted["segmenter"] == segmenter
+    assert int(counted["texts"]) == int(counted["ok"]) == result["metrics"]["texts"]
+
+
+def test_max_units_merges_neighbours(run):
+    result, _ = run(*FEW, "task.segmenter.max_units=3", "task.evaluation.likelihood=false")
+    assert result["metrics"]["mean_units"] <= 3
+
+
+def test_own_files_as_jsonl_and_presegmented(run, tmp_path):
+    train = tmp_path / "train.jsonl"
+    pairs = [("Ada Roe is", " the mayor of Brindle."), ("Ben Tor is", " the baker of Odd Hill.")]
+    train.write_text("".join(json.dumps({"prompt": p, "completion": c}) + "\n" for p, c in pairs))
+    test = tmp_path / "test.jsonl"
+    test.write_text(json.dumps({"prompt": "The mayor of Brindle is", "completion": "Ada Roe"}) + "\n")
+    files = [f"dataset.path={train}", f"dataset.test_path={test}", f"dataset.forward_test_path={train}"]
+    result, _ = run("dataset=jsonl", *files, "task.train.epochs=3")
+    assert {"forward_accuracy", "reverse_accuracy"} <= set(result["metrics"])
+    marked = tmp_path / "units.txt"
+    marked.write_text("Ada Roe [SEP] is [SEP] the mayor of Brindle.\nBen Tor [SEP] is the baker.\n")
+    result, _ = run("dataset=presegmented", f"dataset.path={marked}", "task.train.epochs=3", "model.tokenizer=bpe")
+    assert result["metrics"]["mean_units"] == 2.5
+    assert "forward_accuracy" not in result["metrics"]
+    train.write_text('{"prompt": "x"}\n')
+    with pytest.raises(AssertionError, match=r"train\.jsonl"):
+        run("dataset=jsonl", f"dataset.path={train}")
+
+
+def test_a_local_llama_trains_whole_and_with_adapters(run, tmp_path):
+    _, first = run(*FEW, "task.evaluation.likelihood=false")
+    path = first / "artifacts" / "model"
+    local = [
+        "model=llama-1b",
+        f"model.path={path}",
+        "task.train.learning_rate=1e-3",
+        "task.evaluation.likelihood=false",
+    ]
+    result, _ = run(*FEW, *local)
+    assert result["metrics"]["trained_parameters"] > 10_000
+    result, folder = run(*FEW, *local, "model.lora.rank=2")
+    assert result["metrics"]["trained_parameters"] < 10_000
+    assert (folder / "artifacts" / "model" / "adapter_model.safetensors").is_file()
+
+
+def test_berglund_trains_and_asks_every_group(run, shared_data, tmp_path):
+    folder = shared_data("reversal_curse")
+    limits = ["task.train.epochs=0.05", "task.evaluation.limit=2", "task.evaluation.likelihood=false"]
+    result, directory = run("dataset=berglund", f"dataset.path={folder}", *limits)
+    assert result["metrics"]["texts"] == 3600
+    assert {(r["group"], r["asked"]) for r in rows(directory, "recall")} == {
+        (group, asked) for group in ("name_first", "description_first", "both") for asked in ("name", "description")
+    }
+    units = shared_data("spt_segmented") / "person_description.sep.txt"
+    released = ["task.segmenter.name=presegmented", f"task.segmenter.units={units}"]
+    _, directory = run("dataset=berglund", f"dataset.path={folder}", *limits, *released)
+    assert int(rows(directory, "segmentation")[0]["fallback"]) == 14
+
+
+def test_dry_run_checks_files_and_names_what_would_run(tmp_path):
+    config = plan_jobs(["model=llama-1b", "model.lora.rank=8", f"run.root={tmp_path / 'o'}"], False).jobs[0].config
+    lines = dict(describe_plan(config))
+    assert "meta-llama/Llama-3.2-1B (hub)" in lines["weights"] and lines["adapters"] == "LoRA rank 8"
+    with pytest.raises(UserError, match="no such file"):
+        plan_jobs(["dataset=jsonl", "dataset.path=nowhere.jsonl"], False)
+    assert list(Path(tmp_path).iterdir()) == []
+
+
+def test_experiments_expand_to_their_sweeps_and_the_command_line_wins():
+    plan = plan_jobs(["experiment=spt/people"], False)
+    assert plan.multirun and plan.varied == ["task.order", "seed"] and len(plan.jobs) == 15
+    assert all(job.config.experiment.claim and job.config.experiment.acceptance for job in plan.jobs)
+    fewer = plan_jobs(["experiment=spt/people", "seed=0", "task.order=spt,original"], False)
+    assert len(fewer.jobs) == 2
+    with pytest.raises(UserError, match="belongs to another task"):
+        plan_jobs(["experiment=spt/people", "task=ntk"], False)
+
+
+def test_the_order_matrix_figure_comes_from_the_sweep():
+    from permlab.tasks.spt import sweep_figures
+    from permlab.tasks.spt_figures import FORMS
+
+    groups = [({"dataset.train_form": str(i)}, [{f"form_{f}": 0.5 for f in FORMS}]) for i in range(4)]
+    assert list(sweep_figures(groups)) == ["order_matrix"]
+    arms = [({"task.order": o}, [{"forward_accuracy": 1.0, "reverse_accuracy": 0.0}]) for o in ("original", "spt")]
+    assert list(sweep_figures(arms)) == ["recall_by_arm"]
