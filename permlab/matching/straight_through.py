@@ -58,7 +58,7 @@ def straight_through(
         batches: batches of (inputs, labels), used in turn; all of them are used to evaluate.
         loss: (model, state, batch) -> scalar.
         steps, rate, momentum: SGD on the free weights, which start at the first model ("warm") or random ("cold").
-        random_point: draw the mixture from the simplex at every step (default: with three or more models), not the mean.
+        random_point: draw the mixture from the simplex at every step (default: with 3 or more models), not the mean.
         evaluate_every: steps between evaluations of the mean of the models on all batches; the best permutations count.
         max_sweeps: of the weight matching inside every step, which starts from the last permutation.
 
