@@ -50,6 +50,7 @@ def plan_jobs(overrides: list[str], multirun: bool, config_dir: str | None = Non
     register_schemas()
     search = [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
     parsed = parse(overrides)
+    check_experiment({override.key_or_group: str(override.value()) for override in parsed})
     first = [choices[0] for choices in expansions(parsed)]
     sweep = compose_one([*first, *search]).experiment.sweep
     given = {override.key_or_group for override in parsed}
@@ -57,13 +58,20 @@ def plan_jobs(overrides: list[str], multirun: bool, config_dir: str | None = Non
     parsed += parse(added)
     choices = expansions(parsed)
     varied = [o.key_or_group for o, c in zip(parsed, choices) if len(c) > 1]
-    if varied and not (multirun or added):
+    if varied and not (multirun or sweep):
         key = varied[0]
         raise UserError(f"{key} has several values; add -m to sweep over them (permlab -m {' '.join(overrides)})")
     combinations = [list(point) for point in itertools.product(*choices)]
     jobs = [Job(point, build_config(compose_one([*point, *search]))) for point in combinations]
     check_directories(jobs)
     return Plan(jobs, [*overrides, *added], varied, multirun or len(jobs) > 1)
+
+
+def check_experiment(choices: dict[str, str]) -> None:
+    """Refuse `experiment=spt/people task=ntk` here, where the reason is plain; composing would name some other key."""
+    experiment, task = choices.get("experiment", "null"), choices.get("task")
+    if task and "/" in experiment and experiment.partition("/")[0] != task:
+        raise UserError(f"experiment={experiment} belongs to another task than task={task}; drop one of the two")
 
 
 def check_directories(jobs: list[Job]) -> None:

@@ -252,10 +252,6 @@ def validate(config: Config) -> None:
     if config.run.checkpoint_steps is not None:
         check_range("run.checkpoint_steps", config.run.checkpoint_steps, 1)
     check_range("seed", config.seed, 0, 2**32 - 1)
-    if config.experiment.name and not config.experiment.name.startswith(f"{config.task.name}/"):
-        raise UserError(
-            f"experiment={config.experiment.name} belongs to another task than task={config.task.name}; drop one"
-        )
     task.validate(config)
 
 
