@@ -61,6 +61,7 @@ class EnsembleStatistics:
         zeros = torch.zeros(self.right.shape, dtype=torch.float64)
         self.total, self.squares, self.running, self.in_block = (zeros.clone() for _ in range(4))
         self.running_count = 0
+        self.off_sum = self.off_squares = 0.0
 
     def update(self, outputs: torch.Tensor) -> None:
         """Add the outputs (members, tests, k) of the next members, in float64."""
@@ -71,6 +72,9 @@ class EnsembleStatistics:
             self.running += network
             self.in_block += network
             self.running_count += 1
+            off = float(network[~self.right].mean()) if not self.right.all() else 0.0
+            self.off_sum += off
+            self.off_squares += off * off
             if self._accuracy(self.running) >= self.target - 1e-9:
                 self.stops.append(self.running_count)
                 self.running.zero_()
@@ -100,6 +104,15 @@ class EnsembleStatistics:
             size_from_signal(self.problem.inputs.shape[1], ones, on / sd, 1.0 if all_on else off / sd, self.target)
         )
 
+    def ensemble_size_error(self, size: float) -> float:
+        """Standard error of `ensemble_size`, by the delta method: N goes like 1 / mean_off^2, whose noise dominates.
+
+        The mean over inputs and outputs of one network's off coordinates is one independent reading per network.
+        """
+        mean = self.off_sum / self.seen
+        spread = math.sqrt(max(self.off_squares / self.seen - mean * mean, 0.0) / (self.seen - 1))
+        return size * 2.0 * spread / abs(mean) if mean else math.nan
+
     def success(self) -> tuple[float, float]:
         """(mean, standard error) of the accuracy over finished blocks; NaN where there are too few."""
         values = np.asarray(self.accuracies)
@@ -114,11 +127,13 @@ class EnsembleStatistics:
             "stops": list(self.stops),
             "accuracies": list(self.accuracies),
             "running_count": self.running_count,
+            "off": [self.off_sum, self.off_squares],
             "sums": torch.stack([self.total, self.squares, self.running, self.in_block]),
         }
 
     def restore(self, state: dict) -> None:
         """Continue from `state` of statistics on the same problem."""
         self.seen, self.running_count = int(state["seen"]), int(state["running_count"])
+        self.off_sum, self.off_squares = state["off"]
         self.stops, self.accuracies = list(state["stops"]), list(state["accuracies"])
         self.total, self.squares, self.running, self.in_block = (part.clone() for part in state["sums"])

@@ -35,6 +35,10 @@ WHOLE_CLASS = 2_000
 """Classes with up to this many inputs are simulated whole, a test set being multinomial counts over them."""
 DENSE_BELOW = 60
 """Test sets with fewer distinct inputs are walked at every N: their accuracy moves in steps too coarse for a margin."""
+COARSE = 12
+"""Coarse intervals up to the law's ensemble size."""
+HEAD_START = 5
+"""Coarse intervals joined into the first one; like every other it is filled in when its end is in reach."""
 REACH = (0.08, 0.04)
 """An interval is filled in when the accuracy at an end is within this margin of the target (coarse, fine level)."""
 REFINE = 4
@@ -168,8 +172,8 @@ class _Walk:
         accuracy = torch.zeros(len(alive))
         now = 0
         while len(alive) and now < self.cap:
-            following = now + stride
-            reached = total + self.process.draw(len(alive), stride)
+            following = now + (stride if now or stride == 1 else HEAD_START * stride)
+            reached = self.process.draw(len(alive), following - now).add_(total)
             next_accuracy = _accuracy(self.process, reached, following, self.weights[alive])
             if stride > 1:
                 self._fill(now, following, (total, accuracy), (reached, next_accuracy), alive, 0)
@@ -261,7 +265,7 @@ def stopping_times(
         test_set = draw_test_set(k, ones, test, tests, size, rng)
         if process is None or len(test_set.inputs) != process.kept.numel() or not _whole(k, ones, test):
             process = OutputProcess(test_set.inputs, parameterization, generator)
-        stride = 1 if dense or len(test_set.inputs) < DENSE_BELOW else max(1, expected // 12)
+        stride = 1 if dense or len(test_set.inputs) < DENSE_BELOW else max(1, expected // COARSE)
         walk = _Walk(process, test_set.weights, goal, torch.zeros(size, dtype=torch.int64), cap=100 * expected + 1000)
         walk.run(stride)
         if (walk.stops == 0).any():

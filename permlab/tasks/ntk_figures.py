@@ -48,7 +48,7 @@ def draw_sizes(task: NtkConfig, rows: list[Row]) -> Figure:
     if not logarithmic:
         ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(xlabel="input size k (bits)", ylabel=f"networks N to {task.target:.0%}")
-    ax.legend(loc="upper left")
+    ax.legend(loc="upper left" if logarithmic or not points else "lower right")
     return figure
 
 
@@ -141,7 +141,9 @@ def draw_widths(task: NtkConfig, rows: list[Row]) -> Figure:
                 laws = [row["law_this_width"] for row in own]
                 ax.plot(width, laws, ":", color=figures.PALETTE["green"], label="law, kernel of this width")
         measured = [row["ensemble_size"] if row["ensemble_size"] is not None else np.nan for row in own]
-        ax.plot(width, measured, "o", color=figures.color("published"), label="from measured moments")
+        errors = [2 * (row["ensemble_size_error"] or 0) for row in own]
+        style = {"fmt": "o", "linewidth": 1, "color": figures.color("published")}
+        ax.errorbar(width, measured, errors, **style, label="from measured moments (2 s.e.)")
         stops = [row for row in own if row["stopping_mean"] is not None]
         ax.errorbar(
             [row["width"] * 1.06 for row in stops],

@@ -169,6 +169,7 @@ class CaseRun:
         row: Row = {"k": case.k, "ones": case.ones, "parameterization": task.parameterization, "target": task.target}
         row |= {"ensemble_size": size, "low": low, "high": high, "published": None}
         row |= {"width": case.width, "layers": self.spec.layers, "solver": task.solver, "members": statistics.seen}
+        row["ensemble_size_error"] = None if size is None else none_if_nan(statistics.ensemble_size_error(size))
         row |= self._laws()
         row |= {
             "stopping_runs": len(stops),
@@ -235,41 +236,13 @@ def log_fields(row: Row) -> dict[str, float]:
 
 
 SHOWN = (
-    *(
-        "k",
-        "ones",
-        "width",
-        "ensemble_size",
-        "ensemble_size_law",
-        "law_last_layer",
-        "law_this_width",
-        "law_both_layers",
-    ),
-    *(
-        "low",
-        "stopping_mean",
-        "stopping_error",
-        "stopping_law",
-        "high",
-        "stopping_runs",
-        "success_at",
-        "success",
-        "success_error",
-        "success_law",
-    ),
+    *("k", "ones", "width", "ensemble_size", "ensemble_size_error", "ensemble_size_law", "law_this_width"),
+    *("stopping_mean", "stopping_error", "stopping_law", "stopping_runs", "success", "success_error", "success_law"),
     *("training_error", "difference_rms", "difference_max", "seconds_per_network"),
 )
 SUMMARY = (
-    *(
-        "ensemble_size",
-        "ensemble_size_law",
-        "stopping_mean",
-        "stopping_law",
-        "success",
-        "success_law",
-        "training_error",
-    ),
-    *("difference_max", "difference_rms", "seconds_per_network"),
+    *("ensemble_size", "ensemble_size_error", "ensemble_size_law", "stopping_mean", "stopping_law"),
+    *("success", "success_law", "training_error", "difference_max", "difference_rms", "seconds_per_network"),
 )
 
 
