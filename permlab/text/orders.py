@@ -190,7 +190,7 @@ class OrderedTexts:
 
 
 def arrangement(kind: int, keys: np.ndarray, max_segment: int = 1) -> list[int]:
-    """Return piece indices in reading order: reversed (in segments of 1..max_segment pieces) or sorted by random keys."""
+    """Return piece indices in reading order: reversed (in segments of 1..max_segment) or sorted by random keys."""
     count = len(keys)
     if kind == PERMUTED:
         return np.argsort(keys, kind="stable").tolist()
