@@ -108,10 +108,11 @@ class Transformer:
             new = torch.cat([copied, attention], dim=-1)
             z = torch.cat([z, new.transpose(2, 3).reshape(seeds, batch, lay.length, -1)], dim=-1)
         rows = lay.output_rows
-        attention = self._attention(weights[-2], z[:, :, rows], z, masked[rows], rows)
+        read = z[:, :, rows]
+        attention = self._attention(weights[-2], read, z, masked[rows], rows)
         if maps is not None:
             maps.append(attention)
-        return self._readout(weights[-1], z, attention)
+        return self._readout(weights[-1], read, z, attention)
 
     def _attention(self, a: Tensor, zq: Tensor, z: Tensor, masked: Tensor, rows: slice = slice(None)) -> Tensor:
         """Softmax over the visible rows of the scores (h A h^T): (seeds, batch, heads, query rows, T)."""
@@ -125,7 +126,7 @@ class Transformer:
         scores = torch.baddbmm(query[..., dz:], query[..., :dz], keys.transpose(1, 2))
         return scores.softmax(-1).view(seeds, batch, self.heads, queries, length)
 
-    def _readout(self, w: Tensor, z: Tensor, attention: Tensor) -> Tensor:
+    def _readout(self, w: Tensor, read: Tensor, z: Tensor, attention: Tensor) -> Tensor:
         """Multiply [h, S h ...] by W without forming it; h of the read rows only."""
         lay, dz = self.layout, z.shape[-1]
         seeds, batch = z.shape[:2]
@@ -133,7 +134,7 @@ class Transformer:
         # W's rows follow the stream with the identity last: Z, then per head (S Z, S), then I.
         own = torch.cat([w[:, :dz], w[:, -lay.length :]], dim=1)
         rows = lay.output_rows
-        out = z[:, :, rows] @ own[:, None, :dz] + own[:, None, dz:][:, :, rows]
+        out = read @ own[:, None, :dz] + own[:, None, dz:][:, :, rows]
         per_head = w[:, dz : dz + self.heads * width].view(seeds, self.heads, width, lay.n)
         flat = z.reshape(seeds, batch * lay.length, dz)
         for head in range(self.heads):

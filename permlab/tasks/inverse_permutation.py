@@ -30,7 +30,7 @@ class ProbeTraining:
     """Training of the disentangled networks (modes train and scratch_sweep)."""
 
     steps: int | None = None
-    """At most; null = 600, and 400 per point of a scratch sweep. The schedule is laid out for this many."""
+    """At most; null = 600 or 25 n if that is more, and 400 per point of a scratch sweep. Sets the schedule's length."""
     batch: int | None = None
     """Fresh examples per step and seed; null = 256, 128 from n = 12 on, 64 from n = 24 on, 32 from 48 on."""
     optimizer: str = "adam"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from permlab.probes import Training
 
 _SMALLEST = 1e-6  # errors below are drawn here on logarithmic axes
+_SMALLEST_EXPLICIT = 1e-40  # the same for explicit weights, which run in double precision
 
 
 def _look(label: str) -> tuple[str, str]:
@@ -161,18 +162,22 @@ def scratch_sweep(rows: list[dict[str, Any]], n: int) -> Figure:
 def construction(rows: list[dict[str, Any]], n: int) -> Figure:
     """Error of the explicit weights against temperature, floors dashed."""
     fig, ax = figures.new(width=1, height=2.6)
-    for label in dict.fromkeys(row["arm"] for row in rows):
+    for k, label in enumerate(dict.fromkeys(row["arm"] for row in rows)):
         chosen = [row for row in rows if row["arm"] == label]
         shade, _ = _look(label)
-        ax.plot(
-            [row["temperature"] for row in chosen], [max(r["test_mse"], 1e-40) for r in chosen], "o-", color=shade,
-            label=label,
-        )  # fmt: skip
+        # Arms often coincide: open marks of falling size show those below.
+        look = {"color": shade, "marker": "osD^v<>"[k % 7], "fillstyle": "none", "markersize": max(3, 8 - 2 * k)}
+        errors = [max(row["test_mse"], _SMALLEST_EXPLICIT) for row in chosen]
+        ax.plot([row["temperature"] for row in chosen], errors, label=label, **look)
         if chosen[0]["mse_floor"] > 0:
             ax.axhline(chosen[0]["mse_floor"], color=shade, linestyle="--", linewidth=0.9, label=f"floor of {label}")
     ax.axhline(1e-6, color=figures.color("floor"), linestyle=":", linewidth=0.9, label="$10^{-6}$")
     ax.set_xscale("log")
     ax.set_yscale("log")
+    betas = sorted({row["beta"] for row in rows})
+    shown = [beta for k, beta in enumerate(betas) if k % 2 == 0 or len(betas) < 5]
+    ax.set_xticks([1 / beta for beta in shown], [f"1/{beta:g}" for beta in shown])
+    ax.minorticks_off()
     ax.set_xlabel("temperature 1/β")
     ax.set_ylabel("error (squared, per row)")
     ax.set_title(f"explicit two-layer weights, n = {n}")

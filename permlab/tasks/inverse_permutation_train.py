@@ -45,9 +45,10 @@ def available_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
-def recipe_of(task: InversePermutationConfig, steps: int = 600) -> Recipe:
-    """Return the training recipe with the defaults that depend on n filled in."""
+def recipe_of(task: InversePermutationConfig) -> Recipe:
+    """Return the training recipe with the defaults that depend on the mode and on n filled in."""
     train = task.train
+    steps = 400 if task.mode == "scratch_sweep" else max(600, 25 * task.n)
     return Recipe(
         steps=train.steps or steps,
         batch=train.batch or (256 if task.n < 12 else 128 if task.n < 24 else 64 if task.n < 48 else 32),
@@ -248,7 +249,7 @@ def scratch_sweep(config: Config, run: Run) -> None:
     task = config.task
     layouts = layouts_of(task)
     rows = []
-    for label, training in Sequence(config, run, recipe_of(task, steps=400)).train(layouts):
+    for label, training in Sequence(config, run, recipe_of(task)).train(layouts):
         layout, last = layouts[label], training.curve[-1]
         position, _, count = label.partition("/")
         rows.append(
