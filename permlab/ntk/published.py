@@ -6,10 +6,10 @@ run for each k, one random permutation, 1,000 test inputs with two ones drawn wi
 until 90 % of the tests are exactly right.
 
 Two things about the small sizes. At k = 2 and 3 the published step size is beyond the stable range of the kernel regime
-(`curvature_times_rate`), so those two points follow no law. At k = 5 the 1,000 draws fall on 10 distinct inputs: one wrong
-input with more than a tenth of the draws keeps the accuracy below 90 %, which is what the released log of that run shows
-(accuracy 0.885 at nearly every count from 15 to 42 networks, then 1.0 at 43). The simulated runs draw their test sets in
-the same way and contain the point.
+(`curvature_times_rate`), so those two points follow no law. At k = 5 the 1,000 draws fall on 10 distinct inputs: one
+wrong input with more than a tenth of the draws keeps the accuracy below 90 %, which is what the released log of that
+run shows (accuracy 0.885 at nearly every count from 15 to 42 networks, then 1.0 at 43). The simulated runs draw their
+test sets in the same way and contain the point.
 """
 
 from __future__ import annotations

@@ -237,7 +237,7 @@ def log_fields(row: Row) -> dict[str, float]:
 
 SHOWN = (
     *("k", "ones", "width", "ensemble_size", "ensemble_size_error", "ensemble_size_law", "law_this_width"),
-    *("stopping_mean", "stopping_error", "stopping_law", "stopping_runs", "success", "success_error", "success_law"),
+    *("stopping_mean", "stopping_law", "stopping_runs", "success", "success_law"),
     *("training_error", "difference_rms", "difference_max", "seconds_per_network"),
 )
 SUMMARY = (
