@@ -64,7 +64,7 @@ class Task:
 class TokenRecipe:
     """Training of one small model: AdamW, linear warm-up over 5 % of the steps, cosine down to a tenth."""
 
-    steps: int = 1500
+    steps: int = 1200
     batch: int = 64
     learning_rate: float = 5e-3
     hidden: int = 64

@@ -68,7 +68,7 @@ class TokenTraining:
     hidden: int = 64
     layers: int = 2
     heads: int = 8
-    steps: int = 1500
+    steps: int = 1200
     batch: int = 64
     learning_rate: float = 5e-3
     target: float = 0.999
