@@ -1,4 +1,4 @@
-"""Real finite networks, solved exactly: `ExactEnsemble(spec, inputs, seed=0).outputs(range(100))` trains 100 networks.
+"""Real finite networks, solved exactly: `ExactEnsemble(spec, problem, seed=0).outputs(range(100))` trains 100 networks.
 
 f(x) = U2 relu(U1 x), U1 (width, k) ~ N(0, 1/k), U2 (k, width) ~ N(0, 1/width), no biases. Both parameterizations
 start from this distribution and differ in the learning rates that reach U1 and U2 (`Spec.gains`): (1, 1) for
