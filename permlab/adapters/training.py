@@ -195,9 +195,9 @@ def score(probabilities: Tensor, questions: Questions, metric: str) -> float:
     row, column = questions.answer.nonzero(as_tuple=True)
     right = probabilities.argmax(dim=-1) == questions.ids[row, column]
     if metric == "token":
-        return float(right.float().mean())
+        return float(right.double().mean())
     wrong = torch.zeros(len(questions)).index_add_(0, row, (~right).float())
-    return float((wrong == 0).float().mean())
+    return float((wrong == 0).double().mean())
 
 
 def ask(model: Any, questions: Questions, metric: str) -> float:

@@ -156,7 +156,7 @@ def tune(merged: MemoryAdapter, exam: Exam, scales: Sequence[float]) -> float:
 
 
 def controls(exam: Exam, adapters: Sequence[Adapter]) -> list[dict[str, Any]]:
-    """No adapter, every adapter alone on its own group, and the mean of all adapters' output probabilities."""
+    """A constant answer, no adapter, each adapter on its own group, the mean of all adapters' output probabilities."""
 
     def row(label: str, value: float, kept: float | None) -> dict[str, Any]:
         return {"method": label, "family": "ensemble", "scale_rule": "1", "scale": 1.0, "score": value, "kept": kept}
@@ -174,6 +174,7 @@ def controls(exam: Exam, adapters: Sequence[Adapter]) -> list[dict[str, Any]]:
     found = [score(probabilities, questions, metric) for probabilities, questions in zip(total, asked)]
     ensemble = exam.normalised(found[: len(exam.groups)], "test")
     return [
+        row("best constant answer", exam.normalised([group.chance for group in exam.groups], "test"), None),
         row("no adapter", *exam.ask(None, "test")),
         row("single adapters, each on its own", 1.0, statistics.fmean(alone) if alone else None),
         row("output ensemble", ensemble, found[-1] if kept is not None else None),

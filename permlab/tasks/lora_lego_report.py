@@ -11,7 +11,7 @@ from permlab.config import Config
 from permlab.runs.run import Run
 
 Row = dict[str, Any]
-CONTROLS = ("no adapter", "single adapters, each on its own", "output ensemble")
+CONTROLS = ("best constant answer", "no adapter", "single adapters, each on its own", "output ensemble")
 CHOSEN = "the task's keys"
 _SWEEP_STYLES = {"both": "o-", "parameter only": "s--", "output only": "^:", "no reweighting": "x-."}
 
@@ -159,6 +159,9 @@ def draw_methods(part: Sequence[Row], title: str) -> Any:
         ax.axvline(
             plain["output ensemble"]["score"], color="black", linestyle=":", linewidth=1, label="output ensemble"
         )
+    constant = plain.get("best constant answer", {}).get("score", 0.0)
+    if constant > 0.05:
+        ax.axvline(constant, color="#8A8A8A", linestyle="--", linewidth=1, label="best constant answer")
     ax.set_yticks(places, [row["method"] for row in tuned], fontsize=6)
     ax.set_ylim(-0.7, len(tuned) - 0.3)
     ax.set_xlabel("score / score of the single adapter")
