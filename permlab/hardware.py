@@ -55,3 +55,22 @@ def set_threads(hardware: HardwareConfig) -> None:
 def usable_cores() -> int:
     """Return the number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_memory(what: str, needed: float, hardware: HardwareConfig) -> None:
+    """Refuse what cannot fit into the main memory of this machine, when the profile runs on the CPU.
+
+    Args:
+        what: names the need in the message.
+        needed: bytes.
+        hardware: the profile; a GPU's memory is not known without loading its driver, so GPUs are not checked.
+
+    Raises:
+        UserError: with both sizes and the remedy.
+    """
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if hardware.device == "cpu" and needed > total:
+        raise UserError(
+            f"{what} needs about {needed / 2**30:.1f} GiB and this machine has {total / 2**30:.1f} GiB; "
+            "use a smaller model, adapters (model.lora.rank=16) or hardware=gpu"
+        )

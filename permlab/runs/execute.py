@@ -94,8 +94,9 @@ def carry_out(config: Config, path: Path, resumed: bool) -> Outcome:
         finally:
             run.tracker.finish(exit_code)
             run.close()
-            if exit_code == 2 and not resumed:
+            if exit_code == 2 and not resumed and not config.run.sweep:
                 # What the user got wrong leaves nothing behind: this directory was made, or found empty, by this run.
+                # A job of a sweep keeps its directory, because the sweep's table names it.
                 shutil.rmtree(path, ignore_errors=True)
 
 

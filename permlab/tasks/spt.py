@@ -191,6 +191,7 @@ def validate_dataset(config: Config) -> None:
 
 def plan(config: Config) -> dict[str, str]:
     """Describe a dry run: order, segmenter, training, size and memory."""
+    from permlab.hardware import check_memory
     from permlab.models.causal_lm import estimate_parameters
     from permlab.models.causal_lm_config import is_local
 
@@ -206,7 +207,9 @@ def plan(config: Config) -> dict[str, str]:
     }
     parameters = estimate_parameters(model)
     if parameters:
+        # weights, gradients and two moments in float32; with adapters the weights alone count
         trained = 16 * parameters if not model.lora.rank else 4 * parameters
+        check_memory("training", trained, config.hardware)
         lines["parameters"] = (
             f"at most {parameters / 1e6:,.2f}M; about {trained / 2**30:.2f} GiB for weights and optimizer"
         )

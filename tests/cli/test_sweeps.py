@@ -36,6 +36,7 @@ def test_a_failing_job_is_recorded_and_the_others_go_on(permlab, tmp_path, tiny)
     rows = list(csv.DictReader(next(tmp_path.glob("outputs/sweeps/*/jobs.csv")).open()))
     assert [row["status"] == "done" for row in rows] == [True, False]
     assert rows[1]["status"] in ("failed", "refused")
+    assert sorted(r["status"] for r in results(tmp_path)) == ["done", "failed"]
 
 
 def test_an_unreachable_server_with_a_key_delays_a_run_by_less_than_ten_seconds(permlab, tmp_path, tiny):

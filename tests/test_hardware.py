@@ -1,0 +1,43 @@
+"""Hardware profiles: what is not there is one line, what cannot fit is refused before it is loaded."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from permlab.config import HardwareConfig
+from permlab.errors import UserError
+from permlab.hardware import check_memory, resolve_device, resolve_dtype, set_threads, usable_cores
+
+
+def test_auto_takes_what_is_there():
+    expected = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert resolve_device(HardwareConfig()).type == expected
+    assert resolve_device(HardwareConfig(device="cpu")).type == "cpu"
+
+
+def test_a_gpu_that_is_not_there_is_a_user_mistake():
+    with pytest.raises(UserError, match="hardware=cpu"):
+        resolve_device(HardwareConfig(device=f"cuda:{torch.cuda.device_count()}"))
+
+
+def test_number_types():
+    assert resolve_dtype(HardwareConfig(device="cpu")) is torch.float32
+    assert resolve_dtype(HardwareConfig(device="cpu", dtype="bfloat16")) is torch.bfloat16
+
+
+def test_threads_are_set_for_every_job(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    set_threads(HardwareConfig(threads=1))
+    assert torch.get_num_threads() == 1
+    set_threads(HardwareConfig())
+    assert torch.get_num_threads() == usable_cores()
+    torch.set_num_threads(before)
+
+
+def test_what_cannot_fit_is_refused_on_the_cpu_only():
+    with pytest.raises(UserError, match="needs about"):
+        check_memory("training", 2.0**60, HardwareConfig(device="cpu"))
+    check_memory("training", 2.0**60, HardwareConfig(device="cuda"))
+    check_memory("training", 1.0, HardwareConfig(device="cpu"))
