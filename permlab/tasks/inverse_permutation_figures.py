@@ -63,7 +63,7 @@ def attention_maps(training: Training) -> Figure:
         model.forward(model.unpack(training.weights.detach()[:1]), x[None].to(training.device), maps)
     fig, axes = figures.new(width=2, columns=model.depth, height=3.2, squeeze=False)
     for layer, (ax, attention) in enumerate(zip(axes[0], maps)):
-        image = ax.imshow(attention[0, 0, 0].cpu(), cmap="cividis", vmin=0, vmax=1, aspect="auto")
+        image = ax.imshow(attention[0, 0, 0].cpu().numpy(), cmap="cividis", vmin=0, vmax=1, aspect="auto")
         rows_read = layer == model.depth - 1
         ax.set_title(f"layer {layer + 1}" + (", rows that are read" if rows_read else ""))
         ax.set_xlabel("row attended to")
@@ -117,7 +117,7 @@ def learned_matrices(training: Training) -> Figure:
 
 def _matrix(ax: Axes, values: Any, title: str) -> None:
     extent = float(values.abs().quantile(0.999)) if values.numel() < 10_000_000 else float(values.abs().max())
-    ax.imshow(values, cmap="RdBu_r", vmin=-extent, vmax=extent, aspect="auto", interpolation="nearest")
+    ax.imshow(values.numpy(), cmap="RdBu_r", vmin=-extent, vmax=extent, aspect="auto", interpolation="nearest")
     ax.set_title(f"{title} (colour range ±{extent:.2g})")
     ax.grid(False)
 
@@ -198,7 +198,7 @@ def combinations(results: list[dict[str, Any]], n: int) -> Figure:
         ax.hlines(row["ceiling"], k - 0.4, k + 0.4, color=figures.color("floor"), linewidth=1.2)
         ax.text(k, row["accuracy"] + 0.02, f"{row['accuracy']:.2f}", ha="center", fontsize=6)
     ax.set_xticks(range(len(results)), [f"{r['architecture']}\n{r['reading'].replace('_', ' ')}" for r in results])
-    ax.set_ylim(0, 1.15)
+    ax.set_ylim(0, 1.3)
     ax.set_ylabel("share of right symbols")
     ax.set_title(f"n = {n}; black mark: the most the mask allows")
     ax.legend(ncols=3, loc="upper left")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,26 @@ from permlab.cli import main
 
 BASE = ["task=inverse_permutation", "tracker=none", "hardware=cpu", "hardware.threads=1"]
 SMALL = [*BASE, "task.n=3", "task.seeds=2", "task.train.batch=64", "task.train.test_examples=64"]
+
+
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def here(monkeypatch, capsys, tmp_path):
+    """The command without a new process (imports cost more than these runs): here("task=...") in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> Done:
+        with pytest.raises(SystemExit) as stopped:
+            main(list(arguments))
+        return Done(stopped.value.code, *capsys.readouterr())
+
+    return run
 
 
 def result(folder: Path) -> dict:
@@ -25,8 +46,8 @@ def rows(folder: Path, name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_train_reports_floors_curves_figures_and_weights(permlab, tmp_path):
-    done = permlab(*SMALL, "task.compare=[causal/string]", "task.train.steps=200", "run.dir=run")
+def test_train_reports_floors_curves_figures_and_weights(here, tmp_path):
+    done = here(*SMALL, "task.compare=[causal/string]", "task.train.steps=200", "run.dir=run")
     assert done.returncode == 0, done.stderr + done.stdout
     folder = tmp_path / "run"
     metrics = result(folder)["metrics"]
@@ -75,8 +96,8 @@ def test_a_killed_run_resumes_to_the_same_numbers(permlab, environment, tmp_path
     assert texts[0] == texts[1]
 
 
-def test_construct(permlab, tmp_path):
-    done = permlab(
+def test_construct(here, tmp_path):
+    done = here(
         *BASE, "task.mode=construct", "task.n=64", "task.betas=[5,20]", "task.examples=2", "run.dir=run",
         "task.compare=[no_mask,causal/permutation]",
     )  # fmt: skip
@@ -87,8 +108,8 @@ def test_construct(permlab, tmp_path):
     assert (tmp_path / "run" / "figures" / "construction.svg").is_file()
 
 
-def test_scratch_sweep(permlab, tmp_path):
-    done = permlab(*SMALL, "task.mode=scratch_sweep", "task.train.steps=80", "run.dir=run")
+def test_scratch_sweep(here, tmp_path):
+    done = here(*SMALL, "task.mode=scratch_sweep", "task.train.steps=80", "run.dir=run")
     assert done.returncode == 0, done.stderr + done.stdout
     table = rows(tmp_path / "run", "scratch_sweep")
     after = [row for row in table if row["position"] == "after"]
@@ -101,8 +122,8 @@ def test_scratch_sweep(permlab, tmp_path):
     assert metrics["construction_excess"] < 1e-6
 
 
-def test_tokens(permlab, tmp_path):
-    done = permlab(
+def test_tokens(here, tmp_path):
+    done = here(
         *BASE, "task.mode=tokens", "task.n=3", "task.tokens.steps=4", "task.tokens.hidden=32", "task.tokens.heads=4",
         "task.tokens.parameters=60000", "task.tokens.combinations=[gpt2/in_place,bert/in_place,t5/generate]",
         "task.tokens.test_examples=8", "run.dir=run",
@@ -116,8 +137,8 @@ def test_tokens(permlab, tmp_path):
     assert max(sizes) / min(sizes) < 1.01
 
 
-def test_prompt_on_a_tiny_model(permlab, tmp_path):
-    done = permlab(
+def test_prompt_on_a_tiny_model(here, tmp_path):
+    done = here(
         *BASE, "task.mode=prompt", "model=tiny-llama", "model.scratch.hidden_size=32", "model.scratch.layers=1",
         "task.prompt.sizes=[2,3]", "task.prompt.styles=[plain,scratch]", "task.prompt.examples=4", "run.dir=run",
     )  # fmt: skip
@@ -129,8 +150,8 @@ def test_prompt_on_a_tiny_model(permlab, tmp_path):
     assert len(rows(tmp_path / "run", "places")) == 10
 
 
-def test_dry_run_prints_floors_and_memory(permlab, tmp_path):
-    done = permlab(*BASE, "task.variant=causal", "task.readout=string", "run.dry_run=true")
+def test_dry_run_prints_floors_and_memory(here, tmp_path):
+    done = here(*BASE, "task.variant=causal", "task.readout=string", "run.dry_run=true")
     assert done.returncode == 0
     assert "floor 1.125" in done.stdout and "MiB" in done.stdout
     assert not (tmp_path / "outputs").exists()
@@ -153,21 +174,16 @@ def test_dry_run_prints_floors_and_memory(permlab, tmp_path):
         (["task.train.betas=[0.9]"], "takes two"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(monkeypatch, capsys, tmp_path, keys, says):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stopped:
-        main([*BASE, *keys])
-    said = capsys.readouterr().err
-    assert stopped.value.code == 2
-    assert says in said
-    assert len(said.strip().splitlines()) == 1 and "Traceback" not in said
+def test_bad_input_is_one_line_and_leaves_nothing(here, tmp_path, keys, says):
+    done = here(*BASE, *keys)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("config.yaml"))
 
 
 @pytest.mark.parametrize("name", ["paper", "scaling", "scratch_count", "architectures", "construction"])
-def test_experiments_compose_and_fit(monkeypatch, capsys, tmp_path, name):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stopped:
-        main([f"experiment=inverse_permutation/{name}", "run.dry_run=true", "tracker=none"])
-    assert stopped.value.code == 0
-    assert "inverse_permutation" in capsys.readouterr().out
+def test_experiments_compose_and_fit(here, name):
+    done = here(f"experiment=inverse_permutation/{name}", "run.dry_run=true", "tracker=none")
+    assert done.returncode == 0, done.stderr
+    assert "inverse_permutation" in done.stdout
