@@ -141,7 +141,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.head_dim = width // heads
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
@@ -149,13 +149,13 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, T, width] -> the same shape."""
-        n, t, width = x.shape
-        split = (n, t, self.heads, width // self.heads)
+        n, t, _ = x.shape
+        split = (n, t, -1, self.head_dim)  # as many heads as the weights have: merged networks may have more
         q = self.query(x).view(split).transpose(1, 2)
         k = self.key(x).view(split).transpose(1, 2)
         v = self.value(x).view(split).transpose(1, 2)
         y = functional.scaled_dot_product_attention(q, k, v)
-        return self.output(y.transpose(1, 2).reshape(n, t, width))
+        return self.output(y.transpose(1, 2).reshape(n, t, -1))
 
 
 class TransformerBlock(nn.Module):

@@ -132,7 +132,8 @@ def _vit(model: ViT) -> Spec:
     for number, block in enumerate(model.blocks):
         name = f"blocks.{number}"
         use_norm(spec, f"{name}.norm1", block.norm1, stream)
-        heads, width = block.attention.heads, model.head.in_features
+        width = model.head.in_features
+        heads = width // block.attention.head_dim
         group = spec.heads(HeadGroup(f"{name}.attention", heads, 1, width // heads, width // heads))
         layers = tuple(f"{name}.attention.{layer}" for layer in ("query", "key", "value", "output"))
         use_attention(spec, group, stream, layers)

@@ -58,13 +58,9 @@ def verify(
     """
     generator = torch.Generator().manual_seed(seed)
     check_state(spec, model.state_dict())
-    shaken = copy.deepcopy(model).cpu().double().eval()
-    _shake(shaken, generator)
+    shaken = shaken_copy(model, generator)
     state = shaken.state_dict()
-    if isinstance(inputs, Mapping):
-        doubled: Any = {key: _double(value) for key, value in inputs.items()}
-    else:
-        doubled = tuple(_double(value) for value in inputs)
+    doubled = double_inputs(inputs)
 
     def run(tensors: Mapping[str, Tensor]) -> list[Tensor]:
         with KeepDouble():
@@ -93,6 +89,21 @@ def _refusal(spec: Spec, name: str, change: float) -> str:
         f"permuting {name}{tensors} changes the outputs by {change:.1e} of their size: the spec ({spec.source}) does "
         "not fit this model; pin the group with spec.pin(name, reason) or correct its axes"
     )
+
+
+@torch.no_grad()
+def shaken_copy(model: nn.Module, generator: torch.Generator) -> nn.Module:
+    """A float64 copy on the CPU in eval mode, every tensor moved a little."""
+    shaken = copy.deepcopy(model).cpu().double().eval()
+    _shake(shaken, generator)
+    return shaken
+
+
+def double_inputs(inputs: Sequence[Any] | Mapping[str, Any]) -> tuple[Any, ...] | dict[str, Any]:
+    """The inputs of a forward call with their floating-point tensors in float64 on the CPU."""
+    if isinstance(inputs, Mapping):
+        return {key: _double(value) for key, value in inputs.items()}
+    return tuple(_double(value) for value in inputs)
 
 
 def _double(value: Any) -> Any:

@@ -1,0 +1,102 @@
+"""Baselines for models fine-tuned from one ancestor: `ties(base, [a, b], keep=0.2)`, `task_arithmetic(base, [a, b])`.
+
+They add up task vectors (fine-tuned minus base) and know nothing of permutations: models trained from different
+random starts have no common ancestor and no meaningful task vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from permlab.errors import UserError, check_range
+from permlab.symmetry import check_same
+
+State = Mapping[str, Tensor]
+
+
+def _check(base: State, states: Sequence[State]) -> None:
+    if not states:
+        raise UserError("no fine-tuned models given: task vectors need one or more")
+    for number, state in enumerate(states):
+        check_same(base, state, ("the base", f"model {chr(65 + number)}"))
+
+
+def task_vectors(base: State, states: Sequence[State]) -> list[dict[str, Tensor]]:
+    """State minus base for every floating-point tensor, in float32 or wider.
+
+    Raises:
+        UserError: a model differs from the base in names or shapes.
+    """
+    _check(base, states)
+    return [{name: _wide(state[name]) - _wide(base[name]) for name in _floating(base)} for state in states]
+
+
+def _floating(base: State) -> list[str]:
+    return [name for name, value in base.items() if value.is_floating_point()]
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _add(base: State, change: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
+    return {
+        name: (_wide(value) + scale * change[name]).to(value.dtype) if name in change else value.clone()
+        for name, value in base.items()
+    }
+
+
+def task_arithmetic(base: State, states: Sequence[State], scale: float | None = None) -> dict[str, Tensor]:
+    """base + scale * sum_k (state_k - base) (arXiv 2212.04089, section 2).
+
+    Args:
+        base, states: the common ancestor and K models fine-tuned from it.
+        scale: default 1 / K, which is the plain average.
+
+    Raises:
+        UserError: a model differs from the base in names or shapes.
+    """
+    vectors = task_vectors(base, states)
+    total = {name: sum(vector[name] for vector in vectors) for name in vectors[0]}
+    return _add(base, total, 1 / len(states) if scale is None else scale)
+
+
+def ties(base: State, states: Sequence[State], *, keep: float = 0.2, scale: float = 1.0) -> dict[str, Tensor]:
+    """Trim, elect signs, and average what agrees (TIES, arXiv 2306.01708, algorithm 1).
+
+    Each task vector keeps its `keep` share of largest entries over the whole model; each entry's sign is that of the
+    sum of the trimmed vectors; the mean is over the entries with the elected sign. Where trimmed entries cancel exactly
+    there is no sign to elect and the base stays.
+
+    Args:
+        keep: share of entries kept, in (0, 1].
+        scale: factor on the merged task vector.
+
+    Raises:
+        UserError: a model differs from the base, or `keep` is out of range.
+    """
+    check_range("keep", keep, 0, 1)
+    if keep == 0:
+        raise UserError("keep=0 would drop every change: give a share above 0, such as 0.2")
+    vectors = task_vectors(base, states)
+    for vector in vectors:
+        _trim(vector, keep)
+    merged: dict[str, Tensor] = {}
+    for name in vectors[0]:
+        stacked = torch.stack([vector[name] for vector in vectors])
+        sign = stacked.sum(0).sign()
+        agrees = (stacked.sign() == sign) & (stacked != 0)
+        merged[name] = (stacked * agrees).sum(0) / agrees.sum(0).clamp_min(1)
+    return _add(base, merged, scale)
+
+
+def _trim(vector: dict[str, Tensor], keep: float) -> None:
+    """Set all but the largest `keep` share of the entries to 0, in place; entries equal to the threshold stay."""
+    flat = torch.cat([value.abs().flatten() for value in vector.values()])
+    kept = max(1, round(keep * flat.numel()))
+    threshold = flat.kthvalue(flat.numel() - kept + 1).values
+    for value in vector.values():
+        value[value.abs() < threshold] = 0

@@ -1,0 +1,99 @@
+"""Means of state dicts: `average(align(spec, [a, b], matching))`, `interpolate(a, b, 0.3)`.
+
+Plain averaging of permuted models is what arXiv 2209.04836 calls re-basin merging; without a permutation it is the
+naive control.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from permlab.errors import UserError
+from permlab.matching import Matching
+from permlab.symmetry import Spec, apply, check_same
+
+State = Mapping[str, Tensor]
+
+
+def align(spec: Spec, states: Sequence[State], matching: Matching) -> list[dict[str, Tensor]]:
+    """Every model in the common order of units, tied names still tied.
+
+    Raises:
+        UserError: the matching is between another number of models, or came from ZipIt (use `zip_states`).
+    """
+    if len(states) != len(matching.permutations):
+        raise UserError(f"{len(states)} models given, but the matching is between {len(matching.permutations)}")
+    if matching.clusters:
+        raise UserError("ZipIt merges units instead of permuting them: merge with permlab.matching.zip_states")
+    return [apply(spec, state, permutation) for state, permutation in zip(states, matching.permutations)]
+
+
+def mixture_weights(count: int, weights: Sequence[float] | None) -> list[float]:
+    """`weights` divided by their sum, or equal shares.
+
+    Raises:
+        UserError: not one number per model, a negative or non-finite one, or all zero.
+    """
+    if weights is None:
+        return [1 / count] * count
+    if len(weights) != count:
+        raise UserError(f"{len(weights)} weights given for {count} models: give one per model")
+    total = float(sum(weights))
+    if not 0 < total < float("inf") or min(weights) < 0:
+        raise UserError(f"weights={list(weights)}: they must not be negative and not all be zero")
+    return [float(weight) / total for weight in weights]
+
+
+def average(
+    states: Sequence[State], weights: Sequence[float] | None = None, *, tied: Mapping[str, str] | None = None
+) -> dict[str, Tensor]:
+    """The (weighted) mean of K state dicts, tensor by tensor.
+
+    Args:
+        states: K state dicts in a common order of units.
+        weights: one number per model, scaled to sum to 1 (default: equal).
+        tied: alias name -> name of the tensor it shares (`spec.tied`); the alias gets the merged tensor itself.
+
+    Returns:
+        A new state dict; integer tensors (counters) come from the first model; half precision is averaged in float32.
+
+    Raises:
+        UserError: the models differ in names or shapes, or the weights do not fit.
+    """
+    if not states:
+        raise UserError("no models given: averaging needs one or more")
+    for number, state in enumerate(states[1:], start=1):
+        check_same(states[0], state, ("model A", f"model {chr(65 + number)}"))
+    shares = mixture_weights(len(states), weights)
+    result: dict[str, Tensor] = {}
+    for name, first in states[0].items():
+        canonical = (tied or {}).get(name, name)
+        if canonical != name and canonical in states[0]:
+            continue
+        if not first.is_floating_point():
+            result[name] = first.clone()
+            continue
+        result[name] = weighted_sum([state[name] for state in states], shares).to(first.dtype)
+    for alias, canonical in (tied or {}).items():
+        if alias in states[0] and canonical in result:
+            result[alias] = result[canonical]
+    return result
+
+
+def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """sum_k weights[k] * tensors[k], in float32 or wider, on the device of the first."""
+    wide = torch.promote_types(tensors[0].dtype, torch.float32)
+    total = tensors[0].to(wide) * weights[0]
+    for tensor, weight in zip(tensors[1:], weights[1:]):
+        total = total.add_(tensor.to(total.device, wide), alpha=weight)
+    return total
+
+
+def interpolate(a: State, b: State, position: float) -> dict[str, Tensor]:
+    """(1 - position) A + position B; exactly A at 0 and B at 1, and exactly A everywhere when B equals A."""
+    return {
+        name: torch.lerp(value, b[name], position) if value.is_floating_point() else value for name, value in a.items()
+    }

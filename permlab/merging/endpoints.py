@@ -1,0 +1,169 @@
+"""Train the networks to be merged: `train_endpoint(model, data, seed=1, epochs=20).state`.
+
+An endpoint is a state dict with a record of where it came from. Three seeds are kept apart: the initial weights, the
+order of the batches, and (in `ImageData.share`) the choice of the data.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from permlab.data.images import ImageData
+from permlab.errors import UserError, check_choice, check_range
+from permlab.matching.weight import Progress
+from permlab.merging.evaluate import batches_of, evaluate
+from permlab.models.vision import build_vision_model
+
+OPTIMIZERS = ("adam", "sgd")
+
+
+@dataclass
+class Endpoint:
+    """A trained network.
+
+    Attributes:
+        state: its tensors, in evaluation form.
+        labels: class numbers it was trained on.
+        provenance: how it came to be (network, seeds, data, optimizer), for the record of every result.
+        history: one row per epoch: epoch, loss (mean training loss in nats).
+        metrics: train_loss, train_accuracy, test_loss, test_accuracy on its own labels at the end; seconds.
+    """
+
+    state: dict[str, Tensor]
+    labels: list[int]
+    provenance: dict[str, Any]
+    history: list[dict[str, float]] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def initial_state(name: str, data: ImageData, seed: int, **options: Any) -> dict[str, Tensor]:
+    """Freshly initialised tensors of `build_vision_model(name, ...)`: a start, and the untrained control.
+
+    torch's global generator is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_vision_model(name, shape=data.shape, classes=data.classes, **options)
+    return {key: value.detach().clone() for key, value in model.state_dict().items()}
+
+
+def label_split(data: ImageData, parts: int | Sequence[Sequence[int]]) -> list[ImageData]:
+    """The data cut by labels: into `parts` runs of neighbouring classes of nearly equal length, or the given lists.
+
+    Raises:
+        UserError: more parts than classes, an empty or unknown label list.
+    """
+    if isinstance(parts, int):
+        check_range("parts", parts, 1, data.classes)
+        bounds = [round(k * data.classes / parts) for k in range(parts + 1)]
+        parts = [list(range(low, high)) for low, high in pairwise(bounds)]
+    for labels in parts:
+        unknown = [label for label in labels if not 0 <= label < data.classes]
+        if unknown or not labels:
+            raise UserError(f"labels {list(labels)}: give class numbers from 0 to {data.classes - 1}")
+    return [data.subset(labels) for labels in parts]
+
+
+def train_endpoint(
+    model: nn.Module,
+    data: ImageData,
+    *,
+    start: dict[str, Tensor],
+    epochs: int = 20,
+    batch_size: int = 64,
+    rate: float = 1e-3,
+    weight_decay: float = 0.0,
+    optimizer: str = "adam",
+    schedule: str = "constant",
+    seed: int = 0,
+    provenance: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Endpoint:
+    """Train from `start` on the training images with cross-entropy.
+
+    Args:
+        model: a module of the architecture; its tensors are overwritten.
+        data: as cut by `label_split` and `ImageData.share`.
+        start: initial tensors (`initial_state`, or an ancestor to fine-tune from).
+        epochs, batch_size, rate, weight_decay: the usual; Adam's weight decay is an L2 penalty.
+        optimizer: adam, or sgd with momentum 0.9.
+        schedule: constant, or cosine to 0 over the run.
+        seed: of the order of the batches.
+        provenance: added to the endpoint's own record.
+        progress: called with (epochs done, epochs).
+        should_stop: asked after every epoch; true ends training there.
+
+    Raises:
+        UserError: a value out of range, or training diverged.
+    """
+    check_choice("optimizer", optimizer, OPTIMIZERS)
+    check_choice("schedule", schedule, ("constant", "cosine"))
+    for key, value in (("epochs", epochs), ("batch_size", batch_size)):
+        check_range(key, value, 1)
+    check_range("rate", rate, 0, open_interval=True)
+    begin = time.perf_counter()
+    model.load_state_dict(start)
+    model.train()
+    generator = torch.Generator().manual_seed(seed)
+    steps = _optimizer(model, optimizer, rate, weight_decay)
+    history: list[dict[str, float]] = []
+    for epoch in range(epochs):
+        for group in steps.param_groups:
+            group["lr"] = rate if schedule == "constant" else rate * (1 + math.cos(math.pi * epoch / epochs)) / 2
+        loss = _epoch(model, steps, data, batch_size, generator)
+        history.append({"epoch": float(epoch + 1), "loss": loss})
+        if not math.isfinite(loss):
+            raise UserError(f"training diverged in epoch {epoch + 1} (loss {loss}): lower rate={rate:g}")
+        if progress is not None:
+            progress(epoch + 1, epochs)
+        if should_stop is not None and should_stop():
+            break
+    model.eval()
+    record = {
+        "data": f"{data.name}: {data.note}", "samples": len(data.x_train), "epochs": len(history), "order_seed": seed,
+        "batch_size": batch_size, "rate": rate, "weight_decay": weight_decay, "optimizer": optimizer,
+        "schedule": schedule, **(provenance or {}),
+    }  # fmt: skip
+    state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    found = Endpoint(state, sorted(data.y_train.unique().tolist()), record, history)
+    for half, x, y in (("train", data.x_train, data.y_train), ("test", data.x_test, data.y_test)):
+        if len(x):
+            score = evaluate(model, state, batches_of(x, y))
+            found.metrics |= {f"{half}_loss": score.loss, f"{half}_accuracy": score.accuracy}
+    found.metrics["seconds"] = time.perf_counter() - begin
+    return found
+
+
+def _optimizer(model: nn.Module, name: str, rate: float, decay: float) -> torch.optim.Optimizer:
+    if name == "adam":
+        return torch.optim.Adam(model.parameters(), lr=rate, weight_decay=decay)
+    return torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=decay)
+
+
+def _epoch(
+    model: nn.Module, steps: torch.optim.Optimizer, data: ImageData, batch_size: int, generator: torch.Generator
+) -> float:
+    """One pass in random order; the mean loss. A last batch of one is left out: BatchNorm cannot use it."""
+    order = torch.randperm(len(data.x_train), generator=generator)
+    total, count = 0.0, 0
+    device = next(model.parameters()).device
+    for chosen in order.split(batch_size):
+        if len(chosen) == 1 and count:
+            continue
+        x, y = data.x_train[chosen].to(device), data.y_train[chosen].to(device)
+        loss = functional.cross_entropy(model(x), y)
+        steps.zero_grad()
+        loss.backward()
+        steps.step()
+        total, count = total + float(loss.detach()) * len(chosen), count + len(chosen)
+    return total / count
