@@ -203,8 +203,10 @@ def _along(
             }
             loss, _, samples = scorer(model, state, batch)
             (first,) = torch.autograd.grad(loss, at, create_graph=True)
-            second = torch.autograd.grad(first, at)[0] if first.requires_grad else torch.zeros(())
-            slope, curvature, count = slope + float(first), curvature + float(second), count + samples
+            # A loss that is linear along the line has a slope that does not depend on the position.
+            second = torch.autograd.grad(first, at, allow_unused=True)[0] if first.requires_grad else None
+            slope, count = slope + float(first.detach()), count + samples
+            curvature += 0.0 if second is None else float(second)
     return slope / count, curvature / count
 
 

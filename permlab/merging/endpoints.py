@@ -129,6 +129,8 @@ def train_endpoint(
         if should_stop is not None and should_stop():
             break
     model.eval()
+    if not all(bool(torch.isfinite(value).all()) for value in model.state_dict().values()):
+        raise UserError(f"training ended with weights that are not finite: lower rate={rate:g}")
     record = {
         "data": f"{data.name}: {data.note}", "samples": len(data.x_train), "epochs": len(history), "order_seed": seed,
         "batch_size": batch_size, "rate": rate, "weight_decay": weight_decay, "optimizer": optimizer,
