@@ -7,13 +7,16 @@ negative one.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from permlab.errors import UserError, check_range
 from permlab.matching import Matching
@@ -180,12 +183,31 @@ def taylor_estimate(
 
     With mu = B - A, gradients g and Hessians H at the ends: (g_A - g_B) . mu / 4 + mu' (H_A + H_B) mu / 16, exact for a
     quadratic loss. The Hessian-vector product is taken as the second derivative along the line, exact and free of any
-    Hessian. BatchNorm runs in eval mode with interpolated statistics.
+    Hessian. BatchNorm runs in eval mode, and its statistics move along the line with the weights, as they do in a
+    barrier curve without reset.
     """
     slopes, curvatures = zip(*(_along(model, a, b, float(end), batches, scorer) for end in (0, 1)))
     ends = [evaluate(model, state, batches, scorer).loss for state in (a, b)]
     middle = evaluate(model, interpolate(a, b, 0.5), batches, scorer).loss
     return Taylor((slopes[0] - slopes[1]) / 4, sum(curvatures) / 16, middle - sum(ends) / 2)
+
+
+class _PlainBatchNorm(TorchFunctionMode):
+    """Inside this context BatchNorm in eval mode is a plain formula, differentiable in its running statistics."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Replace torch.nn.functional.batch_norm where it uses running statistics."""
+        if func is not functional.batch_norm:
+            return func(*args, **(kwargs or {}))
+        given = inspect.signature(func).bind(*args, **(kwargs or {}))
+        given.apply_defaults()
+        x, mean, variance, weight, bias, training, _, eps = given.arguments.values()
+        if training:
+            return func(*args, **(kwargs or {}))
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        x = (x - mean.view(shape)) * (variance + eps).rsqrt().view(shape)
+        x = x if weight is None else x * weight.view(shape)
+        return x if bias is None else x + bias.view(shape)
 
 
 def _along(
@@ -194,7 +216,7 @@ def _along(
     """First and second derivative of the mean loss in the position on the line from A to B."""
     slope, curvature, count = 0.0, 0.0, 0
     # Fused attention has no second derivative; the plain formula has.
-    with eval_mode(model), sdpa_kernel(SDPBackend.MATH):
+    with eval_mode(model), sdpa_kernel(SDPBackend.MATH), _PlainBatchNorm():
         for batch in batches:
             at = torch.tensor(position, dtype=torch.float64, requires_grad=True)
             state = {

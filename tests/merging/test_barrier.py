@@ -122,10 +122,15 @@ def test_taylor_estimate_is_exact_for_a_quadratic_loss():
     assert found.estimate == pytest.approx(found.barrier, rel=1e-10) and found.barrier < 0
 
 
-def test_taylor_parts_are_gradients_and_hessians():
-    model, _, (a, b) = states("vit-tiny")
+@pytest.mark.parametrize("name", ["mlp-batch", "vit-tiny"])
+def test_taylor_parts_are_gradients_and_hessians(name):
+    model, _, (a, b) = states(name)
     model = model.double()
     a, b = ({name: value.double() for name, value in state.items()} for state in (a, b))
+    generator = torch.Generator().manual_seed(0)
+    for state in (a, b):  # statistics that differ between the ends
+        for key in [key for key in state if "running" in key]:
+            state[key] = state[key] + torch.rand(state[key].shape, generator=generator)
     batches = [(x.double(), y) for x, y in images(12)]
     found = taylor_estimate(model, a, b, batches)
 
