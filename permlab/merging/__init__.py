@@ -21,8 +21,8 @@ State dicts come in and go out; the module is only ever called with them. Source
 from permlab.merging.ancestor import task_arithmetic, task_vectors, ties
 from permlab.merging.average import align, average, interpolate
 from permlab.merging.barrier import Curve, Taylor, barrier_curve, barrier_curves, taylor_estimate, three_models
-from permlab.merging.budget import BUDGETS, Allocation, allocate, measured_gains
-from permlab.merging.endpoints import Endpoint, initial_state, label_split, train_endpoint
+from permlab.merging.budget import BUDGETS, Allocation, allocate, measured_gains, weight_gains
+from permlab.merging.endpoints import DOMAINS, Endpoint, domain, initial_state, label_split, train_endpoint
 from permlab.merging.evaluate import (
     Score,
     batches_of,
@@ -66,6 +66,7 @@ from permlab.merging.spectra import (
 
 __all__ = [
     "BUDGETS",
+    "DOMAINS",
     "REPAIRS",
     "Alignment",
     "Allocation",
@@ -86,6 +87,7 @@ __all__ = [
     "batches_of",
     "classification_score",
     "disagreement",
+    "domain",
     "ensemble_logits",
     "evaluate",
     "features",
@@ -124,4 +126,5 @@ __all__ = [
     "train_endpoint",
     "truncated",
     "trunk_spec",
+    "weight_gains",
 ]

@@ -50,7 +50,7 @@ def _add(base: State, change: Mapping[str, Tensor], scale: float) -> dict[str, T
 
 
 def task_arithmetic(base: State, states: Sequence[State], scale: float | None = None) -> dict[str, Tensor]:
-    """base + scale * sum_k (state_k - base) (arXiv 2212.04089, section 2).
+    """base + scale * sum_k (state_k - base) (task arithmetic, arXiv 2212.04089).
 
     Args:
         base, states: the common ancestor and K models fine-tuned from it.

@@ -1,8 +1,8 @@
 """Loss barriers on the line between two networks: `barrier_curve(model, a, b, batches, points=25).loss_barrier`.
 
 The barrier at a position is the loss there minus the same mixture of the endpoints' losses (arXiv 2209.04836,
-definition 2.1); for accuracy the sign is turned. It keeps its sign: a merged network better than both ends has a
-negative one.
+section 2); for accuracy the sign is turned. It keeps its sign: a merged network better than both ends has a negative
+one.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def taylor_estimate(
     *,
     scorer: Scorer = classification_score,
 ) -> Taylor:
-    """Estimate the barrier at the midpoint from both ends (arXiv 2402.04051, section 3 and table 1).
+    """Estimate the barrier at the midpoint from both ends (arXiv 2402.04051, table 1).
 
     With mu = B - A, gradients g and Hessians H at the ends: (g_A - g_B) . mu / 4 + mu' (H_A + H_B) mu / 16, exact for a
     quadratic loss. The Hessian-vector product is taken as the second derivative along the line, exact and free of any
@@ -247,7 +247,7 @@ def three_models(
     reset: Sequence[Any] | None = None,
     scorer: Scorer = classification_score,
 ) -> list[dict[str, float | str]]:
-    """Are B and C connected once each is matched to A? (arXiv 2402.04051, section 5.2 and table 3.)
+    """Are B and C connected once each is matched to A? (arXiv 2402.04051, table 3.)
 
     Args:
         states: the three networks A, B, C as trained.

@@ -1,21 +1,22 @@
 """Spend a budget of multiply-accumulates on separate units: `allocate("greedy", counter, 1.5, gains=gains)`.
 
 A budget is the cost relative to one network: 1 merges everything, 2 is the ensemble. Four allocators share one exact
-accounting (PLeaS, arXiv 2407.02447, section 3.1 and equation 3; the quadratic programme is solved with SciPy). Whatever
-is used is named in the result; a solver that fails raises an error, and nothing takes its place.
+accounting (PLeaS, arXiv 2407.02447, partial matching; the quadratic programme is solved with SciPy). Whatever is used
+is named in the result; a solver that fails raises an error, and nothing takes its place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.optimize import minimize
 
 from permlab.errors import UserError, check_choice, check_range
+from permlab.merging.average import State
 from permlab.merging.macs import MacCounter
-from permlab.symmetry import ChannelGroup
+from permlab.symmetry import ChannelGroup, Spec
 
 BUDGETS = ("uniform", "prefix", "greedy", "qp")
 SLACK = 1e-9
@@ -247,10 +248,29 @@ class _Task:
         return held
 
 
+def weight_gains(spec: Spec, a: State, b: State, groups: Sequence[str]) -> dict[str, float]:
+    """What each group's separation is worth when there is no data: how far its weights are apart (0 to 4).
+
+    The squared distance of all tensors that the group's units read or write, relative to the mean squared norm of the
+    two networks' tensors. A stand-in of ours for `measured_gains`, which needs labels.
+
+    Args:
+        spec, a, b: the symmetry and the two networks in a common order of units (`align`).
+        groups: groups that can be separate.
+    """
+    gains = {}
+    for name in groups:
+        tensors = dict.fromkeys(tensor for tensor, _, _ in spec.members(name) if tensor not in spec.statistics)
+        apart = sum(float((a[tensor].double() - b[tensor].double()).square().sum()) for tensor in tensors)
+        norm = sum(float(state[tensor].double().square().sum()) for state in (a, b) for tensor in tensors) / 2
+        gains[name] = apart / norm if norm else 0.0
+    return gains
+
+
 def measured_gains(
     groups: list[str], budget: float, evaluate: Callable[[Mapping[str, float]], float], *, least: float = 1e-5
 ) -> dict[str, float]:
-    """What each group's separation is worth, from 2 G + 2 measured networks (arXiv 2407.02447, section 3.1).
+    """What each group's separation is worth, from 2 G + 2 measured networks (arXiv 2407.02447).
 
     (2 - budget) * (value[only g separate] - value[all merged]) + (budget - 1) * (value[all separate] - value[only g
     merged]), at least `least`: near budget 1 the first difference counts, near 2 the second.

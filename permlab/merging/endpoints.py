@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -73,6 +73,36 @@ def label_split(data: ImageData, parts: int | Sequence[Sequence[int]]) -> list[I
     return [data.subset(labels) for labels in parts]
 
 
+DOMAINS = ("original", "inverted", "rotated", "blurred")
+
+
+def domain(data: ImageData, kind: str) -> ImageData:
+    """The same images and labels in another domain, for networks that share labels but not inputs.
+
+    Args:
+        data: any image set.
+        kind: original, inverted (sign turned: the images are normalised), rotated (a quarter turn to the left) or
+            blurred (mean of 3 x 3 neighbours, edges repeated).
+
+    Raises:
+        UserError: an unknown kind, or a quarter turn of images that are not square.
+    """
+    check_choice("domain", kind, DOMAINS)
+    if kind == "rotated" and data.shape[1] != data.shape[2]:
+        raise UserError(f"domain=rotated needs square images, but they are {data.shape[1]} x {data.shape[2]}")
+
+    def change(x: Tensor) -> Tensor:
+        if kind == "inverted":
+            return -x
+        if kind == "rotated":
+            return x.rot90(1, (2, 3)).contiguous()
+        if kind == "blurred":
+            return functional.avg_pool2d(functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+        return x
+
+    return replace(data, x_train=change(data.x_train), x_test=change(data.x_test), note=f"{data.note}; {kind} images")
+
+
 def train_endpoint(
     model: nn.Module,
     data: ImageData,
@@ -96,8 +126,7 @@ def train_endpoint(
         data: as cut by `label_split` and `ImageData.share`.
         start: initial tensors (`initial_state`, or an ancestor to fine-tune from).
         epochs, batch_size, rate, weight_decay: the usual; Adam's weight decay is an L2 penalty.
-        optimizer: adam, or sgd with momentum 0.9.
-        schedule: constant, or cosine to 0 over the run.
+        optimizer, schedule: adam, or sgd with momentum 0.9; constant, or cosine to 0 over the run.
         seed: of the order of the batches.
         provenance: added to the endpoint's own record.
         progress: called with (epochs done, epochs).
@@ -128,19 +157,27 @@ def train_endpoint(
             progress(epoch + 1, epochs)
         if should_stop is not None and should_stop():
             break
-    model.eval()
-    if not all(bool(torch.isfinite(value).all()) for value in model.state_dict().values()):
-        raise UserError(f"training ended with weights that are not finite: lower rate={rate:g}")
     record = {
         "data": f"{data.name}: {data.note}", "samples": len(data.x_train), "epochs": len(history), "order_seed": seed,
         "batch_size": batch_size, "rate": rate, "weight_decay": weight_decay, "optimizer": optimizer,
         "schedule": schedule, **(provenance or {}),
     }  # fmt: skip
+    return _finish(model, data, record, history, begin)
+
+
+def _finish(
+    model: nn.Module, data: ImageData, record: dict[str, Any], history: list[dict[str, float]], begin: float
+) -> Endpoint:
+    """Score the trained network on its own labels and take its tensors along."""
+    model.eval()
+    if not all(bool(torch.isfinite(value).all()) for value in model.state_dict().values()):
+        raise UserError(f"training ended with weights that are not finite: lower rate={record['rate']:g}")
     state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    device = next(model.parameters()).device
     found = Endpoint(state, sorted(data.y_train.unique().tolist()), record, history)
     for half, x, y in (("train", data.x_train, data.y_train), ("test", data.x_test, data.y_test)):
         if len(x):
-            score = evaluate(model, state, batches_of(x, y))
+            score = evaluate(model, state, batches_of(x.to(device), y.to(device)))
             found.metrics |= {f"{half}_loss": score.loss, f"{half}_accuracy": score.accuracy}
     found.metrics["seconds"] = time.perf_counter() - begin
     return found

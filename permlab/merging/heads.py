@@ -109,6 +109,7 @@ def task_scores(
 
 def score_tasks(logits: Sequence[Tensor], labels: Sequence[Sequence[int]], truth: Tensor) -> TaskScores:
     """`task_scores` from logits [N, outputs] per task and true class numbers [N]."""
+    logits, truth = [each.cpu() for each in logits], truth.cpu()
     everything = torch.tensor([label for own in labels for label in own])
     if len(everything.unique()) != len(everything):
         raise UserError("two tasks share a label: merge them with one head instead")

@@ -5,7 +5,7 @@
 
 With ratio r of a group of n units, the best-matched (1 - r) n pairs are merged and r n units of each model stay; the
 new order is [merged | A only | B only], its length n (1 + r). Entries that read units of the other model only are
-exactly 0 (PLeaS, arXiv 2407.02447, section 3.1). Layers whose function mixes all units (LayerNorm) cannot grow:
+exactly 0 (PLeaS, arXiv 2407.02447, partial matching). Layers whose function mixes all units (LayerNorm) cannot grow:
 `separable` finds out by experiment.
 """
 

@@ -1,7 +1,7 @@
 """Layer-wise least squares after matching: `least_squares(layout, model, align(spec, [a, b], matching), batches)`.
 
 Every Linear and convolution layer is fitted on its own so that, from the merged inputs of the two original networks, it
-gives their merged outputs (PLeaS, arXiv 2407.02447, section 3.2). One streaming pass accumulates Gram matrices for all
+gives their merged outputs (PLeaS, arXiv 2407.02447, second step). One streaming pass accumulates Gram matrices for all
 layers; the solution is closed-form in float64, with blocks between units of different models held at 0 and a ridge
 towards the averaged weights. No labels are needed, and any inputs will do: `noise_batches` for none at all.
 """

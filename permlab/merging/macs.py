@@ -1,7 +1,7 @@
 """Multiply-accumulates of merged networks: `MacCounter(spec, model, (images,)).ratio({"layers.2": 0.5})`.
 
-A layer of a network with ratios r costs (1 + r_in)(1 + r_out) - 2 r_in r_out times the base (PLeaS, arXiv 2407.02447,
-section 3.1): the blocks between units of different models are 0 and are not counted. A dense forward pass of the merged
+A layer of a network with ratios r costs (1 + r_in)(1 + r_out) - 2 r_in r_out times the base (PLeaS, arXiv 2407.02447):
+the blocks between units of different models are 0 and are not counted. A dense forward pass of the merged
 tensors multiplies those zeros too, (1 + r_in)(1 + r_out); both numbers are given.
 """
 

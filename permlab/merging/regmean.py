@@ -1,8 +1,8 @@
 """RegMean: `regmean(spec, model, align(spec, [a, b], matching), [batches_a, batches_b])` (arXiv 2212.09849).
 
 Each layer of the merged network should give, on every model's own inputs, what that model's layer gives: the closed
-form is the mean of the weights, weighted by the Gram matrices of their inputs (equation 1 there). K models, no new
-units.
+form is the mean of the weights, weighted by the Gram matrices of their inputs. K models, no new units. It sees each
+model's own data: unlike plain least squares on pooled inputs it is told which sample belongs to which task.
 """
 
 from __future__ import annotations
@@ -65,22 +65,23 @@ def regmean(
         own = _grams(reader, state, data, max_rows, generator)
         if not own:
             raise UserError("RegMean got no data for one of the models: give at least one batch to each")
-        for layer in layers:
-            if layer.name not in own:
-                continue
+        for layer in (layer for layer in layers if layer.name in own):
             gram = own[layer.name]
             gram = shrink * gram + (1 - shrink) * torch.diag(gram.diagonal())
             target = gram @ _matrix(layer, state).t()
             grams[layer.name] = grams.get(layer.name, 0) + gram
             cross[layer.name] = cross.get(layer.name, 0) + target
-    for layer in layers:
-        if layer.name in grams:
-            solved = solve_ridge(grams[layer.name], cross[layer.name], _matrix(layer, result), ridge)
-            if layer.bias:
-                result[layer.bias] = solved[:, -1].to(result[layer.bias])
-                solved = solved[:, :-1]
-            result[layer.weight] = layer.tensor(solved, result[layer.weight]).contiguous()
+    for layer in (layer for layer in layers if layer.name in grams):
+        _put(result, layer, solve_ridge(grams[layer.name], cross[layer.name], _matrix(layer, result), ridge))
     return result
+
+
+def _put(result: dict[str, Tensor], layer: Layer, solved: Tensor) -> None:
+    """Store [O, D] or, with a bias, [O, D + 1]."""
+    if layer.bias:
+        result[layer.bias] = solved[:, -1].to(result[layer.bias])
+        solved = solved[:, :-1]
+    result[layer.weight] = layer.tensor(solved, result[layer.weight]).contiguous()
 
 
 def _matrix(layer: Layer, state: State) -> Tensor:

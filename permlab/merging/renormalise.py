@@ -1,8 +1,8 @@
 """Statistics of merged networks: `reset_batchnorm(model, merged, batches)`, `repair(layout, model, states, ...)`.
 
 Averaging units that agree only in part shrinks their variance. Networks with BatchNorm need their running statistics
-measured again; others get the mean and deviation of every unit set to those of the endpoints (REPAIR, arXiv 2211.08403,
-section 4). Both help without any permutation too: report them with and without.
+measured again; others get the mean and deviation of every unit set to those of the endpoints (REPAIR, arXiv
+2211.08403). Both help without any permutation too: report them with and without.
 """
 
 from __future__ import annotations

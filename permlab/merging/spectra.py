@@ -1,7 +1,7 @@
 """Distances and singular vectors: `l2_reduction(spec, a, b, permutation)`, `polar_cosine(spec, a, b, gamma=0.3)`.
 
 Why does matching work? It shortens the distance little, but it turns the leading singular vectors towards each other
-(arXiv 2402.04051, sections 4 and 5). Untrained networks are the control: their distance shrinks too.
+(arXiv 2402.04051). Untrained networks are the control: their distance shrinks too.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Alignment:
 def polar_cosine(spec: Spec, a: State, b: State, gamma: float = 0.0) -> Alignment:
     """R(gamma): how far the leading singular vectors of two networks in a common order of units agree.
 
-    R = sum_l sum_ij (u_i . u'_j)(v_i . v'_j) / sum_l n_l (arXiv 2402.04051, section 5.1). The double sum is the inner
+    R = sum_l sum_ij (u_i . u'_j)(v_i . v'_j) / sum_l n_l (arXiv 2402.04051). The double sum is the inner
     product of the truncated polar factors U V' of the two weights, so no loop over pairs is needed. Where the networks
     keep different numbers of vectors the denominator is sum_l sqrt(k_A k_B), which bounds R by 1; R(A, A) = 1.
 

@@ -8,7 +8,7 @@ import torch
 from architectures import build
 
 from permlab.errors import UserError
-from permlab.merging import Layout, MacCounter, allocate, budget, measured_gains, not_separable
+from permlab.merging import Layout, MacCounter, allocate, budget, measured_gains, not_separable, weight_gains
 from permlab.symmetry import ChannelGroup
 
 
@@ -144,3 +144,16 @@ def test_gains_blend_the_two_ends():
     assert found["a"] == pytest.approx(0.75 * 0.2 + 0.25 * 0.7)
     assert found["b"] == pytest.approx(0.75 * 0.1 + 0.25 * 0.6)
     assert measured_gains(["a"], 1.5, lambda ratios: 0.5) == {"a": 1e-5}
+
+
+def test_gains_without_data_are_relative_distances():
+    model, _, spec = build("mlp-batch")
+    a = {key: value.detach() for key, value in model.state_dict().items()}
+    b = {key: value.detach() for key, value in build("mlp-batch", seed=1)[0].state_dict().items()}
+    assert weight_gains(spec, a, a, list(spec.groups)) == dict.fromkeys(spec.groups, 0.0)
+    found = weight_gains(spec, a, b, ["layers.2"])["layers.2"]
+    names = ["layers.2.weight", "layers.2.bias", "norms.2.weight", "norms.2.bias", "head.weight"]
+    apart = sum(float((a[key] - b[key]).square().sum()) for key in names)
+    assert found == pytest.approx(2 * apart / sum(float(s[key].square().sum()) for s in (a, b) for key in names))
+    opposite = {key: -value for key, value in a.items()}
+    assert weight_gains(spec, a, opposite, ["layers.0"])["layers.0"] == pytest.approx(4)

@@ -14,6 +14,7 @@ from permlab.merging import (
     average,
     barrier_curve,
     batches_of,
+    domain,
     features,
     find_head,
     head_tensors,
@@ -191,3 +192,19 @@ def test_empty_test_halves_are_allowed(digits):
     found = train_endpoint(model, data, start=model.state_dict(), epochs=1)
     assert "test_loss" not in found.metrics and found.metrics["train_loss"] > 0
     assert average([found.state])["head.weight"].equal(found.state["head.weight"])
+
+
+def test_domains_change_images_and_nothing_else(digits):
+    kinds = {kind: domain(digits, kind) for kind in ("original", "inverted", "rotated", "blurred")}
+    assert torch.equal(kinds["inverted"].x_train, -digits.x_train)
+    assert torch.equal(kinds["original"].x_test, digits.x_test)
+    back = domain(domain(domain(kinds["rotated"], "rotated"), "rotated"), "rotated")
+    assert torch.equal(back.x_train, digits.x_train) and not torch.equal(kinds["rotated"].x_train, digits.x_train)
+    blurred = kinds["blurred"].x_test[0, 0]
+    assert blurred[3, 4] == pytest.approx(float(digits.x_test[0, 0, 2:5, 3:6].mean()), abs=1e-5)
+    corner = digits.x_test[0, 0, [0, 0, 1], :][:, [0, 0, 1]]
+    assert blurred[0, 0] == pytest.approx(float(corner.mean()), abs=1e-5)
+    for kind, data in kinds.items():
+        assert kind in data.note and torch.equal(data.y_train, digits.y_train) and data.shape == digits.shape
+    with pytest.raises(UserError, match="did you mean 'rotated'"):
+        domain(digits, "rotate")
