@@ -30,7 +30,7 @@ def l2_reduction(spec: Spec, a: State, b: State, permutation: Permutation) -> fl
 
 
 def weight_matrices(spec: Spec, state: State) -> dict[str, Tensor]:
-    """Matched weights that are true matrices once flattened to [first axis, rest], float64; biases and norms are not."""
+    """Matched weights flattened to [first axis, rest], float64; biases, norms and others of rank one are left out."""
     return {
         name: state[name].detach().double().flatten(1)
         for name in spec.matched()
