@@ -37,6 +37,7 @@ from permlab.merging.evaluate import (
     score_logits,
     temperature,
 )
+from permlab.merging.files import load_merged, save_merged
 from permlab.merging.heads import (
     TaskScores,
     features,
@@ -102,6 +103,7 @@ __all__ = [
     "language_score",
     "least_squares",
     "linear_probe",
+    "load_merged",
     "logits_of",
     "mean_alignment",
     "measured_gains",
@@ -113,6 +115,7 @@ __all__ = [
     "regmean",
     "repair",
     "reset_batchnorm",
+    "save_merged",
     "score_logits",
     "score_tasks",
     "singular_values",

@@ -1,0 +1,70 @@
+"""Merged networks on disk: `save_merged(folder, state, record)`, `state, record = load_merged(folder)`.
+
+A folder holds `model.safetensors` and `merge.json`, the record of what was merged and how. Tensors may be larger than
+those of the architecture (units kept separate): run them with `permlab.symmetry.functional.call` on a module of the
+usual size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from permlab.errors import UserError
+
+WEIGHTS, RECORD = "model.safetensors", "merge.json"
+
+
+def save_merged(
+    folder: str | Path, state: Mapping[str, Tensor], record: Mapping[str, Any], *, tied: Mapping[str, str] | None = None
+) -> Path:
+    """Write a state dict and its record.
+
+    Args:
+        folder: made if it is not there.
+        state: tensors of any shape.
+        record: plain values that JSON can hold: network, width, matching, ratios, provenance of the endpoints.
+        tied: alias name -> name of the tensor it shares (`spec.tied`): written once, and noted in the record.
+    """
+    from safetensors.torch import save_file
+
+    path = Path(folder)
+    text = json.dumps({**record, "tied": dict(tied or {})}, indent=2, sort_keys=True)
+    path.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: value.detach().cpu().contiguous().clone()
+        for name, value in state.items()
+        if not (tied and name in tied and tied[name] in state)
+    }
+    save_file(tensors, str(path / WEIGHTS), metadata={"format": "pt"})
+    (path / RECORD).write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def load_merged(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_merged` wrote: (state dict with tied names shared again, record).
+
+    Raises:
+        UserError: a file is missing or broken.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(folder)
+    for name in (WEIGHTS, RECORD):
+        if not (path / name).is_file():
+            raise UserError(f"{path} is no merged network: it has no file {name}")
+    try:
+        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+        state = load_file(str(path / WEIGHTS))
+        tied = dict(record["tied"])
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"the merged network in {path} is broken ({type(error).__name__}): merge it again") from None
+    for alias, canonical in tied.items():
+        if canonical in state:
+            state[alias] = state[canonical]
+    return state, record
