@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from permlab.ntk import ensemble_size, ensemble_size_all
 from permlab.ntk.descent import DescentEnsemble
@@ -27,6 +28,7 @@ from permlab.ntk.sampling import draw_test_set, stopping_times
 
 LIMITS = {"exact_seconds": 0.5, "law_million_seconds": 1e-3, "all_inputs_seconds": 1.0, "table_seconds": 10.0}
 LEAST_RATIO = 2_000
+PUBLISHED_BATCH = 256  # more than k rows: one full batch an epoch
 
 
 def median_seconds(work: Callable[[], object], repeats: int) -> float:
@@ -40,19 +42,20 @@ def median_seconds(work: Callable[[], object], repeats: int) -> float:
 
 
 def published_epoch_seconds(k: int, width: int, problem: Problem, epochs: int) -> float:
-    """Median seconds of one epoch of the released experiment's training, written in plain PyTorch."""
-    model = torch.nn.Sequential(
-        torch.nn.Linear(k, width, bias=False), torch.nn.ReLU(), torch.nn.Linear(width, k, bias=False)
-    )
-    torch.nn.init.normal_(model[0].weight, std=k**-0.5)
-    torch.nn.init.normal_(model[2].weight, std=width**-0.5)
+    """Median seconds of one epoch as the released experiment trains: biases at zero, a shuffling loader, one batch."""
+    model = torch.nn.Sequential(torch.nn.Linear(k, width), torch.nn.ReLU(), torch.nn.Linear(width, k))
+    for layer, fan_in in ((model[0], k), (model[2], width)):
+        torch.nn.init.normal_(layer.weight, std=fan_in**-0.5)
+        torch.nn.init.zeros_(layer.bias)
     optimizer = torch.optim.SGD(model.parameters(), lr=PUBLISHED_LEARNING_RATE)
-    inputs, targets = torch.eye(k), torch.eye(k)[torch.from_numpy(problem.permutation)]
+    rows = TensorDataset(torch.eye(k), torch.eye(k)[torch.from_numpy(problem.permutation)])
+    loader = DataLoader(rows, batch_size=PUBLISHED_BATCH, shuffle=True)
 
     def epoch() -> None:
-        optimizer.zero_grad()
-        torch.nn.functional.mse_loss(model(inputs), targets).backward()
-        optimizer.step()
+        for inputs, targets in loader:
+            optimizer.zero_grad()
+            torch.nn.functional.mse_loss(model(inputs), targets).backward()
+            optimizer.step()
 
     return median_seconds(epoch, epochs)
 

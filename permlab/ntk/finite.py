@@ -20,6 +20,7 @@ own seed: its outputs do not depend on which members share its chunk, and a resu
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,16 +122,28 @@ class FiniteEnsemble:
         return max(1, ELEMENTS // (min(self.spec.width, BLOCK) * rows))
 
     def blocks(self, members: Sequence[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Initial weights block by block: U1 (members, block, k) and U2 (members, k, block)."""
+        """Initial weights block by block: U1 (members, block, k) and U2 (members, k, block).
+
+        Drawing is serial within a member and takes a quarter of a solve, so the next block is drawn while the caller
+        works on this one.
+        """
         k, width = self.spec.k, self.spec.width
         generators = [member_generator(self.seed, member) for member in members]
-        for start in range(0, width, BLOCK):
-            size = min(BLOCK, width - start)
+
+        def draw(size: int) -> torch.Tensor:
             drawn = torch.empty(len(generators), 2, k, size, dtype=self.dtype)
             for row, generator in zip(drawn, generators):
                 row.normal_(generator=generator)
-            drawn = drawn.to(self.device)
-            yield (drawn[:, 0] / k**0.5).transpose(1, 2), drawn[:, 1] / width**0.5
+            return drawn
+
+        sizes = [min(BLOCK, width - start) for start in range(0, width, BLOCK)]
+        with ThreadPoolExecutor(1) as ahead:
+            waiting = ahead.submit(draw, sizes[0])
+            for following in [*sizes[1:], 0]:
+                drawn = waiting.result().to(self.device)
+                if following:
+                    waiting = ahead.submit(draw, following)
+                yield (drawn[:, 0] / k**0.5).transpose(1, 2), drawn[:, 1] / width**0.5
 
     def outputs(self, members: Sequence[int]) -> torch.Tensor:
         """Trained outputs (members, tests, k) in float64 on the CPU."""
