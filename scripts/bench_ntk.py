@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -41,8 +40,8 @@ def median_seconds(work: Callable[[], object], repeats: int) -> float:
     return statistics.median(seconds)
 
 
-def published_epoch_seconds(k: int, width: int, problem: Problem, epochs: int) -> float:
-    """Median seconds of one epoch as the released experiment trains: biases at zero, a shuffling loader, one batch."""
+def published_epoch(k: int, width: int, problem: Problem) -> Callable[[], None]:
+    """One epoch as the released experiment trains: biases at zero, a shuffling loader, one full batch."""
     model = torch.nn.Sequential(torch.nn.Linear(k, width), torch.nn.ReLU(), torch.nn.Linear(width, k))
     for layer, fan_in in ((model[0], k), (model[2], width)):
         torch.nn.init.normal_(layer.weight, std=fan_in**-0.5)
@@ -57,7 +56,23 @@ def published_epoch_seconds(k: int, width: int, problem: Problem, epochs: int) -
             torch.nn.functional.mse_loss(model(inputs), targets).backward()
             optimizer.step()
 
-    return median_seconds(epoch, epochs)
+    return epoch
+
+
+def alternate(exact: Callable[[], object], epoch: Callable[[], None], rounds: int, epochs: int) -> dict[str, float]:
+    """Time both sides in turns, so that a slow moment of the machine meets both; medians over rounds."""
+    exact_seconds, epoch_seconds = [], []
+    for _ in range(rounds):
+        exact_seconds.append(median_seconds(exact, 5))
+        epoch_seconds.append(median_seconds(epoch, epochs))
+    ratios = [PUBLISHED_EPOCHS * theirs / ours for ours, theirs in zip(exact_seconds, epoch_seconds)]
+    return {
+        "exact_seconds": statistics.median(exact_seconds),
+        "published_epoch_seconds": statistics.median(epoch_seconds),
+        "published_over_exact": statistics.median(ratios),
+        "published_over_exact_smallest": min(ratios),
+        "published_over_exact_largest": max(ratios),
+    }
 
 
 def table_with_bands(workers: int) -> float:
@@ -78,7 +93,9 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=30)
     parser.add_argument("--width", type=int, default=PUBLISHED_WIDTH)
     parser.add_argument("--epochs", type=int, default=20, help="epochs of the published loop that are timed")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--rounds", type=int, default=9, help="turns of exact solutions and published epochs")
+    # Networks are independent, so a machine is used best with one per core: one core's cost is the unit of both sides.
+    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     k, width = arguments.k, arguments.width
@@ -91,12 +108,11 @@ def main() -> None:
     descent_seconds = time.perf_counter() - start
     result = {
         "threads": arguments.threads,
-        "exact_seconds": median_seconds(lambda: exact.outputs([0]), 5),
         "descent_seconds": descent_seconds,
         "descent_epochs": descent.epochs,
         "descent_training_error": descent.training_error,
         "descent_largest_difference_from_exact": float((trained - exact.outputs([0])).abs().max()),
-        "published_epoch_seconds": published_epoch_seconds(k, width, problem, arguments.epochs),
+        **alternate(lambda: exact.outputs([0]), published_epoch(k, width, problem), arguments.rounds, arguments.epochs),
         "published_epochs_timed": arguments.epochs,
         "law_million_seconds": median_seconds(lambda: ensemble_size(10**6, 2, 0.9), 50),
         "all_inputs_seconds": median_seconds(lambda: ensemble_size_all(10_000, 0.9), 5),
@@ -104,7 +120,6 @@ def main() -> None:
     }
     extrapolated = result["published_epoch_seconds"] * PUBLISHED_EPOCHS
     result["published_network_seconds_extrapolated"] = extrapolated
-    result["published_over_exact"] = extrapolated / result["exact_seconds"]
     result["descent_over_exact"] = descent_seconds / result["exact_seconds"]
     met = {key: result[key] <= limit for key, limit in LIMITS.items()}
     met["published_over_exact"] = result["published_over_exact"] >= LEAST_RATIO

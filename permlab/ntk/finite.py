@@ -20,7 +20,6 @@ own seed: its outputs do not depend on which members share its chunk, and a resu
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,28 +121,16 @@ class FiniteEnsemble:
         return max(1, ELEMENTS // (min(self.spec.width, BLOCK) * rows))
 
     def blocks(self, members: Sequence[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Initial weights block by block: U1 (members, block, k) and U2 (members, k, block).
-
-        Drawing is serial within a member and takes a quarter of a solve, so the next block is drawn while the caller
-        works on this one.
-        """
+        """Initial weights block by block: U1 (members, block, k) and U2 (members, k, block)."""
         k, width = self.spec.k, self.spec.width
         generators = [member_generator(self.seed, member) for member in members]
-
-        def draw(size: int) -> torch.Tensor:
+        for start in range(0, width, BLOCK):
+            size = min(BLOCK, width - start)
             drawn = torch.empty(len(generators), 2, k, size, dtype=self.dtype)
             for row, generator in zip(drawn, generators):
                 row.normal_(generator=generator)
-            return drawn
-
-        sizes = [min(BLOCK, width - start) for start in range(0, width, BLOCK)]
-        with ThreadPoolExecutor(1) as ahead:
-            waiting = ahead.submit(draw, sizes[0])
-            for following in [*sizes[1:], 0]:
-                drawn = waiting.result().to(self.device)
-                if following:
-                    waiting = ahead.submit(draw, following)
-                yield (drawn[:, 0] / k**0.5).transpose(1, 2), drawn[:, 1] / width**0.5
+            drawn = drawn.to(self.device)
+            yield (drawn[:, 0] / k**0.5).transpose(1, 2), drawn[:, 1] / width**0.5
 
     def outputs(self, members: Sequence[int]) -> torch.Tensor:
         """Trained outputs (members, tests, k) in float64 on the CPU."""
@@ -167,6 +154,28 @@ class ExactEnsemble(FiniteEnsemble):
                 f"task.width={self.spec.width} is too small for k={self.spec.k} (singular Gram matrix): use a larger"
             ) from error
 
+    def _last(self, members: Sequence[int]) -> torch.Tensor:
+        """Solve on the basis first, then run the tests once through the trained last layer.
+
+        That is half the work of carrying the tests' Gram rows and untrained outputs along. The weights are kept between
+        the two passes, or drawn again where they would not fit.
+        """
+        k, width = self.spec.k, self.spec.width
+        kept = list(self.blocks(members)) if 2 * k * width * len(members) <= ELEMENTS else None
+        gram = torch.zeros(len(members), k, k, dtype=torch.float64, device=self.device)
+        untrained = torch.zeros_like(gram)
+        for first, last in kept or self.blocks(members):
+            hidden = first.transpose(1, 2).relu()  # the inputs are the basis: each sees one column of U1
+            gram += hidden @ hidden.transpose(1, 2)
+            untrained += hidden @ last.transpose(1, 2)
+        solved = torch.cholesky_solve(self.targets - untrained, torch.linalg.cholesky(gram))
+        change = solved.transpose(1, 2).to(self.dtype)
+        outputs = torch.zeros(len(members), len(self.tests), k, dtype=torch.float64, device=self.device)
+        for first, last in kept or self.blocks(members):
+            columns = first.transpose(1, 2)
+            outputs += (self.tests @ columns).relu_() @ (last + change @ columns.relu()).transpose(1, 2)
+        return outputs
+
     def _initial(self, members: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Gram H(Z) H(X)^T (members, k + tests, k), untrained outputs (members, k + tests, k), first-layer blocks."""
         k = self.spec.k
@@ -179,17 +188,9 @@ class ExactEnsemble(FiniteEnsemble):
             both = hidden @ torch.cat([hidden[:, :k], last], dim=1).transpose(1, 2)
             gram += both[..., :k]
             untrained += both[..., k:]
-            if self.spec.layers == "both":
-                active = (first.transpose(1, 2) > 0).to(self.dtype)
-                coupling += (active[:, :, None, :] * last[:, None]) @ last[:, None].transpose(2, 3)
+            active = (first.transpose(1, 2) > 0).to(self.dtype)
+            coupling += (active[:, :, None, :] * last[:, None]) @ last[:, None].transpose(2, 3)
         return gram, untrained, coupling
-
-    def _last(self, members: Sequence[int]) -> torch.Tensor:
-        k = self.spec.k
-        gram, untrained, _ = self._initial(members)
-        factor = torch.linalg.cholesky(gram[:, :k])
-        coefficients = torch.cholesky_solve(self.targets - untrained[:, :k], factor)
-        return untrained[:, k:] + gram[:, k:] @ coefficients
 
     def _both(self, members: Sequence[int]) -> torch.Tensor:
         k, (first_gain, last_gain) = self.spec.k, self.spec.gains
