@@ -19,6 +19,7 @@ own seed: its outputs do not depend on which members share its chunk, and a resu
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -94,7 +95,7 @@ def member_generator(seed: int, member: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> 1))
 
 
-class FiniteEnsemble:
+class FiniteEnsemble(ABC):
     """What the solvers share: weights by member and block of hidden units, inputs as tensors."""
 
     def __init__(
@@ -132,9 +133,9 @@ class FiniteEnsemble:
             drawn = drawn.to(self.device)
             yield (drawn[:, 0] / k**0.5).transpose(1, 2), drawn[:, 1] / width**0.5
 
+    @abstractmethod
     def outputs(self, members: Sequence[int]) -> torch.Tensor:
         """Trained outputs (members, tests, k) in float64 on the CPU."""
-        raise NotImplementedError
 
 
 class ExactEnsemble(FiniteEnsemble):
