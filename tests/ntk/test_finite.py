@@ -12,7 +12,7 @@ from permlab.errors import UserError
 from permlab.ntk import posterior, success_probability
 from permlab.ntk.descent import DescentEnsemble, default_epochs, default_learning_rate
 from permlab.ntk.ensembles import EnsembleStatistics
-from permlab.ntk.finite import ExactEnsemble, FiniteEnsemble, Problem, Spec
+from permlab.ntk.finite import ExactEnsemble, Problem, Spec
 from permlab.ntk.process import all_binary_inputs
 from permlab.ntk.sampling import stopping_times
 
@@ -23,7 +23,7 @@ def problem(k, ones=2, seed=0):
 
 
 def initial_weights(spec, seed, member):
-    ensemble = FiniteEnsemble(spec, problem(spec.k), seed, dtype=torch.float64)
+    ensemble = ExactEnsemble(spec, problem(spec.k), seed, dtype=torch.float64)
     blocks = list(ensemble.blocks([member]))
     return torch.cat([first[0] for first, _ in blocks]), torch.cat([last[0] for _, last in blocks], dim=1), ensemble
 
@@ -162,3 +162,12 @@ def test_descent_defaults_converge_and_too_large_a_step_is_refused():
 def test_too_narrow_networks_are_refused():
     with pytest.raises(UserError, match="width of at least 30"):
         Spec(30, 16)
+
+
+def test_weights_that_do_not_fit_are_drawn_again_and_give_the_same_outputs(monkeypatch):
+    from permlab.ntk import finite
+
+    spec = Spec(6, 5_000)
+    kept = ExactEnsemble(spec, problem(6), seed=3).outputs([0, 4])
+    monkeypatch.setattr(finite, "ELEMENTS", 1)
+    torch.testing.assert_close(ExactEnsemble(spec, problem(6), seed=3).outputs([0, 4]), kept, rtol=0, atol=0)
