@@ -17,6 +17,7 @@ from torch import Tensor
 from permlab.adapters.factors import Factors, norm
 from permlab.adapters.kmeans import Clusters, kmeans
 from permlab.adapters.units import Pool, pool_units
+from permlab.errors import check_choice
 
 PARAM_REWEIGHTS = ("l2", "max", "per_half", "none")
 FEATURES = ("raw", "normalized")
@@ -75,6 +76,7 @@ def lego_batch(
     Returns:
         Per module the merged update (scaling 1) and its report.
     """
+    check_choice("features", rule.features, FEATURES)
     gram = torch.stack([_gram(pool, rule.features) for pool in pools])
     found = kmeans(gram, k, seeds, n_init=rule.n_init, max_iter=rule.max_iter, signed=rule.sign_invariant)
     results = []

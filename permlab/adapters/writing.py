@@ -23,7 +23,7 @@ from permlab.adapters.factors import AdapterSource, Factors, ModuleInfo
 from permlab.adapters.files import CONFIG_NAME, WEIGHTS_NAME, Adapter
 from permlab.adapters.merge import Merged, MergeRule, default_weights, merge_adapters, merged_info, plan_ranks
 from permlab.adapters.settings import LoraSettings, merged_config, targets
-from permlab.errors import UserError
+from permlab.errors import UserError, check_choice
 from permlab.version import __version__
 
 _TARGET_KEYS = ("target_modules", "layers_to_transform", "layers_pattern", "exclude_modules")
@@ -94,6 +94,7 @@ def write_merge(
     Raises:
         UserError: as `merge_adapters`; nothing is left at `out` then.
     """
+    check_choice("extra", extra, EXTRA_RULES)
     ranks = plan_ranks(adapters, rule)
     info = merged_info(adapters, ranks)
     weights = rule.weights or default_weights(rule.method, len(adapters))

@@ -26,7 +26,6 @@ PUBLISHED_TO_90_PERCENT: dict[int, int] = {
 PUBLISHED_WIDTH = 50_000
 PUBLISHED_EPOCHS = 10_000
 PUBLISHED_LEARNING_RATE = 1e-3
-PUBLISHED_TESTS = 1_000
 
 
 def curvature_times_rate(k: int, width: int = PUBLISHED_WIDTH, rate: float = PUBLISHED_LEARNING_RATE) -> float:

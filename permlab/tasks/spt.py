@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from permlab.config import Config
 from permlab.data.text_configs import TEXT_DATASETS
 from permlab.errors import UserError, check_choice, check_range
+from permlab.text import BUDGETS, ORDERS
+from permlab.text.segment import ON_MISMATCH, SEGMENTERS
 
 if TYPE_CHECKING:
     from permlab.runs.run import Run
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
 HEADLINE = ("forward_accuracy", "reverse_accuracy")
 MODELS = ("causal_lm",)
 DATASETS = TEXT_DATASETS
-ORDERS = ("original", "spt", "token_reverse", "word_reverse", "entity_reverse", "random_segment", "word_permute")
-SEGMENTERS = ("auto", "oracle", "entities", "rule", "random", "presegmented", "llm")
 
 
 @dataclass
@@ -118,7 +118,7 @@ def validate(config: Config) -> None:
 
     task = config.task
     check_choice("task.order", task.order, ORDERS)
-    check_choice("task.budget", task.budget, ("replace", "data", "compute"))
+    check_choice("task.budget", task.budget, BUDGETS)
     for key in ("p_original", "p_reversed", "p_permuted", "p_reordered"):
         check_range(f"task.{key}", getattr(task, key), 0, 1)
     total = task.p_original + task.p_reversed + task.p_permuted
@@ -147,8 +147,8 @@ def validate(config: Config) -> None:
 def validate_segmenter(config: Config) -> None:
     """Check the segmenter and that it fits the dataset."""
     segmenter, kind = config.task.segmenter, config.dataset.kind
-    check_choice("task.segmenter.name", segmenter.name, SEGMENTERS)
-    check_choice("task.segmenter.on_mismatch", segmenter.on_mismatch, ("fallback", "drop", "raise"))
+    check_choice("task.segmenter.name", segmenter.name, ("auto", *SEGMENTERS))
+    check_choice("task.segmenter.on_mismatch", segmenter.on_mismatch, ON_MISMATCH)
     if segmenter.max_units is not None:
         check_range("task.segmenter.max_units", segmenter.max_units, 1)
     check_range("task.segmenter.max_words", segmenter.max_words, 1)

@@ -23,8 +23,6 @@ import numpy as np
 from permlab.data.examples import Example
 from permlab.text.units import join_units
 
-ORDERS = ("original", "spt", "token_reverse", "word_reverse", "entity_reverse", "random_segment", "word_permute")
-BUDGETS = ("replace", "data", "compute")
 WORD = re.compile(r"\w+(?:['’\-]\w+)*|[^\w\s]+")
 ORIGINAL, REVERSED, PERMUTED = 0, 1, 2
 

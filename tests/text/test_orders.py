@@ -12,7 +12,8 @@ from permlab.data.examples import Example
 from permlab.data.people import people_corpus
 from permlab.data.symbolic import symbolic_corpus
 from permlab.models.tokenizers import train_tokenizer
-from permlab.text.orders import BUDGETS, ORDERS, OrderedTexts, Ordering, arrangement
+from permlab.text import BUDGETS, ORDERS
+from permlab.text.orders import OrderedTexts, Ordering, arrangement
 from permlab.text.recall import encoder
 from permlab.text.units import join_units
 
