@@ -18,6 +18,7 @@ TASKS: dict[str, str] = {
     "spt": "permlab.tasks.spt:SptConfig",
     "inverse_permutation": "permlab.tasks.inverse_permutation:InversePermutationConfig",
     "lora_lego": "permlab.tasks.lora_lego:LoraLegoConfig",
+    "merge": "permlab.tasks.merge:MergeConfig",
     "ntk": "permlab.tasks.ntk:NtkConfig",
 }
 """task name -> module of the task and its dataclass"""
@@ -25,6 +26,7 @@ TASKS: dict[str, str] = {
 MODELS: dict[str, str] = {
     "none": "permlab.config:NoneConfig",
     "causal_lm": "permlab.models.causal_lm_config:CausalLMConfig",
+    "vision": "permlab.models.vision_config:VisionConfig",
 }
 """model kind -> dataclass"""
 
@@ -36,6 +38,9 @@ DATASETS: dict[str, str] = {
     "jsonl": "permlab.data.text_configs:JsonlConfig",
     "presegmented": "permlab.data.text_configs:PresegmentedConfig",
     "hub": "permlab.data.text_configs:HubConfig",
+    "digits": "permlab.data.image_configs:DigitsConfig",
+    "mnist": "permlab.data.image_configs:MnistConfig",
+    "imagefolder": "permlab.data.image_configs:ImageFolderConfig",
 }
 """dataset kind -> dataclass"""
 

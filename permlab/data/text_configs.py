@@ -96,6 +96,12 @@ class HubConfig:
     subset: str | None = None
     split: str = "train"
     text_column: str = "text"
+    image_column: str = "image"
+    """task=merge: column with pictures."""
+    label_column: str = "label"
+    """task=merge: column with class numbers or names."""
+    test_split: str | None = None
+    """task=merge: split that is tested on; null keeps a quarter of `split` for testing."""
     limit: int | None = None
     """First rows to use; null = all."""
     on_bad_row: str = "raise"

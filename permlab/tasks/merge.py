@@ -1,0 +1,132 @@
+"""Merging: can two networks be merged after permuting their units? (arXiv 2209.04836, 2402.04051, 2407.02447)
+
+permlab task=merge                                                   # train pairs here, merge, every control beside it
+permlab task=merge task.models=[A,B] task.match=weight               # merge networks of your own
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from permlab.config import Config
+from permlab.data.image_configs import IMAGE_DATASETS
+from permlab.data.text_configs import TEXT_DATASETS
+from permlab.errors import UserError, check_choice, check_range
+from permlab.models.vision_config import validate_vision
+
+if TYPE_CHECKING:
+    from permlab.runs.run import Run
+
+HEADLINE = ("loss_barrier", "accuracy_barrier", "midpoint_accuracy", "naive_loss_barrier", "l2_reduction")
+MODELS = ("none", "vision", "causal_lm")
+DATASETS = ("none", *dict.fromkeys((*IMAGE_DATASETS, *TEXT_DATASETS)))
+STUDIES = ("merge", "lmc", "pleas", "width")
+MATCHES = ("identity", "random", "weight", "activation", "straight_through", "zip")
+COMBINES = ("average", "least_squares", "regmean", "zip", "task_arithmetic", "ties")
+RENORMS = ("none", "reset", "rescale", "reshift")
+ALLOCATIONS = ("uniform", "prefix", "greedy", "qp")
+SIMILARITIES = ("inner", "pearson", "distance")
+
+
+@dataclass
+class EndpointTraining:
+    """Training of the networks to be merged; null takes the value that suits the architecture."""
+
+    epochs: int | None = None
+    batch_size: int | None = None
+    rate: float | None = None
+    weight_decay: float = 0.0
+    optimizer: str = "adam"
+    """adam | sgd"""
+    schedule: str = "constant"
+    """constant | cosine"""
+
+
+@dataclass
+class MergeConfig:
+    """`task=merge`"""
+
+    name: str = "merge"
+    study: str = "merge"
+    """merge (arms and barrier curves) | lmc (distances, spectra, three models) | pleas (partial merges) | width"""
+    models: list[str] = field(default_factory=list)
+    """Networks to merge: Hugging Face folders, or .safetensors files of `model`; empty trains them here."""
+    ancestor: str | None = None
+    """combine=task_arithmetic|ties: the network that all were fine-tuned from."""
+    match: str = "weight"
+    """identity | random | weight | activation | straight_through | zip"""
+    combine: str = "average"
+    """average | least_squares | regmean | zip | task_arithmetic | ties"""
+    renorm: str = "none"
+    """none | reset (BatchNorm statistics, or REPAIR where there are none) | rescale | reshift"""
+    compare: list[str] = field(default_factory=list)
+    """Further arms beside the configured one and the controls, as match[/combine][+renorm]: activation/least_squares."""
+    controls: bool = True
+    """identity, random, untrained, renormalise only and ensemble arms."""
+    weights: list[float] = field(default_factory=list)
+    """One per network; empty is 1/n each (task_arithmetic: 1 each)."""
+    budget: float = 1.0
+    """Multiply-accumulates of the merged network relative to one endpoint, 1 to 2; above 1 keeps units apart (PLeaS)."""
+    allocation: str = "uniform"
+    """Where a budget above 1 goes: uniform | prefix | greedy | qp"""
+    ridge: float | None = None
+    """least_squares, regmean: ridge towards the average, relative to the mean diagonal; null takes the method's own."""
+    density: float = 0.2
+    """ties: share of every task vector that is kept"""
+    similarity: str = "inner"
+    """match=activation: inner | pearson | distance"""
+    restarts: int = 1
+    """match=weight: random orders tried; the best objective is kept."""
+    steps: int = 200
+    """match=straight_through: gradient steps"""
+    pairs: int = 1
+    """Pairs of networks trained and merged; seeds derive from `seed`."""
+    points: int = 11
+    """Points of the barrier curves, ends included; odd. 3 scores the midpoint only."""
+    images: int | None = None
+    """Training images that activations, Gram matrices and statistics are taken from; null = all."""
+    labels: int = 1
+    """Parts the classes are cut into; with 2 the networks of a pair see different classes."""
+    domains: list[str] = field(default_factory=list)
+    """One per network: original | inverted | rotated | blurred; empty is original for all."""
+    share: float = 1.0
+    """Share of the training images each network sees; below 1 the networks see different ones."""
+    widths: list[float] = field(default_factory=list)
+    """study=width: widths tried; empty takes model.width only."""
+    train: EndpointTraining = field(default_factory=EndpointTraining)
+
+
+def validate(config: Config) -> None:
+    """Check choices, ranges and combinations.
+
+    Raises:
+        UserError: with one line that names the key and the remedy.
+    """
+    task = config.task
+    for key, options in (
+        ("study", STUDIES), ("match", MATCHES), ("combine", COMBINES), ("renorm", RENORMS),
+        ("allocation", ALLOCATIONS), ("similarity", SIMILARITIES),
+    ):  # fmt: skip
+        check_choice(f"task.{key}", getattr(task, key), options)
+    check_range("task.budget", task.budget, 1, 2)
+    check_range("task.points", task.points, 3)
+    if task.points % 2 == 0:
+        raise UserError(f"task.points={task.points} has no midpoint: use an odd number")
+    for key in ("restarts", "steps", "pairs", "labels"):
+        check_range(f"task.{key}", getattr(task, key), 1)
+    check_range("task.share", task.share, 0, 1, open_interval=False)
+    if config.model.kind == "vision":
+        validate_vision(config.model)
+
+
+def plan(config: Config) -> dict[str, str]:
+    """Extra lines of `run.dry_run=true`."""
+    return {
+        "networks": ", ".join(config.task.models) or f"{config.task.pairs} pairs of {config.model.name}, trained here"
+    }
+
+
+def run(config: Config, run: Run) -> None:
+    """Get the endpoints, match, combine, evaluate, write."""
+    raise UserError("task=merge is being put together")
