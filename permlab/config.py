@@ -16,6 +16,7 @@ from typing import Any
 
 from permlab import registry
 from permlab.errors import UserError, check_choice, check_range, did_you_mean
+from permlab.reports.rules import SCALES, check_rules
 from permlab.version import __version__
 
 
@@ -88,6 +89,12 @@ class ExperimentConfig:
     """Expected minutes on 2 CPU cores."""
     sweep: dict[str, str] = field(default_factory=dict)
     """Hydra sweep syntax per key; turns the run into a multirun. Keys given on the command line win."""
+    checks: list[str] = field(default_factory=list)
+    """The acceptance rule for programs, all of which must hold: see `permlab.reports.rules`."""
+    scale: str = "paper"
+    """paper | toy: what holds on a toy is reported as toy scale only, never as reproduced."""
+    published: str | None = None
+    """The published number in words, only where its source is certain."""
 
 
 @dataclass
@@ -252,6 +259,9 @@ def validate(config: Config) -> None:
     if config.run.checkpoint_steps is not None:
         check_range("run.checkpoint_steps", config.run.checkpoint_steps, 1)
     check_range("seed", config.seed, 0, 2**32 - 1)
+    check_choice("experiment.scale", config.experiment.scale, SCALES)
+    if config.experiment.checks:
+        check_rules(config.experiment.checks, config.to_container())
     task.validate(config)
 
 
