@@ -35,7 +35,7 @@ def read_hub(
         UserError: when the dataset, the split or the column cannot be had, with the remedy; and bad rows with
             `on_bad_row="raise"`.
     """
-    rows = _load(id_or_path, split, subset)
+    rows = load_rows(id_or_path, split, subset)
     columns = list(rows.column_names)
     if text_column not in columns:
         hint = did_you_mean(text_column, columns)
@@ -53,8 +53,12 @@ def read_hub(
     return Corpus("hub", examples, rejected=bad.rows)
 
 
-def _load(id_or_path: str, split: str, subset: str | None) -> Any:
-    """Return the `datasets.Dataset` of one split."""
+def load_rows(id_or_path: str, split: str, subset: str | None = None) -> Any:
+    """Return the `datasets.Dataset` of one split of a hub id, a data folder or a `save_to_disk` folder.
+
+    Raises:
+        UserError: when it cannot be had, with the remedy.
+    """
     folder = Path(id_or_path).expanduser()
     local = folder.exists()
     if not local and (id_or_path.startswith((".", "/", "~")) or id_or_path.count("/") > 1):

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from permlab.data.hub import load_rows
 from permlab.errors import UserError, check_range
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -45,7 +46,7 @@ class ImageData:
 
     def subset(self, labels: Iterable[int]) -> ImageData:
         """Only the images of some classes; class numbers stay as they are."""
-        wanted = torch.tensor(sorted(labels))
+        wanted = torch.tensor(sorted(labels), device=self.y_train.device)
         train, test = torch.isin(self.y_train, wanted), torch.isin(self.y_test, wanted)
         return ImageData(
             self.name, self.x_train[train], self.y_train[train], self.x_test[test], self.y_test[test], self.labels,
@@ -219,41 +220,54 @@ def load_image_folder(
 def load_hub_images(
     name: str,
     *,
+    subset: str | None = None,
+    split: str = "train",
+    test_split: str | None = None,
     image_column: str = "image",
     label_column: str = "label",
     size: int = 32,
     channels: int = 3,
     limit: int | None = None,
-    test_share: float = 0.2,
+    test_share: float = 0.25,
     seed: int = 0,
 ) -> ImageData:
-    """Any image set of the `datasets` library (hub id or local path); the splits "train" and "test" are used.
+    """Any image set of the `datasets` library: a hub id, a folder of data files, or one of `save_to_disk`.
+
+    Args:
+        split, test_split: training and test images; without a test split, `test_share` of `split` is kept for testing.
+        limit: rows used per split.
+        label_column: class numbers or names.
 
     Raises:
-        UserError: the set cannot be loaded, or has no such columns.
+        UserError: the set cannot be loaded, has no such split or columns, or an image that cannot be read.
     """
-    from datasets import load_dataset
-
-    try:
-        splits = load_dataset(name)
-    except Exception as error:  # the library raises many kinds; all mean the same to the user
-        raise UserError(
-            f"dataset.path={name} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0][:200]}): give "
-            "the path of a copy on disk"
-        ) from None
-
-    def read(rows: Any) -> tuple[Tensor, Tensor]:
+    parts = [load_rows(name, each, subset) for each in (split, test_split) if each]
+    for rows in parts:
         for column in (image_column, label_column):
             if column not in rows.column_names:
                 raise UserError(f"{name} has no column '{column}' (columns: {', '.join(rows.column_names)})")
-        chosen = rows.select(range(min(len(rows), limit or len(rows))))
-        x = torch.stack([_to_tensor(row[image_column], size, channels) for row in chosen])
-        return x, torch.tensor([int(row[label_column]) for row in chosen])
+    parts = [rows.select(range(min(len(rows), limit or len(rows)))) for rows in parts]
+    names = _class_names(parts, label_column)
+    halves: list[Tensor] = []
+    for rows in parts:
+        try:
+            halves.append(torch.stack([_to_tensor(image, size, channels) for image in rows[image_column]]))
+        except AttributeError:
+            raise UserError(f"column '{image_column}' of {name} holds no pictures: set dataset.image_column") from None
+        found = rows[label_column]
+        halves.append(torch.tensor([names.index(v) if isinstance(v, str) else int(v) for v in found]))
+    if len(parts) == 1:
+        halves = list(_split(*halves, test_share, seed))
+    note = f"{name}, split {split}" + (f", tested on {test_split}" if test_split else f", {test_share:.0%} for testing")
+    return _normalise(ImageData(Path(name).name, *halves, names, note))
 
-    if "train" not in splits:
-        raise UserError(f"{name} has no split 'train' (splits: {', '.join(splits)})")
-    feature = splits["train"].features[label_column] if label_column in splits["train"].column_names else None
-    parts = read(splits["train"])
-    parts = (*parts, *read(splits["test"])) if "test" in splits else _split(*parts, test_share, seed)
-    names = getattr(feature, "names", None) or [str(i) for i in range(int(parts[1].max()) + 1)]
-    return _normalise(ImageData(name, *parts, list(names), f"{name} with `datasets`"))
+
+def _class_names(parts: list[Any], column: str) -> list[str]:
+    """Class names: from the column's type, the sorted names themselves, or the numbers up to the largest."""
+    known = getattr(parts[0].features[column], "names", None)
+    if known:
+        return list(known)
+    values = {value for rows in parts for value in rows[column]}
+    if any(isinstance(value, str) for value in values):
+        return sorted(map(str, values))
+    return [str(number) for number in range(int(max(values)) + 1)]

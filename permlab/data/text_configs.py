@@ -102,6 +102,10 @@ class HubConfig:
     """task=merge: column with class numbers or names."""
     test_split: str | None = None
     """task=merge: split that is tested on; null keeps a quarter of `split` for testing."""
+    side: int = 32
+    """task=merge: pictures are scaled to side x side pixels."""
+    channels: int = 3
+    """task=merge: 3 (colour) | 1 (grey)"""
     limit: int | None = None
     """First rows to use; null = all."""
     on_bad_row: str = "raise"

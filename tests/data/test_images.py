@@ -99,9 +99,14 @@ def test_hub_sets_from_disk(tmp_path):
         for label in ("a", "b"):
             for i in range(3):
                 picture(tmp_path / split / label / f"{i}.png", 50 if label == "a" else 180)
-    data = load_hub_images(str(tmp_path), size=8)
+    data = load_hub_images(str(tmp_path), size=8, test_split="test")
     assert data.labels == ["a", "b"] and (len(data.x_train), len(data.x_test)) == (6, 6)
+    assert ((data.x_train.mean((1, 2, 3)) > 0) == (data.y_train == 1)).all()
+    cut = load_hub_images(str(tmp_path), size=8)
+    assert (len(cut.x_train), len(cut.x_test)) == (4, 2)
     with pytest.raises(UserError, match="no column 'picture'"):
         load_hub_images(str(tmp_path), image_column="picture")
-    with pytest.raises(UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match="holds no pictures"):
+        load_hub_images(str(tmp_path), image_column="label")
+    with pytest.raises(UserError, match="does not exist"):
         load_hub_images(str(tmp_path / "missing"))
