@@ -56,6 +56,7 @@ from permlab.merging.renormalise import REPAIRS, repair, reset_batchnorm
 from permlab.merging.separable import not_separable
 from permlab.merging.spectra import (
     Alignment,
+    Decomposition,
     l2_distance,
     l2_reduction,
     mean_alignment,
@@ -72,6 +73,7 @@ __all__ = [
     "Alignment",
     "Allocation",
     "Curve",
+    "Decomposition",
     "Endpoint",
     "Fitted",
     "Layout",

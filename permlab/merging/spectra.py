@@ -15,7 +15,7 @@ from torch import Tensor
 from permlab.errors import UserError, check_choice, check_range
 from permlab.matching.weight import squared_norm
 from permlab.merging.average import State
-from permlab.symmetry import Permutation, Spec
+from permlab.symmetry import Permutation, Spec, permute_tensor
 
 
 def l2_distance(spec: Spec, a: State, b: State, permutation: Permutation | None = None) -> float:
@@ -43,6 +43,12 @@ def singular_values(spec: Spec, state: State) -> dict[str, Tensor]:
     return {name: torch.linalg.svdvals(matrix) for name, matrix in weight_matrices(spec, state).items()}
 
 
+def _kept(s: Tensor, gamma: float, longest: int) -> Tensor:
+    """Which singular values are at least `gamma` times the largest one, and above rounding level."""
+    least = max(gamma, longest * torch.finfo(s.dtype).eps) * s[0]
+    return (s >= least) & (s[0] > 0)
+
+
 def polar_factor(matrix: Tensor, gamma: float = 0.0) -> tuple[Tensor, int]:
     """(U V', k) of the k singular vectors whose singular value is at least `gamma` times the largest one.
 
@@ -50,9 +56,8 @@ def polar_factor(matrix: Tensor, gamma: float = 0.0) -> tuple[Tensor, int]:
     on the signs of singular vectors, nor on rotations among equal singular values that are all kept.
     """
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-    least = max(gamma, max(matrix.shape) * torch.finfo(matrix.dtype).eps) * s[0]
-    kept = int((s >= least).sum()) if s[0] > 0 else 0
-    return u[:, :kept] @ vh[:kept], kept
+    kept = _kept(s, gamma, max(matrix.shape))
+    return u[:, kept] @ vh[kept], int(kept.sum())
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,65 @@ class Alignment:
     total: float
     layers: dict[str, float]
     kept: dict[str, tuple[int, int]]
+
+
+class Decomposition:
+    """The singular value decomposition of every matched weight of one network, computed once.
+
+    A permutation moves singular vectors as it moves the weights, so one decomposition serves every permutation.
+
+    Attributes:
+        parts: tensor -> (U [O, k], S [k], V' [k, D]) float64 of the weight flattened to [O, D].
+
+    Raises:
+        UserError: a network without weight matrices.
+    """
+
+    def __init__(self, spec: Spec, state: State) -> None:
+        self.spec, self.state = spec, state
+        self.parts = {
+            name: tuple(torch.linalg.svd(matrix, full_matrices=False))
+            for name, matrix in weight_matrices(spec, state).items()
+        }
+        if not self.parts:
+            raise UserError("the spec lists no weight matrix, so there are no singular vectors to compare")
+        self._polar: dict[float, tuple[dict[str, Tensor], dict[str, int]]] = {}
+
+    def polar(self, gamma: float) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """(tensor -> truncated polar factor in the tensor's shape, tensor -> singular vectors kept)."""
+        if gamma not in self._polar:
+            factors, counts = {}, {}
+            for name, (u, s, vh) in self.parts.items():
+                kept = _kept(s, gamma, max(len(u), vh.shape[1]))
+                factors[name] = (u[:, kept] @ vh[kept]).reshape(self.state[name].shape)
+                counts[name] = int(kept.sum())
+            self._polar[gamma] = (factors, counts)
+        return self._polar[gamma]
+
+    def truncated(self, gamma: float, part: str) -> dict[str, Tensor]:
+        """See `truncated`."""
+        check_choice("part", part, ("leading", "rest"))
+        check_range("gamma", gamma, 0, 1)
+        result = dict(self.state)
+        for name, (u, s, vh) in self.parts.items():
+            leading = s >= gamma * s[0]
+            chosen = leading if part == "leading" else ~leading
+            like = self.state[name]
+            result[name] = ((u[:, chosen] * s[chosen]) @ vh[chosen]).reshape(like.shape).to(like)
+        return result
+
+    def cosine(self, other: Decomposition, gamma: float = 0.0, permutation: Permutation | None = None) -> Alignment:
+        """R(gamma) to another network after permuting it; see `polar_cosine`."""
+        check_range("gamma", gamma, 0, 1)
+        (first, k), (second, m) = self.polar(gamma), other.polar(gamma)
+        layers, kept = {}, {}
+        inner = norm = 0.0
+        for name in first:
+            moved = permute_tensor(self.spec, name, second[name], permutation or self.spec.identity())
+            product, scale = float((first[name] * moved).sum()), (k[name] * m[name]) ** 0.5
+            layers[name], kept[name] = product / scale if scale else 0.0, (k[name], m[name])
+            inner, norm = inner + product, norm + scale
+        return Alignment(inner / norm if norm else 0.0, layers, kept)
 
 
 def polar_cosine(spec: Spec, a: State, b: State, gamma: float = 0.0) -> Alignment:
@@ -79,18 +143,7 @@ def polar_cosine(spec: Spec, a: State, b: State, gamma: float = 0.0) -> Alignmen
     Raises:
         UserError: gamma out of range, or a network without weight matrices.
     """
-    check_range("gamma", gamma, 0, 1)
-    first, second = weight_matrices(spec, a), weight_matrices(spec, b)
-    if not first:
-        raise UserError("the spec lists no weight matrix, so there are no singular vectors to compare")
-    layers, kept = {}, {}
-    inner = norm = 0.0
-    for name in first:
-        (p, k), (q, m) = polar_factor(first[name], gamma), polar_factor(second[name], gamma)
-        product, scale = float((p * q).sum()), (k * m) ** 0.5
-        layers[name], kept[name] = product / scale if scale else 0.0, (k, m)
-        inner, norm = inner + product, norm + scale
-    return Alignment(inner / norm if norm else 0.0, layers, kept)
+    return Decomposition(spec, a).cosine(Decomposition(spec, b), gamma)
 
 
 def truncated(spec: Spec, state: State, *, gamma: float = 0.3, part: str = "leading") -> dict[str, Tensor]:
@@ -102,19 +155,12 @@ def truncated(spec: Spec, state: State, *, gamma: float = 0.3, part: str = "lead
         gamma: leading vectors have a singular value of at least this share of the layer's largest.
         part: leading or rest.
     """
-    check_choice("part", part, ("leading", "rest"))
-    check_range("gamma", gamma, 0, 1)
-    result = dict(state)
-    for name, matrix in weight_matrices(spec, state).items():
-        u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-        leading = s >= gamma * s[0]
-        chosen = leading if part == "leading" else ~leading
-        result[name] = ((u[:, chosen] * s[chosen]) @ vh[chosen]).reshape(state[name].shape).to(state[name])
-    return result
+    return Decomposition(spec, state).truncated(gamma, part)
 
 
 def mean_alignment(
     spec: Spec, states: Sequence[State], gammas: Sequence[float] = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7)
 ) -> Mapping[float, float]:
     """gamma -> R between the two networks in `states`; the sweep that shows where the agreement sits."""
-    return {gamma: polar_cosine(spec, *states, gamma=gamma).total for gamma in gammas}
+    first, second = (Decomposition(spec, state) for state in states)
+    return {gamma: first.cosine(second, gamma).total for gamma in gammas}

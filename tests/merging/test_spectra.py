@@ -6,6 +6,7 @@ from architectures import build
 
 from permlab.errors import UserError
 from permlab.merging import (
+    Decomposition,
     l2_distance,
     l2_reduction,
     mean_alignment,
@@ -118,3 +119,15 @@ def test_distances():
     back = {part: torch.argsort(index) for part, index in permutation.items()}
     assert l2_reduction(spec, b, moved, back) == pytest.approx(1)
     assert l2_reduction(spec, a, a, spec.identity()) == 0
+
+
+@pytest.mark.parametrize("name", ["mlp", "vgg11", "vit-tiny"])
+def test_one_decomposition_serves_every_permutation(name):
+    spec, a, b = pair(name)
+    first, second = Decomposition(spec, a), Decomposition(spec, b)
+    for seed in (0, 1):
+        permutation = spec.random(torch.Generator().manual_seed(seed))
+        for gamma in (0.0, 0.3):
+            wanted = polar_cosine(spec, a, apply(spec, b, permutation), gamma)
+            assert first.cosine(second, gamma, permutation).total == pytest.approx(wanted.total, abs=1e-9)
+    assert first.cosine(second, 0.3).total == polar_cosine(spec, a, b, 0.3).total
