@@ -19,6 +19,7 @@ State dicts come in and go out; the module is only ever called with them. Source
 """
 
 from permlab.merging.ancestor import task_arithmetic, task_vectors, ties
+from permlab.merging.arms import Arm, Merged, Setting, match_arm, merge_arm, parse_arm
 from permlab.merging.average import align, average, interpolate
 from permlab.merging.barrier import Curve, Taylor, barrier_curve, barrier_curves, taylor_estimate, three_models
 from permlab.merging.budget import BUDGETS, Allocation, allocate, measured_gains, weight_gains
@@ -72,6 +73,7 @@ __all__ = [
     "REPAIRS",
     "Alignment",
     "Allocation",
+    "Arm",
     "Curve",
     "Decomposition",
     "Endpoint",
@@ -79,7 +81,9 @@ __all__ = [
     "Layout",
     "MacCounter",
     "Macs",
+    "Merged",
     "Score",
+    "Setting",
     "TaskScores",
     "Taylor",
     "align",
@@ -107,11 +111,14 @@ __all__ = [
     "linear_probe",
     "load_merged",
     "logits_of",
+    "match_arm",
     "mean_alignment",
     "measured_gains",
+    "merge_arm",
     "noise_batches",
     "not_separable",
     "pair_scores",
+    "parse_arm",
     "polar_cosine",
     "polar_factor",
     "regmean",

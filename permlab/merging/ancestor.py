@@ -49,19 +49,24 @@ def _add(base: State, change: Mapping[str, Tensor], scale: float) -> dict[str, T
     }
 
 
-def task_arithmetic(base: State, states: Sequence[State], scale: float | None = None) -> dict[str, Tensor]:
-    """base + scale * sum_k (state_k - base) (task arithmetic, arXiv 2212.04089).
+def task_arithmetic(
+    base: State, states: Sequence[State], scale: float | Sequence[float] | None = None
+) -> dict[str, Tensor]:
+    """base + sum_k scale_k (state_k - base) (task arithmetic, arXiv 2212.04089).
 
     Args:
         base, states: the common ancestor and K models fine-tuned from it.
-        scale: default 1 / K, which is the plain average.
+        scale: one number for all, or one per model; default 1 / K, which is the plain average.
 
     Raises:
-        UserError: a model differs from the base in names or shapes.
+        UserError: a model differs from the base in names or shapes, or there is not one scale per model.
     """
     vectors = task_vectors(base, states)
-    total = {name: sum(vector[name] for vector in vectors) for name in vectors[0]}
-    return _add(base, total, 1 / len(states) if scale is None else scale)
+    scales = [1 / len(states) if scale is None else scale] * len(states) if not isinstance(scale, Sequence) else scale
+    if len(scales) != len(states):
+        raise UserError(f"{len(scales)} scales given for {len(states)} models: give one per model")
+    total = {name: sum(factor * vector[name] for factor, vector in zip(scales, vectors)) for name in vectors[0]}
+    return _add(base, total, 1.0)
 
 
 def ties(base: State, states: Sequence[State], *, keep: float = 0.2, scale: float = 1.0) -> dict[str, Tensor]:

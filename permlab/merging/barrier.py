@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
@@ -104,6 +104,7 @@ def barrier_curves(
     points: int | Sequence[float] = 11,
     scorer: Scorer = classification_score,
     reset: Sequence[Any] | None = None,
+    renormalise: Callable[[dict[str, Tensor], float], State] | None = None,
     calibrate: Sequence[Any] | None = None,
     ends: Mapping[str, tuple[Score, Score]] | None = None,
     progress: Progress | None = None,
@@ -118,6 +119,7 @@ def barrier_curves(
         scorer: what is measured.
         reset: training batches; BatchNorm statistics are measured again at every position between the ends, once for
             all sets.
+        renormalise: (state, position) -> state, called at every position between the ends (REPAIR, for instance).
         calibrate: batches of (inputs, labels); at every position, ends included, the logits are divided by the
             temperature that suits these batches best. Not the test set.
         ends: scores of the two ends where they are known already.
@@ -135,6 +137,8 @@ def barrier_curves(
         state = interpolate(a, b, position)
         if reset is not None and not end:
             state = reset_batchnorm(model, state, reset)
+        if renormalise is not None and not end:
+            state = renormalise(state, position)
         heat = temperature(logits_of(model, state, calibrate), labels_of(calibrate)) if calibrate is not None else None
         for name, batches in sets.items():
             if end and ends is not None and name in ends and heat is None:
