@@ -118,9 +118,11 @@ def merge_knots(updates: Sequence[Factors], weights: Sequence[float], rule: Trim
     for rotation in rotations:
         width = rotation.shape[1]
         block = vt[keep, start : start + width]
-        coordinates.append(s[keep, None] * (block @ rotation.T))
+        found = s[keep, None] * (block @ rotation.T)
+        coordinates.append(trimming.trim(found, trimming.magnitude_threshold(found, rule.density)))
         start += width
-    merged = trimming.merge_ties(coordinates, weights, rule.density, rule.sign_method)
+    merged = trimming.elect_and_average(coordinates, weights, rule.sign_method)
+    del coordinates
     return singular_form(Factors(merged, q_b @ u[:, keep]), rank)
 
 

@@ -27,6 +27,8 @@ from permlab.errors import UserError
 METHODS = ("lego", "linear", "cat", "svd", "ties", "dare", "knots")
 # Bytes of input factors held at a time; a Llama-3.2-1B MLP module of eight rank-16 adapters has 5 MiB.
 _BATCH_BYTES = 48 << 20
+# The same for the methods that gain nothing from many modules at a time.
+_SMALL_BATCH_BYTES = 12 << 20
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def merge_adapters(
     reports: dict[str, LegoReport] = {}
     with ThreadPoolExecutor(workers or min(4, os.cpu_count() or 1)) as pool:
         done = 0
-        for batch in _batches(adapters, ranks):
+        for batch in _batches(adapters, ranks, _BATCH_BYTES if rule.method == "lego" else _SMALL_BATCH_BYTES):
             for module, update, report in _merge_batch(adapters, rule, ranks, batch, torch.device(device), pool):
                 if not bool(torch.isfinite(update.a.sum() + update.b.sum())):
                     raise UserError(f"merging {module} gave values that are not finite; check the inputs' sizes")
@@ -181,8 +183,8 @@ def _merged_rank(module: str, own: Sequence[int], rule: MergeRule) -> int:
     return rank
 
 
-def _batches(adapters: Sequence[AdapterSource], ranks: dict[str, int]) -> Iterator[list[str]]:
-    """Groups of modules with equal pools and merged ranks whose inputs fit in _BATCH_BYTES."""
+def _batches(adapters: Sequence[AdapterSource], ranks: dict[str, int], limit: int) -> Iterator[list[str]]:
+    """Groups of modules with equal pools and merged ranks whose inputs fit in `limit` bytes."""
     groups: dict[tuple[int, int], list[str]] = {}
     cost: dict[str, int] = {}
     for module, rank in ranks.items():
@@ -192,7 +194,7 @@ def _batches(adapters: Sequence[AdapterSource], ranks: dict[str, int]) -> Iterat
     for modules in groups.values():
         batch: list[str] = []
         for module in modules:
-            if batch and sum(cost[name] for name in batch) + cost[module] > _BATCH_BYTES:
+            if batch and sum(cost[name] for name in batch) + cost[module] > limit:
                 yield batch
                 batch = []
             batch.append(module)

@@ -42,13 +42,17 @@ def elect_and_average(tensors: Sequence[Tensor], weights: Sequence[float], sign_
         weights: one factor each, applied after the election.
         sign_method: "total" elects by the sum of the entries, "frequency" by the sum of their signs.
     """
-    stacked = torch.stack(list(tensors))
-    votes = stacked.sum(dim=0) if sign_method == "total" else stacked.sign().sum(dim=0)
-    elected = torch.where(votes >= 0, 1.0, -1.0).to(stacked)
-    agrees = stacked.sign() == elected
-    scale = torch.tensor(list(weights), dtype=stacked.dtype, device=stacked.device)
-    scaled = stacked * scale.reshape(-1, *[1] * (stacked.dim() - 1))
-    return (scaled * agrees).sum(dim=0) / agrees.sum(dim=0).clamp_min(1)
+    # One tensor at a time: stacking them would hold every update three times over.
+    votes = torch.zeros_like(tensors[0])
+    for tensor in tensors:
+        votes += tensor if sign_method == "total" else tensor.sign()
+    elected = torch.where(votes >= 0, 1.0, -1.0).to(votes)
+    total, count = torch.zeros_like(votes), torch.zeros_like(votes)
+    for tensor, weight in zip(tensors, weights):
+        agrees = tensor.sign() == elected
+        total += weight * tensor * agrees
+        count += agrees
+    return total / count.clamp_min(1)
 
 
 def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
