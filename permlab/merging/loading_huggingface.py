@@ -1,0 +1,322 @@
+"""Hugging Face checkpoints for `permlab.merging.loading`: compared by configuration, verified in float64.
+
+loaded = load_huggingface([open_checkpoint("A"), open_checkpoint("B")])
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from permlab.errors import UserError
+from permlab.merging.loading import Loaded, read_tensors, say_differences, tensor_differences, unique_names
+from permlab.models.checkpoints import CONFIG, Checkpoint
+from permlab.symmetry import Spec, declare_huggingface, verify
+from permlab.symmetry.huggingface import LLAMA_FAMILY
+
+COVERED = (*LLAMA_FAMILY, "gpt2", "bert", "vit")
+VERIFIED_WHOLE = 10_000_000
+"""Networks of up to this many parameters are verified themselves, larger ones on a smaller twin."""
+IRRELEVANT = {
+    "_name_or_path", "name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "auto_map",
+    "_attn_implementation", "attn_implementation", "output_attentions", "output_hidden_states", "return_dict",
+    "chunk_size_feed_forward", "initializer_range", "finetuning_task", "task_specific_params", "problem_type",
+    "gradient_checkpointing", "pretraining_tp", "attention_dropout", "hidden_dropout_prob", "classifier_dropout",
+    "attention_probs_dropout_prob", "attn_pdrop", "embd_pdrop", "resid_pdrop", "summary_first_dropout", "label2id",
+    "_commit_hash", "is_encoder_decoder", "is_decoder",
+}  # fmt: skip
+"""Keys that change neither the function nor the tensors of a trained network."""
+NOTED = {"max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "id2label", "n_positions"}
+"""Keys that are told to the user; where they matter, the shapes of the tensors differ too."""
+
+
+def load_huggingface(checkpoints: Sequence[Checkpoint]) -> Loaded:
+    """Compare, read and verify checkpoints of one architecture.
+
+    Raises:
+        UserError: as `load_networks`.
+    """
+    first = checkpoints[0]
+    for each in checkpoints:
+        _check_type(each)
+    configs = [_config(each) for each in checkpoints]
+    notes: list[str] = []
+    for other, config in zip(checkpoints[1:], configs[1:]):
+        notes += _compare(first, other, configs[0], config)
+        _check_vocabulary(first, other)
+    module = empty_module(configs[0], _model_class(first))
+    names, extra = file_names(first, module)
+    if extra:
+        notes.append(f"{len(extra)} tensors that {type(module).__name__} does not use are left out ({extra[0]})")
+    stored = [read_tensors(each, names) for each in checkpoints]
+    for each, state in zip(checkpoints, stored):
+        drop_aliases(each.path, module, state)
+    spec = declare_huggingface(configs[0], stored[0])
+    own_names = all(name in module.state_dict() for name in stored[0])
+    _check_coverage(first, spec, configs[0], module)
+    checks, verified_on = verify_huggingface(configs[0], type(module), stored[0] if own_names else None)
+    return Loaded(
+        kind=_kind(type(module).__name__),
+        names=unique_names(checkpoints),
+        checkpoints=list(checkpoints),
+        stored=stored,
+        spec=spec,
+        module=module if own_names else None,
+        config=configs[0],
+        file_names={name: stored_as for name, stored_as in names.items() if name != stored_as},
+        checks=checks,
+        verified_on=verified_on,
+        notes=list(dict.fromkeys(notes)),
+    )
+
+
+def _kind(architecture: str) -> str:
+    if architecture.endswith(("ForCausalLM", "LMHeadModel")):
+        return "causal_lm"
+    return "image_huggingface" if architecture.endswith("ForImageClassification") else "huggingface"
+
+
+def _check_type(each: Checkpoint) -> None:
+    if each.kind != "huggingface":
+        raise UserError(
+            f"{each.path} has no config.json beside its weights, the others have: give Hugging Face folders"
+        )
+    kind = str(each.config.get("model_type"))
+    if kind not in COVERED:
+        raise UserError(
+            f"{each.path} is of model type '{kind}', whose permutations are not declared; supported are "
+            f"{', '.join(COVERED)}"
+        )
+
+
+def _config(each: Checkpoint) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(each.folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # whatever a broken config.json makes transformers raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{each.folder / CONFIG} cannot be used: {reason}") from error
+
+
+def _model_class(each: Checkpoint) -> type:
+    import transformers
+
+    named = each.config.get("architectures") or []
+    found = getattr(transformers, str(named[0]), None) if named else None
+    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+        raise UserError(
+            f"{each.folder / CONFIG} names {', '.join(map(str, named)) or 'no'} architecture, which transformers does "
+            'not have: put in "architectures": ["LlamaForCausalLM"] or what it is'
+        )
+    return found
+
+
+def _compare(first: Checkpoint, other: Checkpoint, one: Any, two: Any) -> list[str]:
+    """Notes on differences that do no harm.
+
+    Raises:
+        UserError: listing the keys and tensors that differ.
+    """
+    keys = config_differences(one.to_dict(), two.to_dict())
+    fatal = [line for key, line in keys.items() if key not in NOTED]
+    if fatal or tensor_differences(first, other):
+        raise UserError(say_differences(first, other, list(keys.values())))
+    names = [getattr(each, "id2label", None) or {} for each in (one, two)]
+    custom = all(names) and not any(str(v).startswith("LABEL_") for each in names for v in each.values())
+    if "id2label" in keys and custom and "classifier.weight" in first.tensors:
+        raise UserError(
+            f"{first.name} and {other.name} have different classes ({keys['id2label']}), so rows of their classifiers "
+            "do not correspond: train them with the same id2label"
+        )
+    return [f"{first.name} and {other.name} differ in {line}; {first.name}'s is kept" for line in keys.values()]
+
+
+def config_differences(one: Mapping[str, Any], two: Mapping[str, Any]) -> dict[str, str]:
+    """Key -> "key: value | value" for the keys that matter and differ."""
+    return {
+        key: f"{key}: {_short(one.get(key))} | {_short(two.get(key))}"
+        for key in dict.fromkeys((*one, *two))
+        if key not in IRRELEVANT and one.get(key) != two.get(key)
+    }
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _check_vocabulary(first: Checkpoint, other: Checkpoint) -> None:
+    """Refuse tokenizers with different vocabularies: rows of the embeddings would be averaged across words."""
+    files = [each.folder / "tokenizer.json" for each in (first, other)]
+    if not all(file.is_file() for file in files):
+        return
+    texts = [file.read_text(encoding="utf-8") for file in files]
+    if texts[0] == texts[1]:
+        return
+    try:
+        one, two = (json.loads(text)["model"]["vocab"] for text in texts)
+    except (ValueError, KeyError, TypeError):
+        return
+    if one != two:
+        raise UserError(
+            f"{first.name} and {other.name} have different vocabularies ({len(one)} | {len(two)} tokens): "
+            "the rows of their embeddings mean different words, so they cannot be averaged"
+        )
+
+
+# ---- names -----------------------------------------------------------------------------------------------------------
+
+
+def empty_module(config: Any, architecture: type) -> nn.Module:
+    """The architecture with parameters that take no memory and real buffers: it can be `call`ed with a state."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        module = architecture(config)
+    module.tie_weights()  # the context replaces parameters one by one, which parts tied ones
+    return module.eval()
+
+
+def file_names(first: Checkpoint, module: nn.Module) -> tuple[dict[str, str], list[str]]:
+    """(name in the module -> name in the files, tensors of the files that the module does not use).
+
+    Files of a bare model lack the prefix of one with a head, and old ones call norms gamma and beta. Where transformers
+    renames more than that (ViT), the names of the files are used throughout.
+
+    Raises:
+        UserError: a tensor is missing.
+    """
+    wanted = set(module.state_dict())
+    prefix = f"{getattr(module, 'base_model_prefix', '')}."
+    names: dict[str, str] = {}
+    extra: list[str] = []
+    for stored in first.tensors:
+        modern = stored.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+        found = next((each for each in (modern, prefix + modern, modern.removeprefix(prefix)) if each in wanted), None)
+        if found is None:
+            extra.append(stored)
+        else:
+            names[found] = stored
+    missing = _missing(module, names)
+    if missing and extra:
+        renamed = module.config.model_type == "vit" and len(missing) == len(extra)
+        if renamed:
+            return {name: name for name in first.tensors}, []
+    if missing:
+        raise UserError(
+            f"{first.path} lacks {len(missing)} tensors of a {type(module).__name__} ({missing[0]}): "
+            "is the download complete, and is architectures in config.json right?"
+        )
+    return names, extra
+
+
+def _missing(module: nn.Module, names: Mapping[str, str]) -> list[str]:
+    """Tensors of the module that the files have under none of their names."""
+    aliases = _aliases(module)
+    return [n for n in module.state_dict() if n not in names and not any(a in names for a in aliases.get(n, ()))]
+
+
+def _aliases(module: nn.Module) -> dict[str, list[str]]:
+    """Name -> the other names of the same parameter."""
+    owners: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(parameter), []).append(name)
+    return {name: [o for o in group if o != name] for group in owners.values() for name in group if len(group) > 1}
+
+
+def drop_aliases(path: str, module: nn.Module, state: dict[str, Tensor]) -> None:
+    """Keep one name of every tied tensor, in place.
+
+    Raises:
+        UserError: the files hold different tensors for what the configuration ties.
+    """
+    for name, others in _aliases(module).items():
+        for other in others:
+            if name in state and other in state:
+                if not torch.equal(state[name], state[other]):
+                    raise UserError(
+                        f"{path}: config.json ties {name} and {other}, but the files hold two different tensors: set "
+                        "tie_word_embeddings to false there"
+                    )
+                # The embedding is the name that specs use.
+                del state[other if "embed" in name or "wte" in name else name]
+
+
+# ---- verification ----------------------------------------------------------------------------------------------------
+
+
+def _check_coverage(first: Checkpoint, spec: Spec, config: Any, module: nn.Module) -> None:
+    """The spec read off the files must have the groups and axes of the one read off the architecture."""
+    shapes = module.state_dict()
+    built = declare_huggingface(config, {name: value for name, value in shapes.items() if name not in spec.tied})
+    one, two = ({name: len(each.members(name)) for name in each.groups} for each in (spec, built))
+    if one != two:
+        odd = next(name for name in {**one, **two} if one.get(name) != two.get(name))
+        raise UserError(
+            f"{first.path}: the tensors of {odd} in the files are not those of a {type(module).__name__}: load it with "
+            "transformers and save it again"
+        )
+
+
+def verify_huggingface(
+    config: Any, architecture: type, state: Mapping[str, Tensor] | None = None
+) -> tuple[dict[str, float], str]:
+    """`verify` of the declared symmetry, in float64: (changes by group, what it ran on).
+
+    Up to 10 million parameters it is the network itself. A larger one is stood for by a twin of the same architecture
+    and options with two layers, at most four heads (grouped as they are) and a small vocabulary.
+
+    Raises:
+        UserError: a group changes the outputs.
+    """
+    shapes = empty_module(config, architecture).state_dict().values()
+    whole = sum(value.numel() for value in shapes) <= VERIFIED_WHOLE
+    config = config if whole else small_twin(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = architecture(config).float().eval()
+    if whole and state is not None:
+        module.load_state_dict({name: value.float() for name, value in state.items()}, strict=False)
+    spec = declare_huggingface(config, module.state_dict())
+    generator = torch.Generator().manual_seed(0)
+    if config.model_type == "vit":
+        size = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
+        inputs = {"pixel_values": torch.randn(2, config.num_channels, size, size, generator=generator)}
+    else:
+        inputs = {"input_ids": torch.randint(config.vocab_size, (2, 8), generator=generator)}
+    return verify(spec, module, inputs), "the network itself" if whole else "a small twin of the architecture"
+
+
+def small_twin(config: Any) -> Any:
+    """A copy of a configuration with everything that only makes a network large cut down."""
+    twin = copy.deepcopy(config)
+    layers, heads, width, inner = "num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size"
+    if config.model_type == "gpt2":
+        layers, heads, width, inner = "n_layer", "n_head", "n_embd", "n_inner"
+    count = getattr(config, heads)
+    dim = getattr(config, "head_dim", None) or getattr(config, width) // count
+    kv = getattr(config, "num_key_value_heads", None)
+    groups = min(kv or count, 4 if (kv or count) == count else 2)
+    kept = groups * min(count // (kv or count), 2)
+    for key, value in ((heads, kept), (width, kept * dim), (inner, 96), (layers, 2)):
+        setattr(twin, key, value)
+    if kv:
+        twin.num_key_value_heads = groups
+    if getattr(twin, "layer_types", None):
+        twin.layer_types = twin.layer_types[:2]
+    for key, value in (("vocab_size", 128), ("max_position_embeddings", 64), ("n_positions", 64)):
+        if isinstance(getattr(twin, key, None), int):
+            setattr(twin, key, value)
+    for key in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        if hasattr(twin, key):
+            setattr(twin, key, None)
+    if config.model_type == "vit":
+        patch = twin.patch_size if isinstance(twin.patch_size, int) else twin.patch_size[0]
+        twin.image_size = 2 * patch
+    return twin

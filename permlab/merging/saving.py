@@ -1,0 +1,126 @@
+"""Merged Hugging Face networks on disk: `save_network("merged", state, loaded, {"method": "weight matching"})`.
+
+The folder loads with `from_pretrained`: configuration and tokenizer of the first network, safetensors (in shards above
+5 GB), a model card and `merge.json`. It gets its name only when everything in it is on disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from permlab.errors import UserError
+from permlab.merging.loading import Loaded
+from permlab.models.checkpoints import CONFIG, INDEX, RECORD
+from permlab.version import __version__
+
+COPIED = (
+    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "chat_template.jinja", "chat_template.json",
+    "preprocessor_config.json", "processor_config.json",
+)  # fmt: skip
+"""Files of the first network that go with the merged one."""
+
+
+def save_network(
+    folder: str | Path,
+    state: Mapping[str, Tensor],
+    loaded: Loaded,
+    record: Mapping[str, Any],
+    *,
+    shard_size: int | str = "5GB",
+) -> Path:
+    """Write a merged Hugging Face network.
+
+    Args:
+        folder: made; it must not hold anything yet.
+        state: the merged tensors under the names of `loaded.stored`, each of the number type it had there.
+        loaded: where the networks came from.
+        record: plain values for merge.json and the model card; "method" and "weights" are shown in words.
+        shard_size: largest file.
+
+    Raises:
+        UserError: the folder holds something already; nothing is written then.
+    """
+    out = Path(folder)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out} exists already and is not overwritten: choose another folder")
+    inputs = [{"path": each.path, "sha256": each.sha256()} for each in loaded.checkpoints]
+    if loaded.ancestor is not None:
+        inputs[-1]["role"] = "ancestor"
+    with _whole(out) as temporary:
+        _write_weights(temporary, state, loaded, shard_size)
+        source = loaded.checkpoints[0].folder
+        shutil.copyfile(source / CONFIG, temporary / CONFIG)
+        for name in COPIED:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, temporary / name)
+        text = json.dumps({"permlab": __version__, **record, "inputs": inputs}, indent=2, sort_keys=True, default=str)
+        (temporary / RECORD).write_text(text + "\n", encoding="utf-8")
+        (temporary / "README.md").write_text(_card(loaded, inputs, record), encoding="utf-8")
+    return out
+
+
+@contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out` that becomes `out` when the block ends well, and disappears when it does not."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        temporary.chmod(0o755)
+        yield temporary
+        for path in [*temporary.iterdir(), temporary]:
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+        if out.exists():
+            out.rmdir()
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_weights(folder: Path, state: Mapping[str, Tensor], loaded: Loaded, shard_size: int | str) -> None:
+    from huggingface_hub import split_torch_state_dict_into_shards
+    from safetensors.torch import save_file
+
+    tensors = {
+        loaded.file_names.get(name, name): value.detach().cpu().to(loaded.stored[0][name].dtype).contiguous()
+        for name, value in state.items()
+        if name in loaded.stored[0]
+    }
+    plan = split_torch_state_dict_into_shards(tensors, max_shard_size=shard_size)
+    for file, names in plan.filename_to_tensors.items():
+        save_file({name: tensors[name] for name in names}, str(folder / file), metadata={"format": "pt"})
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _card(loaded: Loaded, inputs: list[dict[str, Any]], record: Mapping[str, Any]) -> str:
+    """README.md for people and the hub."""
+    lines = ["---", "library_name: transformers", "tags: [merge, permlab]"]
+    hubs = [each.path for each in loaded.checkpoints if not Path(each.path).exists()]
+    if hubs:
+        lines += ["base_model:", *(f"  - {json.dumps(name)}" for name in hubs)]
+    lines += ["---", "", f"# Merge of {len(loaded.stored)} networks", ""]
+    lines += [
+        f"Made by permlab {__version__}, {record.get('method', 'average')}.",
+        "",
+        "| network | weight | SHA-256 |",
+    ]
+    lines += ["|---|---|---|"]
+    weights = list(record.get("weights") or [1 / len(loaded.stored)] * len(loaded.stored))
+    shown = [f"{weight:g}" for weight in weights] + ["ancestor"] * (len(inputs) - len(weights))
+    for entry, weight in zip(inputs, shown):
+        lines.append(f"| `{entry['path']}` | {weight} | `{entry['sha256']}` |")
+    lines += ["", "Configuration and tokenizer are those of the first network; `merge.json` has all settings.", ""]
+    return "\n".join(lines)
