@@ -26,6 +26,7 @@ MATCHES = ("identity", "random", "weight", "activation", "straight_through", "zi
 COMBINES = ("average", "least_squares", "regmean", "zip", "task_arithmetic", "ties")
 RENORMS = ("none", "reset", "rescale", "reshift")
 ALLOCATIONS = ("uniform", "prefix", "greedy", "qp")
+ANALYSES = ("distances", "spectra", "trace", "taylor", "causal", "three", "start")
 SIMILARITIES = ("inner", "pearson", "distance")
 
 
@@ -94,6 +95,8 @@ class MergeConfig:
     """Share of the training images each network sees; below 1 the networks see different ones."""
     widths: list[float] = field(default_factory=list)
     """study=width: widths tried; empty takes model.width only."""
+    analyses: list[str] = field(default_factory=lambda: list(ANALYSES))
+    """study=lmc: distances | spectra | trace | taylor | causal | three | start, any of them"""
     train: EndpointTraining = field(default_factory=EndpointTraining)
 
 
@@ -109,6 +112,8 @@ def validate(config: Config) -> None:
         ("allocation", ALLOCATIONS), ("similarity", SIMILARITIES),
     ):  # fmt: skip
         check_choice(f"task.{key}", getattr(task, key), options)
+    for analysis in task.analyses:
+        check_choice("task.analyses", analysis, ANALYSES)
     check_range("task.budget", task.budget, 1, 2)
     check_range("task.points", task.points, 3)
     if task.points % 2 == 0:

@@ -1,0 +1,177 @@
+"""Figures of `task.study=lmc`: `FIGURES["trace"](tables)`, drawn from the rows of all tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from permlab import figures
+from permlab.tasks.merge_lmc import means
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Row = dict[str, Any]
+Tables = dict[str, list[Row]]
+FLOOR = 1e-2
+"""Barriers below this are drawn on a linear scale."""
+
+
+def draw_alignment(tables: Tables) -> Figure:
+    """R against gamma: trained and untrained, matched and not; bands are one deviation over pairs."""
+    figure, ax = figures.new(width=1, height=2.6)
+    lines = means(tables["spectra"], ("networks", "arm", "gamma"))
+    for kind, arm in dict.fromkeys((line["networks"], line["arm"]) for line in lines):
+        if arm in ("with itself", "random permutation"):
+            continue
+        own = [line for line in lines if (line["networks"], line["arm"]) == (kind, arm)]
+        gamma, r = np.array([row["gamma"] for row in own]), np.array([row["r"] for row in own])
+        spread = np.nan_to_num(np.array([row["r_sd"] for row in own]))
+        style = "-" if kind == "trained" else "--"
+        label = arm if kind == "trained" else f"untrained, {arm}"
+        ax.plot(gamma, r, style, marker=".", color=figures.color(arm), label=label)
+        ax.fill_between(gamma, r - spread, r + spread, color=figures.color(arm), alpha=0.15, linewidth=0)
+    ax.set(xlabel="gamma (share of the largest singular value)", ylabel="R(gamma)")
+    ax.legend(loc="upper left")
+    return figure
+
+
+def _barrier_axis(ax: Axes) -> None:
+    ax.set_yscale("symlog", linthresh=FLOOR)
+    ax.set_ylabel("loss barrier at the midpoint (nats, test)")
+
+
+def draw_trace(tables: Tables) -> Figure:
+    """Barrier against R and against the L2 reduction along the steps of weight matching, one line a pair."""
+    figure, axes = figures.new(width=2, height=2.6, columns=2, sharey=True)
+    pairs = sorted({row["pair"] for row in tables["trace"]})
+    for ax, column, label in zip(axes, ("r_0.3", "l2_reduction"), ("R(0.3)", "reduction of the L2 distance")):
+        for number, pair in enumerate(pairs):
+            own = [row for row in tables["trace"] if row["pair"] == pair]
+            ax.plot(
+                [row[column] for row in own],
+                [row["loss_barrier"] for row in own],
+                marker=".",
+                color=figures.color("weight matching"),
+                alpha=0.6,
+                linewidth=0.8,
+                label=None if number else "steps of weight matching",
+            )
+        _others(ax, tables, column)
+        ax.set_xlabel(label)
+    _barrier_axis(axes[0])
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    return figure
+
+
+def _others(ax: Axes, tables: Tables, column: str) -> None:
+    """Ends of other methods, as points: permutations from part of the singular vectors, activation matching."""
+    series = {
+        "leading vectors only": [row for row in tables.get("causal", []) if row["part"] == "leading"],
+        "other vectors only": [row for row in tables.get("causal", []) if row["part"] == "rest"],
+        "activation matching": [row for row in tables.get("distances", []) if row["arm"] == "activation matching"],
+    }
+    for marker, (name, rows) in zip("^vs", series.items()):
+        if rows:
+            x, y = [row[column] for row in rows], [row["loss_barrier"] for row in rows]
+            ax.plot(x, y, marker, color=figures.color(name), markersize=3, alpha=0.7, label=name)
+
+
+def draw_causal(tables: Tables) -> Figure:
+    """Barrier of permutations from the leading vectors only and from the others only, against gamma."""
+    figure, axes = figures.new(width=2, height=2.6, columns=2)
+    lines = means(tables["causal"], ("part", "gamma"))
+    whole = next(line for line in lines if line["part"] == "all")
+    names = {"leading": "leading vectors only", "rest": "other vectors only"}
+    for ax, column in zip(axes, ("loss_barrier", "l2_reduction")):
+        for part, name in names.items():
+            own = [line for line in lines if line["part"] == part]
+            x, y = [line["gamma"] for line in own], [line[column] for line in own]
+            error = np.nan_to_num([line[f"{column}_sd"] for line in own])
+            ax.errorbar(x, y, error, marker="o", color=figures.color(name), label=name)
+        ax.axhline(whole[column], color=figures.color("weight matching"), linestyle="--", label="all vectors")
+        ax.set_xlabel("gamma (share of the largest singular value)")
+    _barrier_axis(axes[0])
+    axes[1].set_ylabel("reduction of the L2 distance")
+    naive = [row["loss_barrier"] for row in tables["trace"] if not row["step"]] if "trace" in tables else []
+    if naive:
+        axes[0].axhline(float(np.mean(naive)), color=figures.color("no permutation"), label="no permutation")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    return figure
+
+
+def draw_singular_values(tables: Tables) -> Figure:
+    """Histograms of the singular values of the first pair, layer by layer, trained and untrained."""
+    rows = tables["singular_values"]
+    layers = list(dict.fromkeys(row["layer"] for row in rows))[:4]
+    figure, axes = figures.new(width=2, height=2.2, columns=len(layers), squeeze=False)
+    for ax, layer in zip(axes[0], layers):
+        series: dict[tuple[str, str], list[float]] = {}
+        for row in rows:
+            key = (row["networks"], row["network"])
+            if row["layer"] == layer and key != ("untrained", "B"):
+                series.setdefault(key, []).append(row["value"])
+        bins = np.linspace(0, max(max(values) for values in series.values()), 31)
+        for (kind, name), values in series.items():
+            label = f"{kind} {name}" if kind == "trained" else "untrained"
+            ax.hist(values, bins, histtype="step", color=figures.color(label), label=label)
+        ax.set(title=layer, xlabel="singular value", yscale="log")
+    axes[0][0].set_ylabel("number")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+def draw_taylor(tables: Tables) -> Figure:
+    """Second-order estimate against the true barrier on the training images."""
+    figure, ax = figures.new(width=1, height=2.6)
+    for arm in dict.fromkeys(row["arm"] for row in tables["taylor"]):
+        own = [row for row in tables["taylor"] if row["arm"] == arm]
+        ax.plot(
+            [row["barrier"] for row in own],
+            [row["estimate"] for row in own],
+            "o",
+            color=figures.color(arm),
+            label=arm,
+            alpha=0.8,
+        )
+    values = [row[key] for row in tables["taylor"] for key in ("barrier", "estimate")]
+    span = [min(0.0, *values), max(values)]
+    ax.plot(span, span, ":", color=figures.PALETTE["grey"], label="exact")
+    ax.set_xscale("symlog", linthresh=FLOOR)
+    ax.set_yscale("symlog", linthresh=FLOOR)
+    ax.set(xlabel="barrier at the midpoint (nats, training)", ylabel="second-order estimate (nats)")
+    ax.legend(loc="upper left")
+    return figure
+
+
+def draw_three(tables: Tables) -> Figure:
+    """Barriers between the three networks by method and arm."""
+    lines = [line for line in means(tables["three"], ("method", "arm", "pair_of")) if "loss_barrier" in line]
+    arms = list(dict.fromkeys((line["method"], line["arm"]) for line in lines))
+    figure, ax = figures.new(width=2, height=2.6)
+    shades = {"a-b": "sky", "a-c": "blue", "b-c": "orange"}
+    for shift, (pair, color) in enumerate(shades.items()):
+        own = [line for line in lines if line["pair_of"] == pair]
+        at = [arms.index((line["method"], line["arm"])) + 0.27 * (shift - 1) for line in own]
+        spread = np.nan_to_num([line["loss_barrier_sd"] for line in own])
+        ax.bar(at, [line["loss_barrier"] for line in own], 0.25, yerr=spread, color=figures.PALETTE[color], label=pair)
+    ax.set_xticks(range(len(arms)), [arm if method == "none" else f"{method}\n{arm}" for method, arm in arms])
+    _barrier_axis(ax)
+    ax.legend(title="networks")
+    return figure
+
+
+FIGURES = {
+    "spectra": draw_alignment,
+    "trace": draw_trace,
+    "causal": draw_causal,
+    "singular_values": draw_singular_values,
+    "taylor": draw_taylor,
+    "three": draw_three,
+}
+"""Table that must be there -> figure of the same name."""
