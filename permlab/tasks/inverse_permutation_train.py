@@ -175,7 +175,7 @@ def train(config: Config, run: Run) -> None:
 
 
 def arm_row(label: str, layout: Layout, training: Training) -> dict[str, Any]:
-    """Return the numbers of one arm: means over seeds, and the worst seed."""
+    """Return the numbers of one arm: means over seeds, the worst seed, and the lowest error of any seed at any time."""
     last, hits = training.curve[-1], training.steps_to_target()
     floor = mse_floor(layout, training.model.depth)
     reach = reachable(layout, training.model.depth)
@@ -185,6 +185,7 @@ def arm_row(label: str, layout: Layout, training: Training) -> dict[str, Any]:
         "arm": label,
         "test_mse": mean(last.test_mse),
         "test_mse_worst": max(last.test_mse),
+        "test_mse_lowest": min(mse for test in training.curve for mse in test.test_mse),
         "mse_floor": floor,
         "row_accuracy": mean(last.row_accuracy),
         "row_accuracy_worst": min(last.row_accuracy),
@@ -287,6 +288,7 @@ def scratch_sweep(config: Config, run: Run) -> None:
         train_seconds=sum(row["train_seconds"] for row in rows),
         below_floor=sum(row["test_mse_best"] < row["mse_floor"] - 0.01 for row in rows),
         solved_where_floor_is_zero=sum(row["test_mse"] <= task.target_mse for row in exact) / max(1, len(exact)),
+        least_row_accuracy_where_floor_is_zero=min((row["row_accuracy"] for row in exact), default=0.0),
         least_rows_solved=min([r["scratch_rows"] for r in exact if r["test_mse"] <= task.target_mse], default=-1),
         construction_excess=max(abs(row["construction_mse"] - row["mse_floor"]) for row in rows),
     )

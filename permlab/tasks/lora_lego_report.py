@@ -13,6 +13,26 @@ from permlab.runs.run import Run
 Row = dict[str, Any]
 CONTROLS = ("best constant answer", "no adapter", "single adapters, each on its own", "output ensemble")
 CHOSEN = "the task's keys"
+NAMED = {
+    "average of A and of B": "average",
+    "linear, weights 1/n": "linear",
+    "cat: sum of updates": "sum",
+    "svd of the sum, rank {largest}": "svd",
+    "ties on updates, density 0.5": "ties",
+    "dare on updates, density 0.5": "dare",
+    "knots-ties, density 0.5": "knots",
+    "lego k={mean}, both": "lego",
+}
+"""Methods whose score at the tuned scale is a metric of result.json: `tuned_<name>`; ranks follow the adapters."""
+HALF_RANK = {
+    "lego, gauge svd": "lego_half_rank",
+    "lego, gauge none": "lego_gauge_none_half_rank",
+    "lego, gauge balanced": "lego_gauge_balanced_half_rank",
+    "svd": "svd_half_rank",
+    "strongest units": "strongest_half_rank",
+    "random units": "random_half_rank",
+}
+"""Methods of `task.study=prune` whose score at half the ranks is a metric of result.json."""
 _SWEEP_STYLES = {"both": "o-", "parameter only": "s--", "output only": "^:", "no reweighting": "x-."}
 
 
@@ -78,6 +98,30 @@ def headline(config: Config, table: Sequence[Row], singles: Sequence[Row]) -> di
         numbers["best_base_score"] = best["kept"]
         keeping = [row["score"] for row in methods if row["kept"] >= 0.8]
         numbers["best_score_base_kept"] = max(keeping, default=0.0)
+    refused = {row["method"] for row in table if row.get("score") is None and row["adapters"] == count}
+    numbers |= {"methods_compared": len({row["method"] for row in methods}), "methods_refused": len(refused)}
+    numbers["single_gain_lowest"] = min(row["single_test"] - row["constant_answer"] for row in singles)
+    return numbers | named_scores(config, part)
+
+
+def named_scores(config: Config, part: Sequence[Row]) -> dict[str, float]:
+    """The scores that acceptance rules compare.
+
+    `tuned_<name>` for `NAMED`; LEGO at k = the mean rank and scale 1 with each reweighting; `tuned_lego_gain`, the
+    share of the single adapters' gain over the best constant answer that LEGO keeps.
+    """
+    ranks = config.task.lora_ranks
+    ranks = [ranks[i % len(ranks)] for i in range(config.task.counts[0])]
+    mean, largest = max(1, round(sum(ranks) / len(ranks))), max(ranks)
+    scores = {(row["method"], row["scale_rule"]): row["score"] for row in part}
+    wanted = {f"tuned_{name}": (said.format(mean=mean, largest=largest), "tuned") for said, name in NAMED.items()}
+    for said in _SWEEP_STYLES:
+        wanted[f"lego_{said.replace(' ', '_')}"] = (f"lego k={mean}, {said}", "1")
+    wanted |= {"constant_score": ("best constant answer", "1"), "ensemble_score": ("output ensemble", "1")}
+    numbers = {name: scores[key] for name, key in wanted.items() if key in scores}
+    if "tuned_lego" in numbers and numbers["constant_score"] < 1:
+        constant = numbers["constant_score"]
+        numbers["tuned_lego_gain"] = (numbers["tuned_lego"] - constant) / (1 - constant)
     return numbers
 
 
@@ -107,7 +151,7 @@ def report_prunes(config: Config, run: Run, rows: Sequence[Row], singles: Sequen
     run.figure("pruning", fig)
     half = [row for row in table if row["k"] == max(1, max(config.task.lora_ranks) // 2)]
     metrics = {"single_score": statistics.fmean(row["single_test"] for row in singles)}
-    for method, key in (("lego, gauge svd", "lego_half_rank"), ("svd", "svd_half_rank")):
+    for method, key in HALF_RANK.items():
         found = [row["score"] for row in half if row["method"] == method]
         if found:
             metrics[key] = found[0]

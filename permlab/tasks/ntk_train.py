@@ -259,12 +259,28 @@ def report(config: Config, run: Run, rows: list[Row]) -> None:
     last = max(first, key=lambda row: (row["k"], row["width"]))
     run.summary(**{key: last[key] for key in SUMMARY if last.get(key) is not None})
     if last["success_error"] and last["success_law"] is not None:
-        run.summary(success_z=(last["success"] - last["success_law"]) / last["success_error"])
+        run.summary(success_z=success_z(last))
+    run.summary(**widest_against_law([row for row in first if row["width"] == last["width"]]))
     for row in rows:
         if not row["stopping_runs"]:
             where = f"k={row['k']} width={row['width']}"
             run.say(f"{where}: {row['members']} networks never reached the target; raise task.members")
     run.figure("size_against_width", draw_widths(task, rows))
+
+
+def success_z(row: Row) -> float:
+    """Measured success rate against the law, in standard errors."""
+    return (row["success"] - row["success_law"]) / row["success_error"]
+
+
+def widest_against_law(rows: list[Row]) -> dict[str, float]:
+    """Largest deviation from the law over the k of one width: success in standard errors, size as a share."""
+    found = {}
+    if all(row["success_error"] and row["success_law"] is not None for row in rows):
+        found["widest_success_z"] = max(abs(success_z(row)) for row in rows)
+    if all(row["ensemble_size"] is not None for row in rows):
+        found["widest_size_error"] = max(abs(row["ensemble_size"] / row["ensemble_size_law"] - 1) for row in rows)
+    return found
 
 
 def memory_gib(config: Config) -> float:

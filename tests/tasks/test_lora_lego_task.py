@@ -77,6 +77,20 @@ def test_knowledge_benchmark_end_to_end_and_resumable(tmp_path, monkeypatch):
     assert result["metrics"]["average_score"] == pytest.approx(
         float(next(r for r in table if r["method"] == "the task's keys" and r["scale_rule"] == "1")["score"])
     )
+    scores = {(row["method"], row["scale_rule"]): float(row["score"]) for row in table if row["score"]}
+    metrics = result["metrics"]
+    for name, key in {
+        "tuned_sum": ("cat: sum of updates", "tuned"),
+        "tuned_ties": ("ties on updates, density 0.5", "tuned"),
+        "tuned_svd": ("svd of the sum, rank 2", "tuned"),
+        "tuned_lego": ("lego k=2, both", "tuned"),
+        "lego_parameter_only": ("lego k=2, parameter only", "1"),
+        "constant_score": ("best constant answer", "1"),
+    }.items():
+        assert metrics[name] == pytest.approx(scores[key]), name
+    gain = (metrics["tuned_lego"] - metrics["constant_score"]) / (1 - metrics["constant_score"])
+    assert metrics["tuned_lego_gain"] == pytest.approx(gain)
+    assert metrics["methods_refused"] == 0
     assert open_adapter(run / "artifacts" / "adapter").modules
     assert (run / "figures" / "methods_independent_2.png").stat().st_size > 5000
     # A killed run goes on from the models it had finished and ends with the same table.
@@ -106,7 +120,12 @@ def test_pruning_and_mixed_ranks(tmp_path, monkeypatch):
     table = rows(tmp_path / "p", "pruning")
     full = [float(row["score"]) for row in table if row["k"] == "4"]
     assert len(full) == 7 and full == pytest.approx([full[0]] * 7) and full[0] > 0
+    kept = {(row["method"], row["k"]): float(row["score"]) for row in table}
+    metrics = json.loads((tmp_path / "p" / "result.json").read_text())["metrics"]
+    assert metrics["lego_gauge_none_half_rank"] == pytest.approx(kept["lego, gauge none", "2"])
+    assert metrics["random_half_rank"] == pytest.approx(kept["random units", "2"])
     assert permlab_here(*TINY, "task.lora_ranks=[2,4]", "run.dir=m") == 0
+    assert json.loads((tmp_path / "m" / "result.json").read_text())["metrics"]["methods_refused"] == 4
     table = rows(tmp_path / "m", "methods")
     refused = [row for row in table if row["note"]]
     assert {row["family"] for row in refused} == {"linear", "ties", "dare"}

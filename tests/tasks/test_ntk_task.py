@@ -94,9 +94,19 @@ def test_real_networks_match_the_law():
     assert found["ensemble_size_law"] == 34
     assert found["ensemble_size"] == pytest.approx(34, rel=0.2)
     assert abs(found["success_z"]) < 4
+    assert found["widest_success_z"] == pytest.approx(abs(found["success_z"]))
+    assert found["widest_size_error"] == pytest.approx(abs(found["ensemble_size"] / 34 - 1))
     row = rows("ensemble_size")[0]
     assert row["layers"] == "last" and float(row["stopping_mean"]) > 1
     assert os.path.exists("run/figures/size_against_width.png")
+
+
+def test_the_largest_deviation_from_the_law_is_over_every_k_of_the_widest_case():
+    row = {"ensemble_size_law": 10, "success_law": 0.9, "success_error": 0.01}
+    cases = [row | {"success": 0.92, "ensemble_size": 9}, row | {"success": 0.87, "ensemble_size": 10}]
+    found = ntk_train.widest_against_law(cases)
+    assert found == pytest.approx({"widest_success_z": 3.0, "widest_size_error": 0.1})
+    assert "widest_size_error" not in ntk_train.widest_against_law([cases[0], cases[1] | {"ensemble_size": None}])
 
 
 def test_linearized_reports_the_difference_for_every_width():

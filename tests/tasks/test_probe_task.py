@@ -54,6 +54,8 @@ def test_train_reports_floors_curves_figures_and_weights(here, tmp_path):
     assert metrics["mse_floor"] == 0 and metrics["causal_string_mse_floor"] == pytest.approx(0.25)
     assert metrics["test_mse"] < 0.01 and metrics["row_accuracy"] == 1 and metrics["seeds_solved"] == 2
     assert metrics["causal_string_test_mse"] > 0.2
+    curve = [float(row["test_mse"]) for row in rows(folder, "curves") if row["arm"] == "causal/string"]
+    assert metrics["causal_string_test_mse_lowest"] == pytest.approx(min(curve)) and min(curve) > 0.24
     assert metrics["possible_share"] == 1 and metrics["causal_string_possible_share"] == pytest.approx(1 / 6)
     names = {path.name for path in (folder / "figures").glob("*.png")}
     arms = ("scratch", "causal_string")
@@ -119,6 +121,8 @@ def test_scratch_sweep(here, tmp_path):
     assert {float(row["mse_floor"]) for row in table if row["position"] == "before"} == {0.25}
     metrics = result(tmp_path / "run")["metrics"]
     assert metrics["below_floor"] == 0
+    solvable = [float(row["row_accuracy"]) for row in table if float(row["mse_floor"]) == 0]
+    assert metrics["least_row_accuracy_where_floor_is_zero"] == pytest.approx(min(solvable))
     assert metrics["construction_excess"] < 1e-6
 
 
