@@ -62,6 +62,15 @@ FIXED = {
     "regmean": "yellow",
     "forward": "blue",
     "reverse": "orange",
+    # ways to merge two networks
+    "no permutation": "grey",
+    "no permutation + reset": "yellow",
+    "random permutation": "red",
+    "weight matching": "blue",
+    "weight matching + reset": "sky",
+    "activation matching": "orange",
+    "straight-through": "green",
+    "ZipIt": "purple",
 }
 STYLE: dict[str, Any] = {
     "font.size": 8,

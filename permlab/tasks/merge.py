@@ -7,13 +7,15 @@ permlab task=merge task.models=[A,B] task.match=weight               # merge net
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from permlab.arms import COMBINES, MATCHES, RENORMS
 from permlab.config import Config
 from permlab.data.image_configs import IMAGE_DATASETS
 from permlab.data.text_configs import TEXT_DATASETS
 from permlab.errors import UserError, check_choice, check_range
-from permlab.models.vision_config import validate_vision
+from permlab.tasks.merge_checks import plan_images, validate_images
+from permlab.tasks.merge_language import is_language, plan_language, validate_language
 
 if TYPE_CHECKING:
     from permlab.runs.run import Run
@@ -22,9 +24,6 @@ HEADLINE = ("loss_barrier", "accuracy_barrier", "midpoint_accuracy", "naive_loss
 MODELS = ("none", "vision", "causal_lm")
 DATASETS = ("none", *dict.fromkeys((*IMAGE_DATASETS, *TEXT_DATASETS)))
 STUDIES = ("merge", "lmc", "pleas", "width")
-MATCHES = ("identity", "random", "weight", "activation", "straight_through", "zip")
-COMBINES = ("average", "least_squares", "regmean", "zip", "task_arithmetic", "ties")
-RENORMS = ("none", "reset", "rescale", "reshift")
 ALLOCATIONS = ("uniform", "prefix", "greedy", "qp")
 ANALYSES = ("distances", "spectra", "trace", "taylor", "causal", "three", "start")
 SIMILARITIES = ("inner", "pearson", "distance")
@@ -62,13 +61,13 @@ class MergeConfig:
     renorm: str = "none"
     """none | reset (BatchNorm statistics, or REPAIR where there are none) | rescale | reshift"""
     compare: list[str] = field(default_factory=list)
-    """Further arms beside the configured one and the controls, as match[/combine][+renorm]: activation/least_squares."""
+    """Further arms beside the configured one and the controls: match[/combine][+renorm], as activation/least_squares."""
     controls: bool = True
     """identity, random, untrained, renormalise only and ensemble arms."""
     weights: list[float] = field(default_factory=list)
     """One per network; empty is 1/n each (task_arithmetic: 1 each)."""
     budget: float = 1.0
-    """Multiply-accumulates of the merged network relative to one endpoint, 1 to 2; above 1 keeps units apart (PLeaS)."""
+    """Multiply-accumulates of the merged network relative to one of its two, 1 to 2; above 1 keeps units apart (PLeaS)."""
     allocation: str = "uniform"
     """Where a budget above 1 goes: uniform | prefix | greedy | qp"""
     ridge: float | None = None
@@ -101,7 +100,7 @@ class MergeConfig:
 
 
 def validate(config: Config) -> None:
-    """Check choices, ranges and combinations.
+    """Check choices, ranges and combinations; nothing is downloaded, and only headers of files are read.
 
     Raises:
         UserError: with one line that names the key and the remedy.
@@ -118,20 +117,46 @@ def validate(config: Config) -> None:
     check_range("task.points", task.points, 3)
     if task.points % 2 == 0:
         raise UserError(f"task.points={task.points} has no midpoint: use an odd number")
-    for key in ("restarts", "steps", "pairs", "labels"):
+    for key in ("restarts", "steps", "pairs"):
         check_range(f"task.{key}", getattr(task, key), 1)
-    check_range("task.share", task.share, 0, 1, open_interval=False)
-    if config.model.kind == "vision":
-        validate_vision(config.model)
+    if is_language(config):
+        validate_language(config)
+    else:
+        validate_images(config)
+        if task.models and task.study != "merge":
+            raise UserError(f"task.study={task.study} trains its own networks: drop task.models, or use study=merge")
 
 
 def plan(config: Config) -> dict[str, str]:
-    """Extra lines of `run.dry_run=true`."""
-    return {
-        "networks": ", ".join(config.task.models) or f"{config.task.pairs} pairs of {config.model.name}, trained here"
-    }
+    """Extra lines of `run.dry_run=true`; files are opened.
+
+    Raises:
+        UserError: for files that are missing or do not fit.
+    """
+    return plan_language(config) if is_language(config) else plan_images(config)
 
 
 def run(config: Config, run: Run) -> None:
-    """Get the endpoints, match, combine, evaluate, write."""
-    raise UserError("task=merge is being put together")
+    """Get the networks, match, combine, judge, write."""
+    study = config.task.study
+    if is_language(config):
+        from permlab.tasks.merge_language import run_language as work
+    elif study == "lmc":
+        from permlab.tasks.merge_lmc import run_lmc as work
+    elif study == "pleas":
+        from permlab.tasks.merge_pleas import run_pleas as work
+    elif study == "width":
+        from permlab.tasks.merge_width import run_width as work
+    else:
+        from permlab.tasks.merge_vision import run_pairs as work
+    work(config, run)
+
+
+def sweep_figures(groups: list[tuple[dict[str, str], list[dict[str, float]]]]) -> dict[str, Any]:
+    """Every arm against the width, when jobs of a sweep differ in it."""
+    from permlab.tasks.merge_figures import draw_sweep
+
+    key = next((key for key in ("model.width", "task.share", "task.budget") if key in groups[0][0]), None)
+    if key is None or len(groups[0][0]) > 1 or not all(metrics for _, metrics in groups):
+        return {}
+    return {f"arms_against_{key.split('.')[1]}": draw_sweep(key, groups)}

@@ -1,0 +1,197 @@
+"""Checks of `permlab task=merge` on image classifiers that need nothing heavy: choices, ranges, combinations, files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from permlab.arms import Arm, check_arm, parse_arm
+from permlab.config import Config
+from permlab.data.image_configs import IMAGE_DATASETS
+from permlab.errors import UserError, check_choice, check_range
+from permlab.models.vision_config import validate_vision
+
+VISION_NAMES = ("mlp", "vgg11", "resnet20", "resnet-tiny", "vit-tiny")
+NORMS = ("none", "batch", "layer")
+DOMAINS = ("original", "inverted", "rotated", "blurred")
+
+
+def validate_images(config: Config) -> None:
+    """Check the model, the images and the arms.
+
+    Raises:
+        UserError: naming the key and the remedy.
+    """
+    check_model(config)
+    check_images(config)
+    check_networks(config)
+    for number, arm in enumerate(arms_of(config)):
+        try:
+            check_arm(arm)
+            check_fit(config, arm)
+        except UserError as error:
+            where = f"task.match={arm.match} task.combine={arm.combine}" if not number else "task.compare"
+            raise UserError(f"{where}: {error}") from None
+    check_training(config)
+
+
+def arms_of(config: Config) -> list[Arm]:
+    """The configured arm, then those to compare."""
+    task = config.task
+    return [Arm(task.match, task.combine, task.renorm), *map(parse_arm, task.compare)]
+
+
+def check_model(config: Config) -> None:
+    """The network, where it is built here."""
+    model = config.model
+    if model.kind != "vision":
+        names = ", ".join(VISION_NAMES)
+        raise UserError(f"model={model.name} reads no images: choose one of {names}, or a text dataset for it")
+    check_choice("model.name", model.name, VISION_NAMES)
+    validate_vision(model)
+    if model.norm is not None:
+        check_choice("model.norm", model.norm, NORMS)
+    if model.name == "vgg11" and model.depth is not None:
+        raise UserError("model.depth does not fit vgg11, which has 8 convolutions: leave it out")
+    for key, width in (("model.width", model.width), *(("task.widths", each) for each in config.task.widths)):
+        check_range(key, width, 0, open_interval=True)
+        if model.name == "mlp" and width != int(width):
+            raise UserError(f"{key}={width:g}: the width of an mlp is a number of units, for example 512")
+        if model.name != "mlp" and width > 64:
+            raise UserError(
+                f"{key}={width:g}: the width of {model.name} is a multiple of its usual channels, for example 4"
+            )
+
+
+def check_images(config: Config) -> None:
+    """The data set and its files."""
+    data = config.dataset
+    if data.kind not in IMAGE_DATASETS:
+        raise UserError(
+            f"dataset={data.name} has no images, which model={config.model.name} needs: use {', '.join(IMAGE_DATASETS)}"
+        )
+    if data.kind != "hub" and hasattr(data, "test_share"):
+        check_range("dataset.test_share", data.test_share, 0, 1, open_interval=True)
+    if data.kind in ("imagefolder", "hub"):
+        check_range("dataset.side", data.side, 4)
+        if data.channels not in (1, 3):
+            raise UserError(f"dataset.channels={data.channels}: pictures have 1 (grey) or 3 (colour) channels")
+    if data.kind == "hub" and data.limit is not None:
+        check_range("dataset.limit", data.limit, 2)
+    if data.kind != "digits" and not data.path:
+        raise UserError(
+            f"dataset={data.name} needs dataset.path=" + ("ID_OR_FOLDER" if data.kind == "hub" else "FOLDER")
+        )
+    if data.kind in ("mnist", "imagefolder") and not Path(data.path).is_dir():
+        raise UserError(f"dataset.path={data.path} is not a folder: give the one that holds the {data.kind} images")
+
+
+def check_networks(config: Config) -> None:
+    """How many networks there are, and what each of them sees."""
+    task = config.task
+    count = len(task.models) or 2
+    if task.models and count < 2:
+        raise UserError("task.models has 1 network: give two or more, or leave it out and two are trained here")
+    if task.weights and len(task.weights) != count:
+        raise UserError(f"task.weights has {len(task.weights)} values for {count} networks: give one each")
+    if task.weights and (min(task.weights) < 0 or sum(task.weights) <= 0):
+        raise UserError(f"task.weights={task.weights} must not be negative and not all be zero")
+    if task.domains and len(task.domains) != count:
+        raise UserError(f"task.domains has {len(task.domains)} values for {count} networks: give one each")
+    for kind in task.domains:
+        check_choice("task.domains", kind, DOMAINS)
+    check_range("task.labels", task.labels, 1, 2)
+    check_range("task.share", task.share, 0, 1)
+    if task.share == 0:
+        raise UserError("task.share=0 leaves no images to train on: give a share above 0")
+    if task.models:
+        for key, plain in (("labels", 1), ("share", 1.0), ("domains", []), ("pairs", 1)):
+            if getattr(task, key) != plain:
+                raise UserError(f"task.{key} belongs to networks trained here: drop it, or drop task.models")
+    elif task.ancestor:
+        raise UserError(
+            "task.ancestor belongs to task.models; networks trained here are given an ancestor of their own"
+        )
+
+
+def check_fit(config: Config, arm: Arm) -> None:
+    """An arm against the networks and the other keys.
+
+    Raises:
+        UserError: with what to change.
+    """
+    task, count = config.task, len(config.task.models) or 2
+    first = arm == Arm(task.match, task.combine, task.renorm)
+    if arm.combine in ("task_arithmetic", "ties") and task.models and not task.ancestor:
+        raise UserError(f"{arm.combine} needs task.ancestor=PATH, the network that all were fine-tuned from")
+    if count > 2 and arm.combine == "least_squares":
+        raise UserError(f"least squares joins two networks, not {count}: use combine average or regmean")
+    if first and task.budget > 1:
+        if arm.combine not in ("average", "least_squares"):
+            raise UserError(f"task.budget={task.budget:g} needs combine average or least_squares, not {arm.combine}")
+        if count > 2:
+            raise UserError(f"task.budget={task.budget:g} keeps units of two networks apart, not of {count}: use 1")
+    if first and task.weights and arm.combine in ("regmean", "zip", "ties"):
+        raise UserError(f"combine={arm.combine} has no weights: drop task.weights")
+    if task.labels > 1 and arm.match == "straight_through":
+        raise UserError("straight-through needs networks with the same classes: use task.labels=1 or another match")
+    if task.labels > 1 and task.weights:
+        raise UserError("task.weights and task.labels=2 do not go together: drop task.weights")
+    plain = config.model.norm or ("none" if config.model.name in ("mlp", "vit-tiny") else "batch")
+    if arm.renorm != "none" and plain != "batch" and (arm.combine == "zip" or count > 2):
+        raise UserError(
+            f"renorm={arm.renorm} without BatchNorm is REPAIR, which needs pairs of units; {arm.text} of {count} networks "
+            "has none: use renorm none"
+        )
+
+
+def check_training(config: Config) -> None:
+    """Ranges of everything else."""
+    task, train = config.task, config.task.train
+    for key in ("epochs", "batch_size"):
+        if getattr(train, key) is not None:
+            check_range(f"task.train.{key}", getattr(train, key), 1)
+    if train.rate is not None:
+        check_range("task.train.rate", train.rate, 0, open_interval=True)
+    check_range("task.train.weight_decay", train.weight_decay, 0)
+    check_choice("task.train.optimizer", train.optimizer, ("adam", "sgd"))
+    check_choice("task.train.schedule", train.schedule, ("constant", "cosine"))
+    if task.images is not None:
+        check_range("task.images", task.images, 2)
+    if task.ridge is not None:
+        check_range("task.ridge", task.ridge, 0)
+    check_range("task.density", task.density, 0, 1)
+    if task.density == 0:
+        raise UserError("task.density=0 would drop every change: give a share above 0, such as 0.2")
+
+
+def plan_images(config: Config) -> dict[str, str]:
+    """Lines of a dry run: networks, arms, images; files are opened."""
+    from permlab.tasks.merge_pairs import build, load_data, training_options
+
+    task = config.task
+    data = load_data(config)
+    lines: dict[str, Any] = {}
+    if task.models:
+        from permlab.tasks.merge_vision import load_users
+
+        loaded = load_users(config, data)
+        lines["networks"] = ", ".join(loaded.names)
+        model = loaded.module
+    else:
+        model = build(config, data)
+        options = training_options(config)
+        lines["networks"] = f"{task.pairs} x 2 {config.model.name}, width {config.model.width:g}, trained here"
+        lines["training"] = (
+            f"{options['epochs']} epochs, batch {options['batch_size']}, {options['optimizer']} {options['rate']:g}"
+        )
+    size = sum(value.numel() for value in model.state_dict().values())
+    lines["parameters"] = f"{size:,} per network"
+    lines["images"] = f"{len(data.x_train)} for training, {len(data.x_test)} for testing ({data.note})"
+    lines["study"] = task.study
+    if task.study == "merge":
+        from permlab.tasks.merge_vision import configured, has_batchnorm, planned_arms
+
+        arms = planned_arms(config, has_batchnorm(model), configured(config))
+        lines["arms"] = "; ".join(each.label for each in arms)
+    return lines

@@ -1,0 +1,100 @@
+"""Figures of `permlab task=merge`: barrier curves, arms side by side, arms against width over the jobs of a sweep."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from permlab import figures
+
+Row = dict[str, Any]
+QUANTITIES = (("loss", "loss (nats)"), ("accuracy", "accuracy"))
+
+
+def _band(ax: Any, x: list[float], series: list[list[float]], label: str) -> None:
+    """Mean over pairs with its standard deviation."""
+    mean = [statistics.fmean(values) for values in series]
+    color = figures.color(label)
+    ax.plot(x, mean, color=color, label=label)
+    if min(map(len, series)) > 1:
+        spread = [statistics.stdev(values) for values in series]
+        low, high = ([m + sign * s for m, s in zip(mean, spread)] for sign in (-1, 1))
+        ax.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
+
+
+def draw_curves(rows: list[Row]) -> Any:
+    """Loss and accuracy on the line between the networks, training images above test images."""
+    sets = [name for name in ("train", "test") if any(row["set"] == name for row in rows)]
+    arms = [arm for arm in dict.fromkeys(row["arm"] for row in rows) if not arm.startswith("untrained")]
+    fig, axes = figures.new(width=2, rows=len(sets), columns=2, height=2.3 * len(sets), squeeze=False, sharex=True)
+    for line, name in zip(axes, sets):
+        for ax, (key, words) in zip(line, QUANTITIES):
+            for arm in arms:
+                points: dict[float, list[float]] = {}
+                for row in rows:
+                    if row["set"] == name and row["arm"] == arm:
+                        points.setdefault(row["position"], []).append(row[key])
+                _band(ax, list(points), list(points.values()), arm)
+            ax.set_ylabel(f"{name} {words}")
+    for ax in axes[-1]:
+        ax.set_xlabel("position between network A (0) and network B (1)")
+    axes[0][0].legend()
+    return fig
+
+
+def draw_arms(rows: list[Row]) -> Any:
+    """Every arm: test accuracy of the merged network and its loss barrier; small points are single pairs."""
+    arms = list(dict.fromkeys(row["arm"] for row in rows if row["role"] != "endpoint"))
+    ends = [row["midpoint_accuracy"] for row in rows if row["role"] == "endpoint"]
+    fig, axes = figures.new(width=2, columns=2, height=0.6 + 0.24 * len(arms), sharey=True)
+    for ax, key, words in zip(
+        axes, ("midpoint_accuracy", "loss_barrier"), ("test accuracy of the merged network", "test loss barrier (nats)")
+    ):
+        for place, arm in enumerate(reversed(arms)):
+            values = [row[key] for row in rows if row["arm"] == arm and row.get(key) is not None]
+            if not values:
+                continue
+            ax.plot(values, [place] * len(values), ".", color=figures.color(arm), alpha=0.4, markersize=3)
+            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            ax.errorbar(statistics.fmean(values), place, xerr=spread, fmt="o", color=figures.color(arm))
+        ax.set_xlabel(words)
+    axes[0].set_yticks(range(len(arms)), list(reversed(arms)))
+    if ends:
+        axes[0].axvline(statistics.fmean(ends), color=figures.PALETTE["black"], linewidth=0.8, linestyle=":")
+    axes[1].axvline(0, color=figures.PALETTE["black"], linewidth=0.8, linestyle=":")
+    return fig
+
+
+SWEPT = ("loss_barrier", "midpoint_accuracy")
+SPELLED = {
+    "naive": "no permutation",
+    "straight_through": "straight-through",
+    "zipit": "ZipIt",
+    "weight_matching_reset": "weight matching + reset",
+    "no_permutation_reset": "no permutation + reset",
+}
+"""Names of arms in metrics -> as figures spell them."""
+
+
+def draw_sweep(key: str, groups: list[tuple[dict[str, str], list[dict[str, float]]]]) -> Any:
+    """Loss barrier and midpoint accuracy of every arm against a number that was varied over jobs."""
+    fig, axes = figures.new(width=2, columns=2, height=2.8)
+    order = sorted(groups, key=lambda group: float(group[0][key]))
+    arms = [name.removesuffix("_loss_barrier") for name in order[0][1][0] if name.endswith("_loss_barrier")]
+    arms = [arm for arm in arms if not arm.startswith("untrained") and not arm.endswith("train")]
+    for ax, metric in zip(axes, SWEPT):
+        for arm in arms:
+            name = f"{arm}_{metric}"
+            points = [(float(varied[key]), [m[name] for m in found if name in m]) for varied, found in order]
+            points = [(x, values) for x, values in points if values]
+            label = SPELLED.get(arm, arm.replace("_", " "))
+            means = [statistics.fmean(values) for _, values in points]
+            ax.plot([x for x, _ in points], means, "o-", color=figures.color(label), label=label)
+        ax.set_xscale("log")
+        ax.set_xticks([float(varied[key]) for varied, _ in order], [varied[key] for varied, _ in order])
+        ax.minorticks_off()
+        ax.set_xlabel(key)
+    axes[0].set_ylabel("test loss barrier (nats)")
+    axes[1].set_ylabel("test accuracy of the merged network")
+    axes[0].legend(fontsize=5)
+    return fig
