@@ -98,6 +98,17 @@ class ExperimentConfig:
 
 
 @dataclass
+class ReportSettings:
+    """What `task=report` reads and shows."""
+
+    runs: list[str] = field(default_factory=list)
+    """Run directories, sweep directories, folders that hold them, or globs; empty is everything under run.root."""
+    title: str = "permlab report"
+    figures: int = 4
+    """Configurations per experiment whose own figures are embedded; the rest is linked."""
+
+
+@dataclass
 class NoneConfig:
     """`model=none` and `dataset=none`: for tasks that bring their own."""
 
@@ -116,6 +127,7 @@ class RootSchema:
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     run: RunConfig = field(default_factory=RunConfig)
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
+    report: ReportSettings = field(default_factory=ReportSettings)
     seed: int = 0
 
 
@@ -131,10 +143,12 @@ class Config:
     run: RunConfig
     experiment: ExperimentConfig
     seed: int
+    report: ReportSettings = field(default_factory=ReportSettings)
 
     def to_container(self) -> dict[str, Any]:
-        """Return plain dicts, lists and scalars, as written to `config.yaml`."""
-        return dataclasses.asdict(self)
+        """Return plain dicts, lists and scalars, as written to `config.yaml`; `report` for task=report only."""
+        plain = dataclasses.asdict(self)
+        return plain if self.task.name == "report" else {k: v for k, v in plain.items() if k != "report"}
 
     def fingerprint(self) -> str:
         """Return a hash of everything that decides the result: run directory and tracker are left out."""
@@ -172,7 +186,7 @@ def build_config(composed: Any) -> Config:
     plain.pop("hydra", None)
     check_keys("", plain, [f.name for f in dataclasses.fields(RootSchema)])
     parts: dict[str, Any] = {"seed": plain.get("seed", 0)}
-    for part in ("hardware", "tracker", "run", "experiment"):
+    for part in ("hardware", "tracker", "run", "experiment", "report"):
         schema = {f.name: f.default_factory for f in dataclasses.fields(RootSchema)}[part]
         parts[part] = typed(part, schema, plain.get(part) or {})
     for group in ("task", "model", "dataset"):
@@ -259,6 +273,8 @@ def validate(config: Config) -> None:
     if config.run.checkpoint_steps is not None:
         check_range("run.checkpoint_steps", config.run.checkpoint_steps, 1)
     check_range("seed", config.seed, 0, 2**32 - 1)
+    if config.task.name != "report" and config.report != ReportSettings():
+        raise UserError(f"the keys report.* belong to task=report, not to task={config.task.name}")
     check_choice("experiment.scale", config.experiment.scale, SCALES)
     if config.experiment.checks:
         check_rules(config.experiment.checks, config.to_container())

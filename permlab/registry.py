@@ -20,6 +20,7 @@ TASKS: dict[str, str] = {
     "lora_lego": "permlab.tasks.lora_lego:LoraLegoConfig",
     "merge": "permlab.tasks.merge:MergeConfig",
     "ntk": "permlab.tasks.ntk:NtkConfig",
+    "report": "permlab.tasks.report:ReportConfig",
 }
 """task name -> module of the task and its dataclass"""
 

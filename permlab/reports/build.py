@@ -1,0 +1,198 @@
+"""Assemble a report from run directories: `report = build(collect(["outputs"]), Output(folder))`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from permlab.reports.aggregate import as_text
+from permlab.reports.collect import Collected, RunRecord
+from permlab.reports.document import Block, Details, Report, Row, Section, Text
+from permlab.reports.sections.common import MODULES, task_section
+from permlab.reports.verdict import Claim, Shipped, judge
+from permlab.reports.writer import Output
+from permlab.version import __version__
+
+CLAIM_COLUMNS = {
+    "experiment": "experiment",
+    "claim": "claim",
+    "source": "source",
+    "published": "published",
+    "ours": "ours (mean ± sd, seeds)",
+    "verdict": "verdict",
+    "minutes": "minutes used",
+}
+HOW_JUDGED = (
+    "The rules stand in the experiment's file. All hold: reproduced, or toy scale only where the experiment is a toy "
+    "or was run with other keys than it ships with; some hold, or a job did not finish: partly; none: not reproduced. "
+    "A rule without a measurement does not hold."
+)
+MOST_ENVIRONMENTS = 20
+
+
+@dataclass
+class Built:
+    """The report and the claims of its first table."""
+
+    report: Report
+    claims: list[Claim]
+
+
+def build(
+    collected: Collected,
+    out: Output,
+    title: str = "permlab report",
+    shipped: Shipped = lambda name: None,
+    experiments: Sequence[str] = (),
+) -> Built:
+    """Make every section; tables and figures are written by `out` on the way.
+
+    `shipped` gives an experiment's configuration as it ships; `experiments` are the names of all shipped ones.
+    """
+    runs = collected.runs
+    claims = judge(runs, shipped)
+    report = Report(title, subtitle(collected))
+    report.sections.append(verdict_section(claims, experiments, out))
+    known = [task for task in MODULES if any(run.task == task for run in runs)]
+    others = sorted({run.task for run in runs if run.status != "corrupt"} - set(MODULES))
+    for task in [*known, *others]:
+        members = [run for run in runs if run.task == task and run.status != "corrupt"]
+        if members:
+            report.sections.append(task_section(task, members, out))
+    report.sections.append(problem_section(runs, out))
+    report.sections.append(run_section(runs, out))
+    report.sections.append(environment_section(runs, out))
+    return Built(report, claims)
+
+
+def subtitle(collected: Collected) -> str:
+    """Say when the report was made and what it read."""
+    runs = collected.runs
+    counts = {status: len(collected.with_status(status)) for status in dict.fromkeys(run.status for run in runs)}
+    said = ", ".join(f"{count} {status}" for status, count in counts.items())
+    made = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
+    return f"{len(runs)} runs ({said or 'none'}), made {made} with permlab {__version__}"
+
+
+def verdict_section(claims: Sequence[Claim], experiments: Sequence[str], out: Output) -> Section:
+    """The first table: claim, published, ours, verdict, minutes; then every rule with its number."""
+    section = Section("paper-against-ours", "Paper against ours")
+    if claims:
+        section.blocks.append(
+            out.table("paper_against_ours", [claim.row() for claim in claims], "Claims and verdicts", CLAIM_COLUMNS)
+        )
+        section.blocks.append(Text(HOW_JUDGED))
+        rows = [row for claim in claims for row in claim.check_rows()]
+        if rows:
+            section.blocks.append(out.table("checks", rows, "Every rule with its measured number"))
+    else:
+        section.blocks.append(Text("None of these runs belongs to an experiment (permlab ls experiments)."))
+    missing = sorted(set(experiments) - {claim.experiment for claim in claims})
+    if missing:
+        section.blocks.append(Text(f"Experiments without runs here: {', '.join(missing)}."))
+    return section
+
+
+def problem_section(runs: Sequence[RunRecord], out: Output) -> Section:
+    """Failed, interrupted, unfinished and corrupt runs with their error line, and files that could not be read."""
+    section = Section("problems", "Runs that did not finish, and unreadable files")
+    rows: list[Row] = [
+        {
+            "run": out.link(run.directory, run.id),
+            "task": run.task,
+            "experiment": run.experiment.get("name"),
+            "status": run.status,
+            "what happened": run.problem,
+        }
+        for run in runs
+        if run.status != "done"
+    ]
+    if rows:
+        section.blocks.append(out.table("problems", rows, "Not counted in any mean"))
+    notes: list[Row] = [
+        {"run": out.link(run.directory, run.id), "task": run.task, "note": note} for run in runs for note in run.notes
+    ]
+    if notes:
+        section.blocks.append(out.table("notes", notes, "Files left out"))
+    if not section.blocks:
+        section.blocks.append(Text("Every run finished and every file could be read."))
+    return section
+
+
+def run_section(runs: Sequence[RunRecord], out: Output) -> Section:
+    """One row per run directory."""
+    rows: list[Row] = [
+        {
+            "run": out.link(run.directory, run.id),
+            "name": run.result.get("name"),
+            "task": run.task,
+            "experiment": run.experiment.get("name"),
+            "status": run.status,
+            "seed": run.seed,
+            "minutes": run.seconds / 60 if run.status != "corrupt" else None,
+            "peak memory (MiB)": run.result.get("peak_rss_mb"),
+            "log": out.link(run.directory / "run.log", "run.log") if (run.directory / "run.log").is_file() else None,
+        }
+        for run in runs
+    ]
+    blocks: list[Block] = [out.table("runs", rows, "Every run directory")] if rows else [Text("There are no runs.")]
+    return Section("runs", "All runs", blocks)
+
+
+def environment_section(runs: Sequence[RunRecord], out: Output) -> Section:
+    """Distinct environments once, and which run had which."""
+    section = Section("environments", "Environments")
+    found: dict[str, tuple[dict[str, Any], list[RunRecord]]] = {}
+    rows: list[Row] = []
+    for run in runs:
+        environment = run.environment()
+        aside = ("seed", "argv", "pid")
+        lasting = {key: value for key, value in environment.items() if key not in aside}
+        key = json.dumps(lasting, sort_keys=True, default=str)
+        found.setdefault(key, (lasting, []))[1].append(run)
+        argv = environment.get("argv")
+        command = " ".join(map(str, argv)) if isinstance(argv, list) else ""
+        number = list(found).index(key) + 1
+        rows.append({"run": run.id, "environment": number if environment else "unknown", "command": command})
+    for number, (lasting, members) in enumerate(list(found.values())[:MOST_ENVIRONMENTS], start=1):
+        if not lasting:
+            continue
+        table = out.table(f"environment_{number}", environment_rows(lasting), f"Environment {number}")
+        section.blocks.append(Details(f"Environment {number}: {said(lasting)}; {len(members)} runs", [table]))
+    if rows:
+        section.blocks.append(
+            Details("Environment and command of every run", [out.table("commands", rows, "Commands")])
+        )
+    else:
+        section.blocks.append(Text("There are no runs."))
+    return section
+
+
+def environment_rows(environment: dict[str, Any]) -> list[Row]:
+    """Return one row per entry; packages and git state are spread out."""
+    rows: list[Row] = []
+    for key, value in environment.items():
+        if isinstance(value, dict):
+            rows += [{"what": f"{key} {inner}", "value": as_text(item)} for inner, item in value.items()]
+        else:
+            rows.append({"what": key, "value": as_text(value)})
+    return rows
+
+
+def said(environment: dict[str, Any]) -> str:
+    """Name an environment in a few words."""
+    git = environment.get("git") if isinstance(environment.get("git"), dict) else {}
+    commit = str(git.get("commit", ""))[:9] + (" with changes" if git.get("dirty") else "")
+    packages = environment.get("packages") if isinstance(environment.get("packages"), dict) else {}
+    gpu = environment.get("gpu")
+    parts = [
+        f"python {environment.get('python', '?')}",
+        f"torch {packages.get('torch', '?')}",
+        str(environment.get("cpu", "?")),
+        f"{environment.get('cores', '?')} cores",
+        ", ".join(map(str, gpu)) if isinstance(gpu, list) and gpu else "no GPU",
+    ]
+    return ", ".join(parts) + (f", commit {commit}" if commit else "")

@@ -1,0 +1,133 @@
+"""What a report consists of, before it becomes a page or Markdown: `Table("runs", "Runs", [{"seed": 0}])`.
+
+A cell of a table is None, a string, a number, a `Spread`, a `Link` or a `Lines`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean of `count` values and their sample standard deviation (None for a single value)."""
+
+    mean: float
+    deviation: float | None
+    count: int
+
+    def __str__(self) -> str:
+        return plain(self.mean) if self.deviation is None else f"{plain(self.mean)} ± {plain(self.deviation)}"
+
+
+@dataclass(frozen=True)
+class Link:
+    """Text that leads to a file, given relative to the report's folder."""
+
+    text: str
+    href: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Several lines in one cell; each may be marked as held (True), not held (False) or neither (None)."""
+
+    lines: tuple[tuple[str, bool | None], ...]
+
+    def __str__(self) -> str:
+        return "; ".join(text for text, _ in self.lines)
+
+
+@dataclass
+class Table:
+    """Rows of one table. `columns` chooses and names the columns that are shown; the CSV holds all."""
+
+    name: str
+    title: str
+    rows: Sequence[Row]
+    columns: dict[str, str] | None = None
+    note: str = ""
+
+    def headings(self) -> dict[str, str]:
+        """Return key -> heading of the shown columns; columns without any value are left out."""
+        keys = self.columns or {key: key.replace("_", " ") for row in self.rows for key in row}
+        return {key: text for key, text in keys.items() if any(row.get(key) not in (None, "") for row in self.rows)}
+
+
+@dataclass
+class Figure:
+    """A drawing in the report's folder; `alt` says in words what it shows."""
+
+    name: str
+    alt: str
+    caption: str
+    png: Path | None
+    svg: Path | None
+
+
+@dataclass
+class Text:
+    """One paragraph."""
+
+    text: str
+
+
+@dataclass
+class Links:
+    """A line of links to files."""
+
+    text: str
+    links: Sequence[Link]
+
+
+@dataclass
+class Details:
+    """Blocks that are folded away until asked for."""
+
+    summary: str
+    blocks: Sequence[Block]
+
+
+Block = Table | Figure | Text | Links | Details
+
+
+@dataclass
+class Section:
+    """A heading with blocks, and sections below it."""
+
+    id: str
+    title: str
+    blocks: list[Block] = field(default_factory=list)
+    children: list[Section] = field(default_factory=list)
+
+
+@dataclass
+class Report:
+    """The whole: title, one line on what was read, and sections."""
+
+    title: str
+    subtitle: str
+    sections: list[Section] = field(default_factory=list)
+
+
+def plain(value: Any) -> str:
+    """Write a cell as text: numbers with four figures, whole ones as they are."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        if value == int(value) and abs(value) < 1e15 if value == value and abs(value) != float("inf") else False:
+            return f"{int(value):,}" if abs(value) >= 10_000 else str(int(value))
+        return f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    return str(value)

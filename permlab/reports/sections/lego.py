@@ -1,0 +1,101 @@
+"""Section of `task=lora_lego`: every method with spread, k sweep, pruning, cluster diagnostics, exact identities."""
+
+from __future__ import annotations
+
+from permlab import figures
+from permlab.reports.document import Block, Figure, Row
+from permlab.reports.sections.common import Collection, newest_tables, own_figures, words
+from permlab.reports.writer import Output
+
+TITLE = "LoRA adapters taken apart by rank (lora_lego)"
+QUESTION = "Can LoRA adapters be taken apart by rank and rebuilt as one? (arXiv 2409.16167)"
+TITLES = {
+    "singles": "Each adapter alone",
+    "pruning": "One adapter at rank k, score / full rank",
+    "diagnostics": "LEGO's clusters, means over modules",
+    "identities": "Identities on random adapters, relative error of the update",
+    "gauges": "Merge with a copy of the same function: relative error by gauge",
+    "norms": "Norm of the merged update over the mean norm of the inputs",
+    "seeds": "Five k-means seeds: difference of the merged update",
+    "modules": "Merged modules",
+}
+FIGURES = {
+    "methods_*": "Score of every method as a share of the single adapters",
+    "k_sweep_*": "LEGO's score against the merged rank k, with and without its reweightings",
+    "diagnostics": "LEGO's clusters against k: mixed clusters, norms, difference between k-means seeds",
+    "pruning": "Score of one adapter cut to rank k",
+    "gauges": "Error of the merge by gauge",
+}
+
+
+def blocks(collection: Collection, out: Output) -> list[Block]:
+    """Methods over all seeds of all runs, then the figures and the other tables of the newest runs."""
+    made: list[Block] = []
+    for group in collection.groups[: out.own_figures]:
+        rows = methods(group.rows("scores"))
+        if not rows:
+            continue
+        suffix = f": {group.label}" if collection.many else ""
+        note = "Score: share of the single adapters' score. tuned: the scale was chosen on validation questions."
+        title = f"Methods, mean ± standard deviation over {max(row['seeds'] for row in rows)} seeds{suffix}"
+        made.append(out.table(collection.prefix("methods"), rows, title, note=note))
+        if len(group.runs) > 1:
+            made += [figure for figure in draw_methods(collection, rows, suffix, out) if figure]
+    made += own_figures(collection, out, list(FIGURES), describe)
+    return made + newest_tables(collection, out, list(TITLES), TITLES)
+
+
+def methods(scores: list[Row]) -> list[Row]:
+    """Mean and spread of every method over (run, repeat): the rows of `scores.csv` of all runs of a group."""
+    from permlab.reports.aggregate import spread
+
+    found: dict[tuple[object, ...], list[Row]] = {}
+    for row in scores:
+        if "scale_rule" in row:
+            key = tuple(row.get(name) for name in ("regime", "adapters", "method", "scale_rule"))
+            found.setdefault(key, []).append(row)
+    table = []
+    for (regime, adapters, method, rule), members in found.items():
+        scale = "tuned" if rule == "tuned" else rule
+        line: Row = {"method": method, "adapters": adapters, "start of A": regime, "scale": scale}
+        line["seeds"] = len({row.get("seed") for row in members})
+        for name in ("score", "kept", "norm_ratio"):
+            line[name] = spread(row.get(name) for row in members)
+        table.append({**line, "k": members[0].get("k"), "family": members[0].get("family")})
+    return table
+
+
+def draw_methods(collection: Collection, rows: list[Row], suffix: str, out: Output) -> list[Figure | None]:
+    """Bars of every method at its tuned scale over several runs; one figure per number of adapters and start."""
+    drawn: list[Figure | None] = []
+    for regime, count in dict.fromkeys((row["start of A"], row["adapters"]) for row in rows):
+        part = [
+            r for r in rows if (r["start of A"], r["adapters"], r["scale"]) == (regime, count, "tuned") and r["score"]
+        ]
+        part.sort(key=lambda row: row["score"].mean)
+        if not part:
+            continue
+        figure, ax = figures.new(width=2, height=0.17 * len(part) + 0.9)
+        ax.barh(
+            range(len(part)),
+            [row["score"].mean for row in part],
+            xerr=[row["score"].deviation or 0 for row in part],
+            color=[figures.color(str(row["family"])) for row in part],
+            error_kw={"elinewidth": 0.8},
+        )
+        ax.set_yticks(range(len(part)), [str(row["method"]) for row in part], fontsize=6)
+        ax.set(xlabel="score / score of the single adapter (mean ± sd over seeds)")
+        best = part[-1]
+        alt = f"Bars of {len(part)} methods for {count} adapters; the best is {best['method']} with {best['score']}"
+        name = collection.prefix(f"methods_{regime}_{count}")
+        drawn.append(out.figure(name, figure, alt, f"{count} adapters, {regime} A, tuned scale{suffix}."))
+    return drawn
+
+
+def describe(name: str) -> str:
+    """Return the caption of one of the runs' figures."""
+    for pattern, text in FIGURES.items():
+        if name.startswith(pattern.rstrip("*")):
+            rest = name[len(pattern.rstrip("*")) :].replace("_", " ")
+            return f"{text} ({rest.replace(' ', ' A, ', 1)} adapters)" if rest else text
+    return words(name)

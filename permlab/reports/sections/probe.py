@@ -1,0 +1,75 @@
+"""Section of `task=inverse_permutation`: error curves with floors, attention maps, scratch sweep, explicit weights."""
+
+from __future__ import annotations
+
+from permlab import figures
+from permlab.reports.aggregate import Group, series
+from permlab.reports.document import Block, Figure
+from permlab.reports.sections.common import Collection, newest_tables, own_figures, words
+from permlab.reports.writer import Output
+
+TITLE = "Undoing a permutation (inverse_permutation)"
+QUESTION = "Can a transformer undo a permutation, and what does the causal mask cost? (arXiv 2509.24125)"
+TITLES = {
+    "arms": "Arms: means over seeds, with exact floors and ceilings",
+    "scratch_sweep": "Scratch rows, with the exact floor of each count",
+    "construction": "Explicit two-layer weights",
+    "combinations": "Architectures and readings at the same parameter budget",
+    "prompts": "Few-shot prompts",
+}
+FIGURES = {
+    "attention_*": "Attention of every layer on one test example",
+    "scratch_sweep": "Error and accuracy against the number of scratch rows, floors dashed",
+    "construction": "Error of the explicit weights against temperature",
+    "combinations": "Accuracy of every architecture and reading, with the most the mask allows",
+    "prompts": "Few-shot prompts: share of right lists and places against length",
+}
+SMALLEST = 1e-6
+
+
+def blocks(collection: Collection, out: Output) -> list[Block]:
+    """Curves over all runs and seeds, then the runs' own figures and tables."""
+    made: list[Block] = []
+    for group in collection.shown(out):
+        figure = curves(collection, group, out)
+        if figure:
+            made.append(figure)
+    made += own_figures(collection, out, list(FIGURES), describe)
+    return made + newest_tables(collection, out, list(TITLES), TITLES)
+
+
+def curves(collection: Collection, group: Group, out: Output) -> Figure | None:
+    """Test error of every arm against steps: mean over all seeds, shaded from best to worst; floors dashed."""
+    rows = group.rows("curves")
+    arms = list(dict.fromkeys(str(row.get("arm")) for row in rows))
+    if not arms:
+        return None
+    floors = {str(row.get("arm")): row.get("mse_floor") for row in group.newest.table("arms")}
+    figure, ax = figures.new(width=2, height=3.0)
+    said = []
+    for number, arm in enumerate(arms):
+        xs, means, lows, highs = series([r for r in rows if str(r.get("arm")) == arm], "step", "test_mse")
+        if not xs:
+            continue
+        shade = figures.color(arm.partition("/")[0])
+        line = ("-", "-.", ":")[[a.partition("/")[0] for a in arms[:number]].count(arm.partition("/")[0]) % 3]
+        low, mean, high = ([max(v, SMALLEST) for v in values] for values in (lows, means, highs))
+        ax.plot(xs, mean, line, color=shade, label=arm)
+        ax.fill_between(xs, low, high, color=shade, alpha=0.15, linewidth=0)
+        floor = floors.get(arm)
+        if isinstance(floor, (int, float)) and floor > 0:
+            ax.axhline(floor, color=shade, linestyle="--", linewidth=0.9, label=f"floor of {arm}: {floor:.4g}")
+        said.append(f"{arm} ends at {means[-1]:.3g}" + (f" (floor {floor:.3g})" if floor else ""))
+    ax.set(xlabel="training steps", ylabel="test error (squared, per row)", yscale="log")
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=6)
+    seeds = len({(row["run_seed"], row.get("seed")) for row in rows})
+    caption = f"Test error, mean of {seeds} seeds, shaded from best to worst; exact floors dashed. {group.label}."
+    name = collection.prefix("error_curves")
+    return out.figure(name, figure, f"Test error against steps: {'; '.join(said)}", caption)
+
+
+def describe(name: str) -> str:
+    """Return the caption of one of the runs' figures."""
+    if name.startswith("attention_"):
+        return f"{FIGURES['attention_*']}: {name.removeprefix('attention_').replace('_', ' ')}"
+    return FIGURES.get(name, words(name))

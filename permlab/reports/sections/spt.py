@@ -1,0 +1,92 @@
+"""Section of `task=spt`: accuracy by order and direction, order matrix, units histogram, training curves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from permlab import figures
+from permlab.reports.aggregate import series
+from permlab.reports.document import Block, Figure, Row
+from permlab.reports.sections.common import Collection, newest_tables
+from permlab.reports.writer import Output
+
+TITLE = "Semi-permuted training (spt)"
+QUESTION = "Does training on permuted semantic units cure the reversal curse? (arXiv 2403.00758)"
+
+
+def blocks(collection: Collection, out: Output) -> list[Block]:
+    """Accuracy, units and curves over all finished runs; the comparison figures come before."""
+    made: list[Block] = [
+        block
+        for block in (recall(collection, out), units(collection, out), curves(collection, out))
+        if block is not None
+    ]
+    titles = {"likelihood": "Log-probability of the true minus a shuffled answer (nats), newest run"}
+    return made + newest_tables(collection, out, ["likelihood"], titles)
+
+
+def recall(collection: Collection, out: Output) -> Block | None:
+    """Accuracy of every kind of question, by configuration: mean and spread over seeds."""
+    rows: list[Row] = []
+    for group in collection.groups:
+        keys = ("wording", "direction", "group", "asked")
+        for row in group.aggregated("recall", keys, ("accuracy", "bleu", "queries")):
+            asked = {key: str(row[key] or "").replace("_", " ") for key in keys}
+            queries = row["queries"].mean if row["queries"] else None
+            rows.append({"configuration": group.label, **asked, **{k: row[k] for k in ("accuracy", "bleu")}})
+            rows[-1]["questions"] = queries
+    if not rows:
+        return None
+    note = "Accuracy: the answer starts exactly as asked. Questions: per run."
+    return out.table(collection.prefix("recall"), rows, "Accuracy by order and direction", note=note)
+
+
+def units(collection: Collection, out: Output) -> Figure | None:
+    """Units per text, one line of marks per segmentation that occurs."""
+    found: dict[tuple[tuple[Any, Any], ...], list[str]] = {}
+    for group in collection.groups:
+        rows = tuple((row.get("units"), row.get("texts")) for row in group.newest.table("units_histogram"))
+        if rows:
+            found.setdefault(rows, []).append(group.label)
+    if not found:
+        return None
+    figure, ax = figures.new(width=2 if len(found) > 1 else 1, height=2.4)
+    width = 0.8 / len(found)
+    for number, (rows, labels) in enumerate(found.items()):
+        label = labels[0] if len(labels) == 1 else f"{labels[0]} and {len(labels) - 1} more with the same units"
+        shift = (number - (len(found) - 1) / 2) * width
+        shade = list(figures.PALETTE.values())[number % len(figures.PALETTE)]
+        ax.bar([u + shift for u, _ in rows], [t for _, t in rows], width=width, color=shade, label=label)
+    ax.set(xlabel="units per text", ylabel="texts")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    if len(found) > 1:
+        ax.legend(fontsize=6)
+    alt = "Histogram of units per text: " + "; ".join(
+        f"{len(rows)} bars for {labels[0]}" for rows, labels in found.items()
+    )
+    return out.figure(collection.prefix("units"), figure, alt, "Units per text after segmentation.")
+
+
+def curves(collection: Collection, out: Output) -> Figure | None:
+    """Training loss against the step: mean over seeds, shaded from the lowest to the highest seed."""
+    drawn = []
+    for group in collection.groups[:12]:
+        rows = [row for run in group.runs[-20:] for row in run.logged()]
+        xs, means, lows, highs = series(rows, "step", "loss")
+        if xs:
+            drawn.append((group, xs, means, lows, highs))
+    if not drawn:
+        return None
+    figure, ax = figures.new(width=2, height=2.8)
+    orders = [group.newest.config["task"].get("order") for group, *_ in drawn]
+    for (group, xs, means, lows, highs), order in zip(drawn, orders):
+        shade = figures.color(str(order) if orders.count(order) == 1 else group.label)
+        ax.plot(xs, means, color=shade, label=f"{group.label} ({len(group.runs)} runs)", linewidth=1.2)
+        ax.fill_between(xs, lows, highs, color=shade, alpha=0.15, linewidth=0)
+    ax.set(xlabel="training step", ylabel="training loss (nats per token)")
+    if max(max(means) for _, _, means, _, _ in drawn) > 0 and min(min(means) for _, _, means, _, _ in drawn) > 0:
+        ax.set_yscale("log")
+    ax.legend(fontsize=6)
+    ends = "; ".join(f"{group.label} ends at {means[-1]:.3g}" for group, _, means, _, _ in drawn)
+    caption = "Training loss: mean over runs, shaded from the lowest to the highest run."
+    return out.figure(collection.prefix("training"), figure, f"Training loss against step: {ends}", caption)

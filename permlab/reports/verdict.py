@@ -1,0 +1,230 @@
+"""Paper against ours: what the acceptance rules of an experiment say about its runs.
+
+judge(runs)[0].verdict     # reproduced | partly | not reproduced | toy scale only | not judged | unfinished
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from permlab.errors import UserError
+from permlab.reports.aggregate import ASIDE, as_text, current, decisive, differing_keys, inner_seeds, spread, unfinished
+from permlab.reports.collect import RunRecord
+from permlab.reports.document import Lines, Row, Spread, plain
+from permlab.reports.rules import Outcome, Rule, flatten, parse_rule
+
+VERDICTS = ("reproduced", "toy scale only", "partly", "not reproduced", "not judged", "unfinished")
+PLACES = ("path", "folder", "units", "file", "threads", "workers", "device", "hardware.name")
+"""Last parts of keys that say where something lies or on what it runs, not what is done."""
+Shipped = Callable[[str], Mapping[str, Any] | None]
+"""experiment name -> its configuration as shipped today, or None for one that is not."""
+
+
+@dataclass
+class Check:
+    """One rule with what was measured. `spread`: of the rule's metric over runs, when it reads a single one."""
+
+    rule: Rule
+    outcome: Outcome
+    spread: Spread | None
+    seeds: int
+
+    @property
+    def measured(self) -> str:
+        """The measured number in words."""
+        if self.outcome.value is None:
+            return "not measured"
+        if self.spread is not None and self.spread.deviation is not None and self.rule.left.aggregate == "mean":
+            return str(self.spread)
+        return plain(self.outcome.value)
+
+    @property
+    def line(self) -> str:
+        """What was checked, what was measured and over how many seeds."""
+        seeds = f" ({self.seeds} seed{'' if self.seeds == 1 else 's'})" if self.seeds else ""
+        return f"{self.rule.words or self.rule.statement}: {self.measured}{seeds}"
+
+
+@dataclass
+class Claim:
+    """One experiment (or one variant of it, run with other keys) and its verdict."""
+
+    experiment: str
+    about: Mapping[str, Any]
+    runs: list[RunRecord]
+    unfinished: int
+    checks: list[Check]
+    notes: list[str]
+    changed: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """All rules hold, some, or none; what holds on a toy, or with other keys than shipped, is toy scale only."""
+        held = [check.outcome.held for check in self.checks]
+        if not self.runs:
+            return "unfinished"
+        if not held or all(h is None for h in held):
+            return "not judged"
+        if all(held) and not self.unfinished:
+            return "toy scale only" if self.about.get("scale") == "toy" or self.changed else "reproduced"
+        return "partly" if any(held) else "not reproduced"
+
+    @property
+    def minutes(self) -> float:
+        """Wall-clock minutes of the runs that count."""
+        return sum(run.seconds for run in self.runs) / 60
+
+    def ours(self) -> Lines:
+        """What was measured, a line per check; without checks, every metric's mean and spread (at most six)."""
+        if self.checks:
+            return Lines(tuple((check.line, bool(check.outcome.held)) for check in self.checks))
+        names = list(dict.fromkeys(name for run in self.runs for name in run.metrics))[:6]
+        found = {name: spread(run.metrics.get(name) for run in self.runs) for name in names}
+        return Lines(tuple((f"{name}: {value}", None) for name, value in found.items() if value))
+
+    def row(self) -> Row:
+        """Return the row of the first table."""
+        claim = [(str(self.about.get("claim") or ""), None), *((note, None) for note in self.notes)]
+        verdict = self.verdict
+        if self.about.get("scale") == "toy" and verdict in ("partly", "not reproduced"):
+            verdict += " (on a toy)"
+        return {
+            "experiment": self.experiment,
+            "claim": Lines(tuple(line for line in claim if line[0])),
+            "source": self.about.get("source"),
+            "published": self.about.get("published"),
+            "ours": self.ours(),
+            "verdict": verdict,
+            "minutes": self.minutes,
+        }
+
+    def check_rows(self) -> list[Row]:
+        """Return one row per rule."""
+        return [
+            {
+                "experiment": self.experiment,
+                "check": check.rule.words or check.rule.statement,
+                "rule": check.rule.statement,
+                "measured": check.outcome.value,
+                "deviation": check.spread.deviation if check.spread else None,
+                "needed": f"{check.rule.comparison} {check.rule.threshold:g}",
+                "held": "not measured" if check.outcome.held is None else check.outcome.held,
+                "runs": check.outcome.runs,
+                "seeds": check.seeds,
+            }
+            for check in self.checks
+        ]
+
+
+def judge(runs: Sequence[RunRecord], shipped: Shipped = lambda name: None) -> list[Claim]:
+    """Judge every experiment that has runs, in alphabetical order.
+
+    Runs of one experiment that differ in more than what it sweeps over were started with other keys; they are judged
+    apart, and the row says what was changed.
+    """
+    by_name: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        if run.experiment:
+            by_name.setdefault(run.experiment["name"], []).append(run)
+    claims = []
+    for name in sorted(by_name):
+        original = shipped(name)
+        variants = split(by_name[name])
+        told_apart = [key for key in differing_keys(by_name[name]) if key not in swept(by_name[name][-1])]
+        claims += [judge_one(name, members, original, told_apart) for members in variants]
+    return claims
+
+
+def swept(run: RunRecord) -> set[str]:
+    """Return the keys that an experiment varies, its seed, and where it runs."""
+    sweep = run.experiment.get("sweep")
+    keys = set(sweep) if isinstance(sweep, dict) else set()
+    places = {key for key in flatten(run.config) if is_place(key)}
+    return keys | places | {"seed"}
+
+
+def is_place(key: str) -> bool:
+    """Return whether a key says where something lies or on what it runs."""
+    return key.startswith("hardware.") or key.rsplit(".", 1)[-1] in PLACES
+
+
+def split(runs: Sequence[RunRecord]) -> list[list[RunRecord]]:
+    """Split the runs of one experiment by everything that it does not vary itself.
+
+    Only keys that all of them have are compared: one that a later version added stood at its default before.
+    """
+    variants: dict[str, list[RunRecord]] = {}
+    shared = set.intersection(*(set(decisive(run)) for run in runs))
+    for run in runs:
+        ours = swept(run)
+        # A swept group (model=a,b) varies all of its keys.
+        kept = {k: v for k, v in decisive(run).items() if k in shared and not {k, k.split(".")[0]} & ours}
+        variants.setdefault(repr(sorted((k, as_text(v)) for k, v in kept.items())), []).append(run)
+    return list(variants.values())
+
+
+def judge_one(
+    name: str, runs: Sequence[RunRecord], original: Mapping[str, Any] | None, told_apart: Sequence[str] = ()
+) -> Claim:
+    """Judge runs that belong together."""
+    chosen, open_ones = current(runs), unfinished(runs)
+    about = dict(runs[-1].experiment)
+    notes = []
+    texts = about.get("checks") or []
+    shipped_about = (original or {}).get("experiment") or {}
+    if not texts and shipped_about.get("checks"):
+        texts = shipped_about["checks"]
+        about |= {key: shipped_about.get(key) for key in ("scale", "published")}
+        notes.append("(rules written after these runs)")
+    changed = changed_keys(runs[-1], original, told_apart)
+    if changed:
+        notes.append("run with " + ", ".join(changed))
+    if open_ones:
+        notes.append(f"{len(open_ones)} of {len(open_ones) + len(chosen)} jobs did not finish")
+    short = missing_jobs(chosen, about)
+    if short:
+        notes.append(short)
+    checks = []
+    for text in texts if isinstance(texts, list) else []:
+        try:
+            checks.append(check_one(parse_rule(str(text)), chosen))
+        except UserError as error:
+            notes.append(str(error))
+    return Claim(name, about, chosen, len(open_ones), checks, notes, bool(changed))
+
+
+def check_one(rule: Rule, runs: Sequence[RunRecord]) -> Check:
+    """Evaluate one rule on finished runs."""
+    outcome = rule.evaluate((run.config, run.metrics) for run in runs)
+    fitting = [r for r in runs if rule.matches(r.config) and all(r.metrics.get(m) is not None for m in rule.metrics)]
+    found = spread(run.metrics[rule.left.metric] for run in fitting) if rule.right is None else None
+    if found is not None and found.count == 1 and inner_seeds(fitting[0]) > 1:
+        inner = fitting[0].metrics.get(f"{rule.left.metric}_sd", fitting[0].metrics.get(f"{rule.left.metric}_std"))
+        found = Spread(found.mean, inner, inner_seeds(fitting[0]))
+    # Arms of a sweep share their seeds: three orders with seeds 0, 1, 2 are three seeds, not nine.
+    seeds = len({run.seed for run in fitting}) * max([inner_seeds(run) for run in fitting], default=0)
+    return Check(rule, outcome, found, seeds)
+
+
+def changed_keys(run: RunRecord, original: Mapping[str, Any] | None, told_apart: Sequence[str]) -> list[str]:
+    """Return `key=value (shipped: value)` for what was run otherwise than the experiment says."""
+    flat, ours = decisive(run), swept(run)
+    if original is None:
+        return [f"{key}={as_text(flat.get(key))}" for key in told_apart]
+    shipped = flatten({key: value for key, value in original.items() if key not in ASIDE})
+    keys = [key for key in flat if key in shipped and key not in ours and key.split(".")[0] not in ours]
+    differ = [key for key in keys if as_text(flat[key]) != as_text(shipped[key])]
+    return [f"{key}={as_text(flat[key])} (shipped: {as_text(shipped[key])})" for key in differ]
+
+
+def missing_jobs(runs: Sequence[RunRecord], about: Mapping[str, Any]) -> str:
+    """Say how many points of the experiment's sweep have a finished run, when some have none."""
+    sweep = about.get("sweep")
+    if not isinstance(sweep, dict) or not sweep or any("(" in str(v) or "[" in str(v) for v in sweep.values()):
+        return ""
+    expected = 1
+    for values in sweep.values():
+        expected *= len(str(values).split(","))
+    return f"{len(runs)} of {expected} jobs of its sweep" if len(runs) < expected else ""
