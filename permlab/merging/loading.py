@@ -2,7 +2,8 @@
 
     loaded = load_networks(["finetuned-a", "finetuned-b"])     # Hugging Face folders
     matching = weight_matching(loaded.spec, *loaded.states)
-    merged = average(align(loaded.spec, loaded.stored, matching), tied=loaded.spec.tied)
+    moved = [Permuted(loaded.spec, *each) for each in zip(loaded.stored, matching.permutations)]
+    merged = average(moved, tied=loaded.spec.tied)
     save_network("merged", merged, loaded, {"method": "weight matching"})
 
 Headers and configurations are compared before a tensor is read; the tensors are views of the memory-mapped files.
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from permlab.errors import UserError
 from permlab.models.checkpoints import Checkpoint, open_checkpoint
 from permlab.models.vision import build_vision_model
-from permlab.symmetry import Spec, declare, verify
+from permlab.symmetry import Spec, declare, permute_tensor, verify
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -40,6 +41,22 @@ class Widened(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         value = self.state[name]
         return value.to(torch.promote_types(value.dtype, torch.float32)) if value.is_floating_point() else value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.state)
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+
+class Permuted(Mapping[str, Tensor]):
+    """A permuted state dict, tensor by tensor as it is asked for: a merge then holds no permuted copy of a network."""
+
+    def __init__(self, spec: Spec, state: Mapping[str, Tensor], permutation: Mapping[str, Tensor]) -> None:
+        self.spec, self.state, self.permutation = spec, state, permutation
+
+    def __getitem__(self, name: str) -> Tensor:
+        return permute_tensor(self.spec, name, self.state[name], self.permutation)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.state)

@@ -42,13 +42,7 @@ def load_huggingface(checkpoints: Sequence[Checkpoint]) -> Loaded:
         UserError: as `load_networks`.
     """
     first = checkpoints[0]
-    for each in checkpoints:
-        _check_type(each)
-    configs = [_config(each) for each in checkpoints]
-    notes: list[str] = []
-    for other, config in zip(checkpoints[1:], configs[1:]):
-        notes += _compare(first, other, configs[0], config)
-        _check_vocabulary(first, other)
+    configs, notes = compare_headers(checkpoints)
     module = empty_module(configs[0], _model_class(first))
     names, extra = file_names(first, module)
     if extra:
@@ -73,6 +67,22 @@ def load_huggingface(checkpoints: Sequence[Checkpoint]) -> Loaded:
         verified_on=verified_on,
         notes=list(dict.fromkeys(notes)),
     )
+
+
+def compare_headers(checkpoints: Sequence[Checkpoint]) -> tuple[list[Any], list[str]]:
+    """(configurations, notes on differences that do no harm), without reading a tensor.
+
+    Raises:
+        UserError: an architecture that is not covered, or networks that do not belong together.
+    """
+    for each in checkpoints:
+        _check_type(each)
+    configs = [_config(each) for each in checkpoints]
+    notes: list[str] = []
+    for other, config in zip(checkpoints[1:], configs[1:]):
+        notes += _compare(checkpoints[0], other, configs[0], config)
+        _check_vocabulary(checkpoints[0], other)
+    return configs, notes
 
 
 def _kind(architecture: str) -> str:

@@ -44,6 +44,19 @@ class EndpointTraining:
 
 
 @dataclass
+class TextScoring:
+    """Texts of language models."""
+
+    held_out: float = 0.2
+    """Share of the texts that no network is trained or matched on; perplexities are taken there."""
+    limit: int = 1000
+    """Most texts scored per set."""
+    max_tokens: int = 256
+    """Longer texts are cut."""
+    batch_size: int = 64
+
+
+@dataclass
 class MergeConfig:
     """`task=merge`"""
 
@@ -61,13 +74,13 @@ class MergeConfig:
     renorm: str = "none"
     """none | reset (BatchNorm statistics, or REPAIR where there are none) | rescale | reshift"""
     compare: list[str] = field(default_factory=list)
-    """Further arms beside the configured one and the controls: match[/combine][+renorm], as activation/least_squares."""
+    """More arms beside the configured one and the controls, as match[/combine][+renorm]: activation/least_squares."""
     controls: bool = True
     """identity, random, untrained, renormalise only and ensemble arms."""
     weights: list[float] = field(default_factory=list)
     """One per network; empty is 1/n each (task_arithmetic: 1 each)."""
     budget: float = 1.0
-    """Multiply-accumulates of the merged network relative to one of its two, 1 to 2; above 1 keeps units apart (PLeaS)."""
+    """Multiply-accumulates of the merged network relative to one endpoint, 1 to 2; above 1 keeps units apart."""
     allocation: str = "uniform"
     """Where a budget above 1 goes: uniform | prefix | greedy | qp"""
     ridge: float | None = None
@@ -96,6 +109,7 @@ class MergeConfig:
     """study=width: widths tried; empty takes model.width only."""
     analyses: list[str] = field(default_factory=lambda: list(ANALYSES))
     """study=lmc: distances | spectra | trace | taylor | causal | three | start, any of them"""
+    text: TextScoring = field(default_factory=TextScoring)
     train: EndpointTraining = field(default_factory=EndpointTraining)
 
 

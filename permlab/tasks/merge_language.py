@@ -1,0 +1,183 @@
+"""Merging language models, and any other Hugging Face network: the part of `permlab task=merge` for `transformers`.
+
+permlab task=merge model=tiny-llama dataset=people                       # pairs trained here, scored by perplexity
+permlab task=merge task.models=[DIR_A,DIR_B] dataset=jsonl dataset.path=texts.jsonl     # networks of your own
+permlab task=merge task.models=[DIR_A,DIR_B] dataset=none                # merged and written, not scored
+
+`loss` is nats per token. Classifiers and masked models (BERT, ViT) are merged and written without scores.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from permlab.arms import Arm, parse_arm
+from permlab.config import Config
+from permlab.data.text_configs import TEXT_DATASETS
+from permlab.errors import UserError, check_range
+from permlab.models.checkpoints import Checkpoint, is_hub_id, open_checkpoint
+
+if TYPE_CHECKING:
+    from permlab.runs.run import Run
+
+MATCHES = ("identity", "random", "weight", "activation")
+COMBINES = ("average", "task_arithmetic", "ties")
+DEFAULT_IMAGES = "digits"
+"""The data set that task=merge takes when none is named: with language models of the user it means no data set."""
+
+
+def is_language(config: Config) -> bool:
+    """Whether the networks are of `transformers`: trained here as a causal language model, or such folders given."""
+    if config.task.models:
+        first = config.task.models[0]
+        return is_hub_id(first) or open_checkpoint(first).kind == "huggingface"
+    return config.model.kind == "causal_lm"
+
+
+def arms_of(config: Config) -> list[Arm]:
+    """The configured arm first, then the controls and what is compared."""
+    task = config.task
+    arms = [Arm(task.match, task.combine)]
+    if task.controls:
+        arms += [Arm("identity"), Arm("random")]
+    return list(dict.fromkeys([*arms, *(parse_arm(text) for text in task.compare)]))
+
+
+def text_kind(config: Config) -> bool:
+    """Whether `dataset` gives texts."""
+    return config.dataset.kind in TEXT_DATASETS
+
+
+def validate_language(config: Config) -> None:
+    """Check keys and files; nothing is downloaded.
+
+    Raises:
+        UserError: with the key and the remedy.
+    """
+    task = config.task
+    if task.study != "merge":
+        raise UserError(f"task.study={task.study} analyses image networks; language models have task.study=merge only")
+    if task.renorm != "none":
+        raise UserError(f"task.renorm={task.renorm}: these networks normalise every token anew; set task.renorm=none")
+    for key, usual in (("budget", 1), ("labels", 1), ("share", 1)):
+        if getattr(task, key) != usual:
+            raise UserError(f"task.{key} is for image networks; drop it for language models")
+    for arm in arms_of(config):
+        _check_arm(config, arm)
+    check_range("task.text.held_out", task.text.held_out, 0, 0.9, open_interval=True)
+    check_range("task.text.limit", task.text.limit, 1)
+    check_range("task.text.max_tokens", task.text.max_tokens, 8)
+    check_range("task.text.batch_size", task.text.batch_size, 1)
+    if task.models:
+        _check_models(config)
+    else:
+        _check_training(config)
+
+
+def _check_arm(config: Config, arm: Arm) -> None:
+    if arm.match not in MATCHES or arm.combine not in COMBINES or arm.renorm != "none":
+        raise UserError(
+            f"{arm.text} is for image networks; language models take match {', '.join(MATCHES)} and combine "
+            f"{', '.join(COMBINES)}"
+        )
+    if arm.match == "activation" and not text_kind(config):
+        raise UserError(
+            "match=activation reads activations on texts: set dataset=jsonl dataset.path=FILE, or match=weight"
+        )
+    if arm.combine != "average" and not config.task.ancestor:
+        raise UserError(f"combine={arm.combine} adds up changes since a common ancestor: set task.ancestor=DIR")
+
+
+def _check_models(config: Config) -> None:
+    task = config.task
+    if len(task.models) < 2:
+        raise UserError(f"task.models has {len(task.models)} network: merging needs two or more")
+    if task.weights and len(task.weights) != len(task.models):
+        raise UserError(f"task.weights has {len(task.weights)} values for {len(task.models)} networks: give one each")
+    opened = local_checkpoints(config)
+    if config.dataset.kind not in ("none", DEFAULT_IMAGES) and not text_kind(config):
+        raise UserError(
+            f"dataset={config.dataset.name} has no texts: set dataset=jsonl dataset.path=FILE, or dataset=none"
+        )
+    if text_kind(config) and opened and not speaks(opened[0]):
+        named = (opened[0].config.get("architectures") or ["network"])[0]
+        raise UserError(f"{opened[0].path} is a {named}, which is merged but not scored: set dataset=none")
+
+
+def speaks(checkpoint: Checkpoint) -> bool:
+    """Whether it is a causal language model, by its configuration."""
+    named = str((checkpoint.config.get("architectures") or [""])[0])
+    return named.endswith(("ForCausalLM", "LMHeadModel"))
+
+
+def local_checkpoints(config: Config) -> list[Checkpoint]:
+    """Headers of the networks that are on this disk, ancestor last."""
+    paths = [*config.task.models, *([config.task.ancestor] if config.task.ancestor else [])]
+    return [open_checkpoint(path) for path in paths if not is_hub_id(path)]
+
+
+def _check_training(config: Config) -> None:
+    from permlab.models.causal_lm_config import validate_causal_lm
+
+    task, model = config.task, config.model
+    validate_causal_lm(model)
+    if not text_kind(config):
+        raise UserError(f"dataset={config.dataset.name} has no texts to train {model.name} on: set dataset=people")
+    if model.weights == "pretrained" or model.lora.rank:
+        raise UserError(
+            "networks that are trained here start from random weights: set model.weights=scratch without "
+            "model.lora.rank, or give finished networks with task.models=[A,B]"
+        )
+    if task.weights and len(task.weights) != 2:
+        raise UserError(f"task.weights has {len(task.weights)} values for the 2 networks of a pair: give one each")
+    if task.ancestor:
+        raise UserError("task.ancestor belongs to task.models: networks trained here have none")
+    if task.train.optimizer != "adam":
+        raise UserError(f"task.train.optimizer={task.train.optimizer}: language models are trained with adam")
+
+
+def plan_language(config: Config) -> dict[str, str]:
+    """Lines of a dry run; the networks of the user are compared, and the memory they need is estimated.
+
+    Raises:
+        UserError: as `load_networks`, as far as headers and configurations show it; too little memory.
+    """
+    from permlab.hardware import check_memory
+
+    task, lines = config.task, {"arms": ", ".join(arm.label for arm in arms_of(config))}
+    if not task.models:
+        lines["networks"] = f"{task.pairs} pairs of {config.model.name}, trained here"
+        return lines
+    from permlab.merging.loading_huggingface import compare_headers
+
+    opened = local_checkpoints(config)
+    lines["networks"] = ", ".join(f"{each.name} ({each.parameters / 1e6:.1f}M parameters)" for each in opened)
+    if len(opened) < len(task.models) + bool(task.ancestor):
+        lines["networks"] += "; the rest is on the hub and not looked at"
+    if len(opened) > 1:
+        compare_headers(opened)
+    if opened:
+        needed = memory(opened, scored=text_kind(config), ancestral=task.combine != "average")
+        check_memory("merging these networks", needed, config.hardware)
+        lines["memory"] = f"at most about {needed / 2**20:,.0f} MiB besides the libraries"
+    lines["scored on"] = config.dataset.name if text_kind(config) else "nothing: the merge is written, not scored"
+    return lines
+
+
+def memory(networks: list[Checkpoint], *, scored: bool, ancestral: bool) -> float:
+    """Bytes at the peak: files in the page cache, cost matrices and merge; float32 copies where networks are run."""
+    stored, wide = sum(each.bytes for each in networks), max(each.parameters for each in networks) * 4
+    copies = 1 + (len(networks) > 2) + (len(networks) + 1 if scored else 0) + (len(networks) if ancestral else 0)
+    return stored + networks[0].bytes + copies * wide
+
+
+def run_language(config: Config, run: Run) -> None:
+    """Get the networks, match, merge, score, write."""
+    if config.task.models:
+        from permlab.tasks.merge_language_models import run_models
+
+        run_models(config, run)
+    else:
+        from permlab.tasks.merge_language_train import run_trained
+
+        run_trained(config, run)
