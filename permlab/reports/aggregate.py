@@ -16,6 +16,8 @@ from permlab.reports.rules import flatten, is_number
 
 ASIDE = ("run", "tracker", "experiment", "report")
 """Parts of a configuration that do not decide the result."""
+MACHINE = ("hardware.name", "hardware.threads", "hardware.workers")
+"""Keys that change how fast a run is, not what it computes."""
 SEED_KEYS = {
     "inverse_permutation": ("seeds", "mode", ("train", "scratch_sweep")),
     "lora_lego": ("repeats", "study", ("merge", "prune")),
@@ -34,21 +36,26 @@ def spread(values: Iterable[Any]) -> Spread | None:
     return Spread(statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else None, len(numbers))
 
 
+def identity(run: RunRecord) -> str:
+    """Return what decides a run's result, seed included, as text: runs with one identity are repetitions."""
+    return repr(sorted((key, as_text(value)) for key, value in decisive(run).items() if key not in MACHINE))
+
+
 def current(runs: Iterable[RunRecord]) -> list[RunRecord]:
-    """Return the newest finished run of each fingerprint: a repetition with the same seed is no further evidence."""
+    """Return the newest finished run of each identity: a repetition with the same seed is no further evidence."""
     newest: dict[str, RunRecord] = {}
     for run in runs:
         if run.status == "done":
-            newest.pop(run.fingerprint, None)
-            newest[run.fingerprint] = run
+            newest.pop(identity(run), None)
+            newest[identity(run)] = run
     return list(newest.values())
 
 
 def unfinished(runs: Sequence[RunRecord]) -> list[RunRecord]:
-    """Return, once per fingerprint, the runs that did not finish and that no other run made up for."""
-    done = {run.fingerprint for run in runs if run.status == "done"}
-    left = {r.fingerprint: r for r in runs if r.status not in ("done", "corrupt") and r.fingerprint not in done}
-    return list(left.values())
+    """Return, once per identity, the runs that did not finish and that no other run made up for."""
+    done = {identity(run) for run in runs if run.status == "done"}
+    left = {identity(r): r for r in runs if r.status not in ("done", "corrupt")}
+    return [run for key, run in left.items() if key not in done]
 
 
 def decisive(run: RunRecord) -> dict[str, Any]:
@@ -135,7 +142,7 @@ def inner_seeds(run: RunRecord) -> int:
 def groups(runs: Sequence[RunRecord]) -> list[Group]:
     """Group finished runs by everything but the seed, labelled by the keys that differ."""
     chosen = current(runs)
-    keys = [key for key in differing_keys(chosen) if key != "seed"]
+    keys = [key for key in differing_keys(chosen) if key != "seed" and key not in MACHINE]
     names = short_names(keys)
     found: dict[tuple[str, ...], list[RunRecord]] = {}
     for run in chosen:

@@ -18,8 +18,7 @@ from permlab.version import __version__
 
 CLAIM_COLUMNS = {
     "experiment": "experiment",
-    "claim": "claim",
-    "source": "source",
+    "claim": "claim, source",
     "published": "published",
     "ours": "ours (mean ± sd, seeds)",
     "verdict": "verdict",
@@ -81,9 +80,9 @@ def verdict_section(claims: Sequence[Claim], experiments: Sequence[str], out: Ou
     """The first table: claim, published, ours, verdict, minutes; then every rule with its number."""
     section = Section("paper-against-ours", "Paper against ours")
     if claims:
-        section.blocks.append(
-            out.table("paper_against_ours", [claim.row() for claim in claims], "Claims and verdicts", CLAIM_COLUMNS)
-        )
+        first = out.table("paper_against_ours", [c.row() for c in claims], "Claims and verdicts", CLAIM_COLUMNS)
+        first.whole = True
+        section.blocks.append(first)
         section.blocks.append(Text(HOW_JUDGED))
         rows = [row for claim in claims for row in claim.check_rows()]
         if rows:
@@ -132,7 +131,7 @@ def run_section(runs: Sequence[RunRecord], out: Output) -> Section:
             "experiment": run.experiment.get("name"),
             "status": run.status,
             "seed": run.seed,
-            "minutes": run.seconds / 60 if run.status != "corrupt" else None,
+            "minutes": round(run.seconds / 60, 2) if run.status != "corrupt" else None,
             "peak memory (MiB)": run.result.get("peak_rss_mb"),
             "log": out.link(run.directory / "run.log", "run.log") if (run.directory / "run.log").is_file() else None,
         }

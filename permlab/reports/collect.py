@@ -69,11 +69,6 @@ class RunRecord:
         value = self.config.get("experiment")
         return value if isinstance(value, dict) and isinstance(value.get("name"), str) else {}
 
-    @property
-    def fingerprint(self) -> str:
-        """What decides the result; the directory's name when it is unknown."""
-        return str(self.result.get("fingerprint") or self.id)
-
     @cached_property
     def metrics(self) -> dict[str, float | None]:
         """Flat numbers of result.json; a number that was not finite is None."""

@@ -48,13 +48,17 @@ class Lines:
 
 @dataclass
 class Table:
-    """Rows of one table. `columns` chooses and names the columns that are shown; the CSV holds all."""
+    """Rows of one table. `columns` chooses and names the columns that are shown; the CSV holds all.
+
+    `whole`: the page shows all of it at once, where long tables get a box of their own that scrolls.
+    """
 
     name: str
     title: str
     rows: Sequence[Row]
     columns: dict[str, str] | None = None
     note: str = ""
+    whole: bool = False
 
     def headings(self) -> dict[str, str]:
         """Return key -> heading of the shown columns; columns without any value are left out."""
@@ -101,12 +105,13 @@ Block = Table | Figure | Text | Links | Details
 
 @dataclass
 class Section:
-    """A heading with blocks, and sections below it."""
+    """A heading with blocks, and sections below it. `short` is what the index says, by default the title."""
 
     id: str
     title: str
     blocks: list[Block] = field(default_factory=list)
     children: list[Section] = field(default_factory=list)
+    short: str = ""
 
 
 @dataclass

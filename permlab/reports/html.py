@@ -37,6 +37,8 @@ WIDEST = 1600
 """Pixels that a large PNG is reduced to."""
 MOST_ROWS = 2000
 """Rows of a table in the page; the rest is in its CSV."""
+NARROW = 640
+"""Pixels up to which a drawing counts as one column wide, and is not blown up to the page's width."""
 SHORTEST_WRAPPED = 28
 """Characters from which a cell of text may break into lines."""
 
@@ -98,7 +100,12 @@ def index_html(sections: Sequence[Section]) -> str:
 
 def anchor_html(section: Section) -> str:
     """Return a link to a section of the page."""
-    return f'<a href="#{escape(section.id)}">{escape(section.title)}</a>'
+    return f'<a href="#{escape(section.id)}">{breakable(section.short or section.title)}</a>'
+
+
+def breakable(text: str) -> str:
+    """Escape text and allow lines to break after slashes and underscores rather than anywhere."""
+    return escape(text).replace("/", "/<wbr>").replace("_", "_<wbr>")
 
 
 def section_html(section: Section, level: int) -> str:
@@ -142,41 +149,55 @@ def block_html(block: Block) -> str:
 
 
 def table_html(table: Table) -> str:
-    """Return a table in a box of its own that scrolls sideways; headings are buttons that sort."""
+    """Return a table in a box of its own that scrolls sideways; headings are buttons that sort.
+
+    A `whole` table is laid out as cards on a phone, which takes the meaning from its elements: it spells out its roles.
+    """
     headings = table.headings()
     numeric = {key: is_numeric([row.get(key) for row in table.rows]) for key in headings}
-    right = {True: ' class="n"', False: ""}
+    roles, right = table.whole, {True: ' class="n"', False: ""}
     head = "".join(
-        f'<th scope="col"{right[numeric[key]]}><button type="button">{escape(text)}</button></th>'
+        f'<th scope="col"{role("columnheader", roles)}{right[numeric[key]]}>'
+        f'<button type="button">{escape(text)}</button></th>'
         for key, text in headings.items()
     )
-    lines = [row_html(row, list(headings), numeric) for row in table.rows[:MOST_ROWS]]
+    lines = [row_html(row, headings, numeric, roles) for row in table.rows[:MOST_ROWS]]
     left = len(table.rows) - MOST_ROWS
     more = f"{left} more rows in the CSV. " if left > 0 else ""
-    note = f"<p class='note'>{more}{escape(table.note)}</p>" if more or table.note else ""
-    title = escape(table.title)
-    csv = f'<a href="tables/{escape(table.name)}.csv">csv</a>'
+    note = f'<p class="note">{more}{escape(table.note)}</p>' if more or table.note else ""
+    title, name = escape(table.title), escape(table.name)
+    box = "scroll whole" if roles else "scroll"
     return (
-        f'<div class="scroll" role="region" aria-label="{title}" tabindex="0"><table id="table-{escape(table.name)}">'
-        f"<caption>{title} <span>{csv}</span></caption><thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(lines)}</tbody></table></div>{note}"
+        f'<div class="{box}" role="region" aria-label="{title}" tabindex="0">'
+        f'<table id="table-{name}"{role("table", roles)}><caption>{title} '
+        f'<span><a href="tables/{name}.csv" aria-label="{title} as CSV">csv</a></span></caption>'
+        f"<thead{role('rowgroup', roles)}><tr{role('row', roles)}>{head}</tr></thead>"
+        f"<tbody{role('rowgroup', roles)}>{''.join(lines)}</tbody></table></div>{note}"
     )
 
 
-def row_html(row: dict[str, Any], keys: Sequence[str], numeric: dict[str, bool]) -> str:
+def role(name: str, wanted: bool) -> str:
+    """Return a role attribute, or nothing."""
+    return f' role="{name}"' if wanted else ""
+
+
+def row_html(row: dict[str, Any], headings: dict[str, str], numeric: dict[str, bool], roles: bool = False) -> str:
     """Return one row; its first cell is its heading."""
     cells = []
-    for number, key in enumerate(keys):
+    for number, (key, heading) in enumerate(headings.items()):
         value = row.get(key)
         tag, scope = ("th", ' scope="row"') if number == 0 else ("td", "")
-        classes = "n" if numeric[key] else "w" if len(str(value or "")) >= SHORTEST_WRAPPED else ""
+        long = len(str(value or "")) >= SHORTEST_WRAPPED
+        classes = "n" if numeric[key] else "w" if long and not isinstance(value, Link) else ""
         if key == "verdict":
             classes = f"{classes} verdict {verdict_class(str(value))}".strip()
         kind = f' class="{classes}"' if classes else ""
         sort = sort_value(value)
         order = f' data-sort="{escape(sort)}"' if sort else ""
-        cells.append(f"<{tag}{scope}{kind}{order}>{cell_html(value)}</{tag}>")
-    return f"<tr>{''.join(cells)}</tr>"
+        named = f' data-heading="{escape(heading)}"' if roles else ""
+        what = role("rowheader" if number == 0 else "cell", roles)
+        cells.append(f"<{tag}{scope}{what}{kind}{order}{named}>{cell_html(value)}</{tag}>")
+    return f"<tr{role('row', roles)}>{''.join(cells)}</tr>"
 
 
 def cell_html(value: Any) -> str:
@@ -185,7 +206,11 @@ def cell_html(value: Any) -> str:
         return f'<a href="{escape(value.href)}">{escape(value.text)}</a>'
     if isinstance(value, Lines):
         return "<ul>" + "".join(line_html(text, held) for text, held in value.lines) + "</ul>"
-    return escape(str(value) if isinstance(value, Spread) else plain(value))
+    return (
+        breakable(value)
+        if isinstance(value, str)
+        else escape(str(value) if isinstance(value, Spread) else plain(value))
+    )
 
 
 def line_html(text: str, held: bool | None) -> str:
@@ -228,11 +253,22 @@ def figure_html(figure: Figure) -> str:
     if source is None:
         return ""
     alt, caption = escape(figure.alt), escape(figure.caption)
+    size = ' class="small"' if png_width(figure.png) <= NARROW else ""
     return (
-        f'<figure id="figure-{escape(figure.name)}"><button type="button" class="zoom" title="Enlarge">'
+        f'<figure id="figure-{escape(figure.name)}"{size}><button type="button" class="zoom" title="Enlarge">'
         f'<img src="{source}" alt="{alt}" loading="lazy" decoding="async"></button>'
         f"<figcaption>{caption}</figcaption></figure>"
     )
+
+
+def png_width(path: Path | None) -> int:
+    """Return the pixels in a row of a PNG, from its header; 0 when there is none."""
+    try:
+        with path.open("rb") if path else io.BytesIO() as file:
+            head = file.read(24)
+    except OSError:
+        return 0
+    return int.from_bytes(head[16:20], "big") if head[:8] == b"\x89PNG\r\n\x1a\n" else 0
 
 
 def data_uri(figure: Figure) -> str | None:

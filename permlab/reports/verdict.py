@@ -18,6 +18,9 @@ from permlab.reports.rules import Outcome, Rule, flatten, parse_rule
 VERDICTS = ("reproduced", "toy scale only", "partly", "not reproduced", "not judged", "unfinished")
 PLACES = ("path", "folder", "units", "file", "threads", "workers", "device", "hardware.name")
 """Last parts of keys that say where something lies or on what it runs, not what is done."""
+SIGNS = {"<=": "≤", ">=": "≥", "==": "=", "!=": "≠"}
+MOST_CHANGED = 4
+"""Changed keys that the first table names; all are in the section's configuration differences."""
 Shipped = Callable[[str], Mapping[str, Any] | None]
 """experiment name -> its configuration as shipped today, or None for one that is not."""
 
@@ -42,9 +45,17 @@ class Check:
 
     @property
     def line(self) -> str:
-        """What was checked, what was measured and over how many seeds."""
+        """What was checked on which arm, what was measured, what was needed, and over how many seeds."""
         seeds = f" ({self.seeds} seed{'' if self.seeds == 1 else 's'})" if self.seeds else ""
-        return f"{self.rule.words or self.rule.statement}: {self.measured}{seeds}"
+        needed = f"needs {SIGNS.get(self.rule.comparison, self.rule.comparison)} {self.rule.threshold:g}"
+        return f"{self.name}: {self.measured}, {needed}{seeds}"
+
+    @property
+    def name(self) -> str:
+        """The rule's words and the arm that it is about; without words, what it reads."""
+        arm = ", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in self.rule.where)
+        what = self.rule.words or self.rule.statement.partition(f" {self.rule.comparison} ")[0]
+        return f"{what} [{arm}]" if arm else what
 
 
 @dataclass
@@ -86,18 +97,17 @@ class Claim:
 
     def row(self) -> Row:
         """Return the row of the first table."""
-        claim = [(str(self.about.get("claim") or ""), None), *((note, None) for note in self.notes)]
+        said = [self.about.get("claim"), self.about.get("source"), *self.notes]
         verdict = self.verdict
         if self.about.get("scale") == "toy" and verdict in ("partly", "not reproduced"):
             verdict += " (on a toy)"
         return {
             "experiment": self.experiment,
-            "claim": Lines(tuple(line for line in claim if line[0])),
-            "source": self.about.get("source"),
+            "claim": Lines(tuple((str(line), None) for line in said if line)),
             "published": self.about.get("published"),
             "ours": self.ours(),
             "verdict": verdict,
-            "minutes": self.minutes,
+            "minutes": round(self.minutes, 2),
         }
 
     def check_rows(self) -> list[Row]:
@@ -105,7 +115,7 @@ class Claim:
         return [
             {
                 "experiment": self.experiment,
-                "check": check.rule.words or check.rule.statement,
+                "check": check.name,
                 "rule": check.rule.statement,
                 "measured": check.outcome.value,
                 "deviation": check.spread.deviation if check.spread else None,
@@ -180,7 +190,8 @@ def judge_one(
         notes.append("(rules written after these runs)")
     changed = changed_keys(runs[-1], original, told_apart)
     if changed:
-        notes.append("run with " + ", ".join(changed))
+        more = f" and {len(changed) - MOST_CHANGED} more keys" if len(changed) > MOST_CHANGED else ""
+        notes.append("run with " + ", ".join(changed[:MOST_CHANGED]) + more)
     if open_ones:
         notes.append(f"{len(open_ones)} of {len(open_ones) + len(chosen)} jobs did not finish")
     short = missing_jobs(chosen, about)

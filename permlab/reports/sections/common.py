@@ -80,7 +80,7 @@ def task_section(task: str, runs: Sequence[RunRecord], out: Output) -> Section:
         section.blocks.append(Text(question))
     parts = collections(task, done)
     for collection in parts[:MOST_COLLECTIONS]:
-        child = Section(anchor("part", task, collection.name), collection.title)
+        child = Section(anchor("part", task, collection.name), collection.title, short=collection.name)
         child.blocks += guarded(collection, lambda c: headline(c, out))
         child.blocks += guarded(collection, lambda c: sweep_figures(c, out))
         child.blocks += guarded(collection, lambda c: module.blocks(c, out))
@@ -118,7 +118,7 @@ def headline(collection: Collection, out: Output) -> list[Block]:
     rows = []
     for group in collection.groups:
         numbers = {name: group.spread(name) for name in names}
-        rows.append({"configuration": group.label, "seeds": group.seeds, **numbers, "minutes": group.minutes})
+        rows.append({"configuration": group.label, "seeds": group.seeds, **numbers, "minutes": round(group.minutes, 2)})
     title = "Mean ± standard deviation over seeds"
     blocks.append(out.table(collection.prefix("groups"), rows, title))
     return blocks
@@ -233,14 +233,18 @@ def folder_link(group: Group, out: Output) -> Any:
 
 
 def newest_tables(collection: Collection, out: Output, names: Sequence[str], titles: dict[str, str]) -> list[Block]:
-    """Show tables of the newest run of the first few groups as they are."""
+    """Show tables of the newest run of the first few groups; with several, a column names the configuration."""
     blocks: list[Block] = []
-    for group in collection.shown(out):
-        for name in names:
-            rows = group.newest.table(name)
-            if rows:
-                title = titles.get(name, words(name)) + (f": {group.label}" if collection.many else "")
-                blocks.append(out.table(collection.prefix(f"{group.newest.id[-4:]}-{name}"), rows, title))
+    for name in names:
+        rows: list[Row] = []
+        for group in collection.shown(out):
+            first = {"configuration": group.label} if collection.many else {}
+            rows += [{**first, **row} for row in group.newest.table(name)]
+        if rows:
+            left = len(collection.groups) - len(collection.shown(out))
+            note = f"The first {len(collection.shown(out))} configurations; {left} more are in their run directories."
+            title = titles.get(name, words(name))
+            blocks.append(out.table(collection.prefix(name), rows, title, note=note if left > 0 else ""))
     return blocks
 
 

@@ -84,7 +84,8 @@ def curves(collection: Collection, out: Output) -> Figure | None:
         ax.plot(xs, means, color=shade, label=f"{group.label} ({len(group.runs)} runs)", linewidth=1.2)
         ax.fill_between(xs, lows, highs, color=shade, alpha=0.15, linewidth=0)
     ax.set(xlabel="training step", ylabel="training loss (nats per token)")
-    if max(max(means) for _, _, means, _, _ in drawn) > 0 and min(min(means) for _, _, means, _, _ in drawn) > 0:
+    lowest, highest = min(min(d[2]) for d in drawn), max(max(d[2]) for d in drawn)
+    if lowest > 0 and highest > 10 * lowest:
         ax.set_yscale("log")
     ax.legend(fontsize=6)
     ends = "; ".join(f"{group.label} ends at {means[-1]:.3g}" for group, _, means, _, _ in drawn)
