@@ -1,0 +1,108 @@
+"""Section of `task=merge`: barrier curves with spread, arms, R(gamma), singular values, accuracy against MACs."""
+
+from __future__ import annotations
+
+import statistics
+
+from permlab import figures
+from permlab.reports.aggregate import Group, aggregated
+from permlab.reports.document import Block, Figure, Row
+from permlab.reports.rules import is_number
+from permlab.reports.sections.common import Collection, newest_tables, own_figures, words
+from permlab.reports.writer import Output
+
+TITLE = "Merging networks after permuting their units (merge)"
+QUESTION = (
+    "Can two networks be merged after permuting their units? "
+    "(arXiv 2209.04836, 2402.04051, 2407.02447, 2305.03053, 2211.08403)"
+)
+TABLES = {
+    "arms": (("width", "texts", "arm", "role"), "Every arm, mean ± standard deviation over pairs and runs"),
+    "pleas": (("arm",), "Partial merges: every arm, mean ± standard deviation over pairs and runs"),
+    "budgets": (("matching", "allocator", "budget"), "Least squares at equal budgets"),
+    "distances": (("networks", "arm"), "Distances and alignment by matching"),
+    "three": (("method", "arm", "pair_of"), "Three networks"),
+    "taylor": (("arm",), "Taylor estimate of the barrier"),
+    "causal": (("part", "gamma"), "Matching with a part of the singular vectors"),
+    "start": (("start", "rate"), "Where straight-through matching starts"),
+}
+"""Tables with one row per pair: the columns that say what a row is about, and the title of the means."""
+ASIDE = ("run_seed", "pair", "seed", "match", "combine", "renorm", "solver", "note", "ratios", "pair_of")
+OWN_TITLES = {"r_by_gamma": "R(gamma): alignment of the leading singular vectors, means over pairs"}
+FIGURES = {
+    "arms": "Every arm: merged network and barrier, single pairs as small points",
+    "arms_against_width": "Barriers against width",
+    "spectra": "R(gamma): alignment of leading singular vectors against gamma",
+    "singular_values": "Singular values of the layers, trained and untrained",
+    "trace": "Barrier along the steps of weight matching, against alignment and distance",
+    "causal": "Matching that sees a part of the singular vectors",
+    "taylor": "Taylor estimate against the measured barrier",
+    "three": "Three networks: barriers of every pair",
+    "budgets": "Accuracy against multiply-accumulates (MACs) of partial merges, by allocation",
+}
+
+UNITS = {"loss": " (nats)", "accuracy": ""}
+
+
+def blocks(collection: Collection, out: Output) -> list[Block]:
+    """Curves and arms over all pairs and runs of a configuration, then the other figures and tables."""
+    made: list[Block] = []
+    for group in collection.shown(out):
+        figure = curves(collection, group, out)
+        if figure:
+            made.append(figure)
+    made += own_figures(collection, out, list(FIGURES), lambda name: FIGURES.get(name, words(name)))
+    for name, (keys, title) in TABLES.items():
+        rows: list[Row] = []
+        for group in collection.shown(out):
+            first = {"configuration": group.label} if collection.many else {}
+            rows += [{**first, **row} for row in means(group.rows(name), keys)]
+        if rows:
+            made.append(out.table(collection.prefix(name), rows, title))
+    return made + newest_tables(collection, out, list(OWN_TITLES), OWN_TITLES)
+
+
+def means(rows: list[Row], keys: tuple[str, ...]) -> list[Row]:
+    """One row per arm with the Spread of every column of numbers."""
+    present = [key for key in keys if any(row.get(key) is not None for row in rows)]
+    names = dict.fromkeys(name for row in rows for name in row)
+    numbers = [n for n in names if n not in (*present, *ASIDE) and any(is_number(row.get(n)) for row in rows)]
+    return aggregated(rows, present, numbers)
+
+
+def curves(collection: Collection, group: Group, out: Output) -> Figure | None:
+    """Loss and accuracy on the line between the networks: mean over pairs and runs, shaded by their deviation."""
+    rows = [row for row in group.rows("curves") if is_number(row.get("position")) and trained(row)]
+    place = next((key for key in ("set", "texts") if any(key in row for row in rows)), "")
+    if not rows or not place:
+        return None
+    chosen = "test" if any(row.get(place) == "test" for row in rows) else rows[0].get(place)
+    tested = [row for row in rows if row.get(place) == chosen]
+    shown = [key for key in ("loss", "accuracy") if any(is_number(row.get(key)) for row in tested)]
+    figure, axes = figures.new(width=2, columns=len(shown), height=2.9, squeeze=False)
+    said: list[str] = []
+    for ax, key in zip(axes[0], shown):
+        for arm in dict.fromkeys(str(row.get("arm")) for row in tested):
+            points: dict[float, list[float]] = {}
+            for row in tested:
+                if str(row.get("arm")) == arm and is_number(row.get(key)):
+                    points.setdefault(row["position"], []).append(float(row[key]))
+            x = sorted(points)
+            mean = [statistics.fmean(points[v]) for v in x]
+            spread = [statistics.stdev(points[v]) if len(points[v]) > 1 else 0.0 for v in x]
+            low, high = ([m + sign * s for m, s in zip(mean, spread)] for sign in (-1, 1))
+            ax.plot(x, mean, color=figures.color(arm), label=arm)
+            ax.fill_between(x, low, high, color=figures.color(arm), alpha=0.18, linewidth=0)
+            if key == "loss" and mean:
+                said.append(f"{arm} {mean[len(mean) // 2]:.3g}")
+        ax.set(xlabel="position between network A (0) and B (1)", ylabel=f"{chosen} {key}{UNITS[key]}")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    pairs = len({(row["run_seed"], row.get("pair")) for row in tested})
+    caption = f"Barrier curves, mean ± standard deviation over {pairs} pairs. {group.label}."
+    alt = f"Loss on the line between two networks; halfway: {', '.join(said) or 'no loss recorded'}"
+    return out.figure(collection.prefix("barriers"), figure, alt, caption)
+
+
+def trained(row: Row) -> bool:
+    """Leave out the curves of untrained networks, which flatten all others."""
+    return not str(row.get("arm")).startswith("untrained")
