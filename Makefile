@@ -37,7 +37,32 @@ lint: setup ## check style and formatting
 ls: setup ## list tasks, models, datasets, hardware and experiments
 	$(BIN)/permlab ls
 
-# ---- reproductions: each runs one experiment and prints its comparison table -----------------------------------------
+# ---- reproductions: all experiments of a task one after another, then the report; what is finished is not run again --
+REPRODUCE := $(BIN)/python scripts/reproduce.py --data "$(DATA)"
+.PHONY: reproduce-quick reproduce-all reproduce-ntk reproduce-probe reproduce-merge reproduce-spt reproduce-lego
+
+reproduce-quick: setup ## all five tasks in a reduced version, under 15 minutes on 2 cores, then the report
+	$(REPRODUCE) quick
+
+reproduce-all: setup ## everything below (hours), then the report; DATA=folder for public data
+	$(REPRODUCE) all
+
+reproduce-ntk: setup ## NTK: every experiment, then the report
+	$(REPRODUCE) ntk
+
+reproduce-probe: setup ## Probe: every experiment, then the report
+	$(REPRODUCE) probe
+
+reproduce-merge: setup ## Merging: every experiment, then the report
+	$(REPRODUCE) merge
+
+reproduce-spt: setup ## SPT: every experiment, then the report (Berglund et al. with DATA=folder)
+	$(REPRODUCE) spt
+
+reproduce-lego: setup ## LoRA-LEGO: every experiment, then the report (sentence tasks with DATA=folder)
+	$(REPRODUCE) lego
+
+# ---- one experiment each, with its comparison table ------------------------------------------------------------------
 .PHONY: reproduce-spt-people reproduce-spt-symbolic reproduce-spt-order-matrix reproduce-spt-berglund
 
 reproduce-spt-people: setup ## SPT: fictitious persons, five orders, three seeds
@@ -54,10 +79,8 @@ reproduce-spt-berglund: setup ## SPT: the data set of Berglund et al. (DATA=fold
 	$(BIN)/permlab experiment=spt/berglund dataset.path=$(DATA)/reversal_curse task.order=spt \
 	  task.segmenter.name=presegmented task.segmenter.units=$(DATA)/spt_segmented/person_description.sep.txt
 
-.PHONY: reproduce-lego reproduce-lego-identities reproduce-lego-default reproduce-lego-lists reproduce-lego-text
+.PHONY: reproduce-lego-identities reproduce-lego-default reproduce-lego-lists reproduce-lego-text
 .PHONY: reproduce-lego-prune reproduce-lego-ranks bench-lego
-
-reproduce-lego: reproduce-lego-identities reproduce-lego-default reproduce-lego-ranks reproduce-lego-prune
 
 reproduce-lego-identities: setup ## LoRA-LEGO: exact identities, gauges, norms, seeds; no training
 	$(BIN)/permlab experiment=lora_lego/identities
@@ -98,11 +121,8 @@ reproduce-ntk-width: setup ## NTK: finite networks solved exactly against the la
 reproduce-ntk-parameterization: setup ## NTK: which kernel gradient descent follows
 	$(BIN)/permlab experiment=ntk/parameterization
 
-.PHONY: reproduce-probe reproduce-probe-paper reproduce-probe-scaling reproduce-probe-scratch-count
+.PHONY: reproduce-probe-paper reproduce-probe-scaling reproduce-probe-scratch-count
 .PHONY: reproduce-probe-architectures reproduce-probe-construction bench-probe
-
-reproduce-probe: reproduce-probe-paper reproduce-probe-construction reproduce-probe-scratch-count
-reproduce-probe: reproduce-probe-scaling reproduce-probe-architectures
 
 reproduce-probe-paper: setup ## Probe: no mask, scratch rows and causal at n = 10 in one figure, exact floors, three seeds
 	$(BIN)/permlab experiment=inverse_permutation/paper
@@ -121,3 +141,16 @@ reproduce-probe-architectures: setup ## Probe: Llama, GPT-2, BERT and T5 read in
 
 bench-probe: setup ## Probe: steps and seconds against the published recipe
 	$(BIN)/python scripts/bench_probe.py
+
+.PHONY: reproduce-merge-lmc reproduce-merge-pleas reproduce-merge-llama
+
+reproduce-merge-lmc: setup ## Merge: why matching works (distances, singular vectors, Taylor, causal arms), three networks
+	$(BIN)/permlab experiment=merge/lmc
+	$(BIN)/permlab experiment=merge/lmc_three
+
+reproduce-merge-llama: setup ## Merge: five pairs of tiny grouped-query Llamas, perplexity at the midpoint
+	$(BIN)/permlab experiment=merge/llama
+
+reproduce-merge-pleas: setup ## Merge: partial merging with every control; different labels, and two domains
+	$(BIN)/permlab experiment=merge/pleas
+	$(BIN)/permlab experiment=merge/pleas_domains

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers.utils import logging as transformers_logging
 
 from permlab.config import Config
 from permlab.data.text_corpora import load_corpus
@@ -88,6 +89,8 @@ def stream_of(
 
 def run_trained(config: Config, run: Run) -> None:
     """Train, match, merge and score `task.pairs` pairs; the first pair is kept as Hugging Face folders."""
+    # Its bars for loading and saving would tear ours, and fill a log file.
+    transformers_logging.disable_progress_bar()
     texts, held = split_texts(config)
     tokenizer = load_tokenizer(config.model, [example.text for example in texts])
     device = device_of(config)
