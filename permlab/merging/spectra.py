@@ -106,12 +106,16 @@ class Decomposition:
         """See `truncated`."""
         check_choice("part", part, ("leading", "rest"))
         check_range("gamma", gamma, 0, 1)
+        return self.restricted(
+            {name: (s >= gamma * s[0]) == (part == "leading") for name, (_, s, _) in self.parts.items()}
+        )
+
+    def restricted(self, chosen: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state dict with the chosen singular vectors only, tensor -> mask [k] over the values in `parts`."""
         result = dict(self.state)
         for name, (u, s, vh) in self.parts.items():
-            leading = s >= gamma * s[0]
-            chosen = leading if part == "leading" else ~leading
-            like = self.state[name]
-            result[name] = ((u[:, chosen] * s[chosen]) @ vh[chosen]).reshape(like.shape).to(like)
+            kept, like = chosen[name], self.state[name]
+            result[name] = ((u[:, kept] * s[kept]) @ vh[kept]).reshape(like.shape).to(like)
         return result
 
     def cosine(self, other: Decomposition, gamma: float = 0.0, permutation: Permutation | None = None) -> Alignment:

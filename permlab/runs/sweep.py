@@ -35,11 +35,12 @@ def close_sweep(sweep: Path, expected: int, task: ModuleType) -> int:
     Returns the exit code: 1 when a job failed or is missing.
     """
     notes = read_jobs(sweep)
-    write_csv(sweep / "jobs.csv", rows := [job_row(note, task.HEADLINE) for note in notes])
+    headline = tuple(name for name in task.HEADLINE if any(name in note["metrics"] for note in notes))
+    write_csv(sweep / "jobs.csv", rows := [job_row(note, headline) for note in notes])
     print_table(rows, f"jobs of {sweep}")
     groups = by_configuration(notes)
     if len(groups) < len(notes):
-        write_csv(sweep / "comparison.csv", means := [mean_row(*group, task.HEADLINE) for group in groups])
+        write_csv(sweep / "comparison.csv", means := [mean_row(*group, headline) for group in groups])
         print_table(means, "mean ± standard deviation over seeds")
     draw = getattr(task, "sweep_figures", None)
     for name, figure in (draw(groups) if draw else {}).items():

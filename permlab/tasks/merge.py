@@ -20,7 +20,8 @@ from permlab.tasks.merge_language import is_language, plan_language, validate_la
 if TYPE_CHECKING:
     from permlab.runs.run import Run
 
-HEADLINE = ("loss_barrier", "accuracy_barrier", "midpoint_accuracy", "naive_loss_barrier", "l2_reduction")
+HEADLINE = ("loss_barrier", "accuracy_barrier", "midpoint_accuracy", "naive_loss_barrier", "l2_reduction",
+            "own_accuracy", "joint_accuracy")  # fmt: skip
 MODELS = ("none", "vision", "causal_lm")
 DATASETS = ("none", *dict.fromkeys((*IMAGE_DATASETS, *TEXT_DATASETS)))
 STUDIES = ("merge", "lmc", "pleas", "width")
@@ -139,6 +140,8 @@ def validate(config: Config) -> None:
         validate_images(config)
         if task.models and task.study != "merge":
             raise UserError(f"task.study={task.study} trains its own networks: drop task.models, or use study=merge")
+        if task.study == "lmc" and (task.labels > 1 or task.domains):
+            raise UserError("task.study=lmc compares networks of one task: drop task.labels and task.domains")
 
 
 def plan(config: Config) -> dict[str, str]:
@@ -173,4 +176,6 @@ def sweep_figures(groups: list[tuple[dict[str, str], list[dict[str, float]]]]) -
     key = next((key for key in ("model.width", "task.share", "task.budget") if key in groups[0][0]), None)
     if key is None or len(groups[0][0]) > 1 or not all(metrics for _, metrics in groups):
         return {}
+    if not any(name.endswith("_midpoint_accuracy") for name in groups[0][1][0]):
+        return {}  # the studies lmc and pleas draw their own
     return {f"arms_against_{key.split('.')[1]}": draw_sweep(key, groups)}

@@ -15,13 +15,17 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 Tables = dict[str, list[Row]]
+COLORS = {
+    "leading vectors only": "green", "other vectors only": "red", "random vectors": "purple",
+    "activation matching": "orange", "trained A": "blue", "trained B": "sky", "untrained": "grey",
+}  # fmt: skip
 FLOOR = 1e-2
 """Barriers below this are drawn on a linear scale."""
 
 
 def draw_alignment(tables: Tables) -> Figure:
     """R against gamma: trained and untrained, matched and not; bands are one deviation over pairs."""
-    figure, ax = figures.new(width=1, height=2.6)
+    figure, ax = figures.new(width=1, height=3.1)
     lines = means(tables["spectra"], ("networks", "arm", "gamma"))
     for kind, arm in dict.fromkeys((line["networks"], line["arm"]) for line in lines):
         if arm in ("with itself", "random permutation"):
@@ -34,7 +38,7 @@ def draw_alignment(tables: Tables) -> Figure:
         ax.plot(gamma, r, style, marker=".", color=figures.color(arm), label=label)
         ax.fill_between(gamma, r - spread, r + spread, color=figures.color(arm), alpha=0.15, linewidth=0)
     ax.set(xlabel="gamma (share of the largest singular value)", ylabel="R(gamma)")
-    ax.legend(loc="upper left")
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -72,12 +76,13 @@ def _others(ax: Axes, tables: Tables, column: str) -> None:
     series = {
         "leading vectors only": [row for row in tables.get("causal", []) if row["part"] == "leading"],
         "other vectors only": [row for row in tables.get("causal", []) if row["part"] == "rest"],
+        "random vectors": [row for row in tables.get("causal", []) if row["part"] == "random ranks"],
         "activation matching": [row for row in tables.get("distances", []) if row["arm"] == "activation matching"],
     }
-    for marker, (name, rows) in zip("^vs", series.items()):
+    for marker, (name, rows) in zip("^vxs", series.items()):
         if rows:
             x, y = [row[column] for row in rows], [row["loss_barrier"] for row in rows]
-            ax.plot(x, y, marker, color=figures.color(name), markersize=3, alpha=0.7, label=name)
+            ax.plot(x, y, marker, color=figures.PALETTE[COLORS[name]], markersize=3, alpha=0.7, label=name)
 
 
 def draw_causal(tables: Tables) -> Figure:
@@ -85,13 +90,13 @@ def draw_causal(tables: Tables) -> Figure:
     figure, axes = figures.new(width=2, height=2.6, columns=2)
     lines = means(tables["causal"], ("part", "gamma"))
     whole = next(line for line in lines if line["part"] == "all")
-    names = {"leading": "leading vectors only", "rest": "other vectors only"}
+    names = {"leading": "leading vectors only", "rest": "other vectors only", "random ranks": "random vectors"}
     for ax, column in zip(axes, ("loss_barrier", "l2_reduction")):
         for part, name in names.items():
             own = [line for line in lines if line["part"] == part]
             x, y = [line["gamma"] for line in own], [line[column] for line in own]
             error = np.nan_to_num([line[f"{column}_sd"] for line in own])
-            ax.errorbar(x, y, error, marker="o", color=figures.color(name), label=name)
+            ax.errorbar(x, y, error, marker="o", color=figures.PALETTE[COLORS[name]], label=name)
         ax.axhline(whole[column], color=figures.color("weight matching"), linestyle="--", label="all vectors")
         ax.set_xlabel("gamma (share of the largest singular value)")
     _barrier_axis(axes[0])
@@ -118,8 +123,8 @@ def draw_singular_values(tables: Tables) -> Figure:
         bins = np.linspace(0, max(max(values) for values in series.values()), 31)
         for (kind, name), values in series.items():
             label = f"{kind} {name}" if kind == "trained" else "untrained"
-            ax.hist(values, bins, histtype="step", color=figures.color(label), label=label)
-        ax.set(title=layer, xlabel="singular value", yscale="log")
+            ax.hist(values, bins, histtype="step", color=figures.PALETTE[COLORS[label]], label=label)
+        ax.set(title=layer, xlabel="singular value")
     axes[0][0].set_ylabel("number")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
@@ -149,6 +154,12 @@ def draw_taylor(tables: Tables) -> Figure:
     return figure
 
 
+def _short(method: str, arm: str) -> str:
+    """Two lines under a bar."""
+    words = {"anchor": "each to A", "direct": "C to B", "all": "all to the mean", "naive": "no\npermutation"}
+    return words[arm] if method == "none" else f"{method.replace(' matching', '')}\n{words[arm]}"
+
+
 def draw_three(tables: Tables) -> Figure:
     """Barriers between the three networks by method and arm."""
     lines = [line for line in means(tables["three"], ("method", "arm", "pair_of")) if "loss_barrier" in line]
@@ -160,7 +171,7 @@ def draw_three(tables: Tables) -> Figure:
         at = [arms.index((line["method"], line["arm"])) + 0.27 * (shift - 1) for line in own]
         spread = np.nan_to_num([line["loss_barrier_sd"] for line in own])
         ax.bar(at, [line["loss_barrier"] for line in own], 0.25, yerr=spread, color=figures.PALETTE[color], label=pair)
-    ax.set_xticks(range(len(arms)), [arm if method == "none" else f"{method}\n{arm}" for method, arm in arms])
+    ax.set_xticks(range(len(arms)), [_short(*arm) for arm in arms])
     _barrier_axis(ax)
     ax.legend(title="networks")
     return figure

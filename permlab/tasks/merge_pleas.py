@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config
-from permlab.errors import UserError
 
 if TYPE_CHECKING:
     from permlab.runs.run import Run
@@ -29,14 +28,12 @@ def run_pleas(config: Config, run: Run) -> None:
     """Train the pairs, merge each in every way, write tables, figures, numbers.
 
     Raises:
-        UserError: labels or domains for more than two networks, or a model without a linear head.
+        UserError: training diverged, or a model without a linear head.
     """
     from permlab.tasks.merge_pairs import build, forget_networks, load_data, spec_of
     from permlab.tasks.merge_pleas_parts import budget_rows, plans, table_rows
 
     task = config.task
-    if task.labels > 2 or len(task.domains) not in (0, 2):
-        raise UserError("task.study=pleas merges two networks: use task.labels=2, or task.domains=[original,inverted]")
     data = load_data(config)
     model = build(config, data)
     spec = spec_of(model, data)
@@ -117,7 +114,8 @@ def report(run: Run, tables: dict[str, list[Row]]) -> None:
     for line in budgets:
         label = f"{slug(line['matching'])}_{line['allocator']}_{line['budget']:g}"
         numbers |= {f"{label}_{key}": line[key] for key in ("own", "joint", "macs") if key in line}
-    run.summary(**numbers)
+    at_price = next(line for line in lines if line["arm"] == "activation matching, least squares")
+    run.summary(**numbers, **{f"{key}_accuracy": at_price[key] for key in ("own", "joint") if key in at_price})
     score = "joint" if "joint" in scores else "own"
     run.figure("arms", draw_arms(lines, score))
     if budgets:
