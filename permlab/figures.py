@@ -63,6 +63,7 @@ FIXED = {
     "forward": "blue",
     "reverse": "orange",
     # ways to merge two networks
+    "untrained": "black",
     "no permutation": "grey",
     "no permutation + reset": "yellow",
     "random permutation": "red",

@@ -140,8 +140,8 @@ def check_fit(config: Config, arm: Arm) -> None:
     plain = config.model.norm or ("none" if config.model.name in ("mlp", "vit-tiny") else "batch")
     if arm.renorm != "none" and plain != "batch" and (arm.combine == "zip" or count > 2):
         raise UserError(
-            f"renorm={arm.renorm} without BatchNorm is REPAIR, which needs pairs of units; {arm.text} of {count} networks "
-            "has none: use renorm none"
+            f"renorm={arm.renorm} without BatchNorm is REPAIR, which needs pairs of units, and {arm.text} of {count} "
+            "networks has none: use renorm none"
         )
 
 

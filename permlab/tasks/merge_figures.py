@@ -38,8 +38,12 @@ def draw_curves(rows: list[Row]) -> Any:
             ax.set_ylabel(f"{name} {words}")
     for ax in axes[-1]:
         ax.set_xlabel("position between network A (0) and network B (1)")
-    axes[0][0].legend()
+    fig.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return fig
+
+
+def _color(arm: str) -> str:
+    return figures.color("untrained" if arm.startswith("untrained") else arm)
 
 
 def draw_arms(rows: list[Row]) -> Any:
@@ -54,9 +58,9 @@ def draw_arms(rows: list[Row]) -> Any:
             values = [row[key] for row in rows if row["arm"] == arm and row.get(key) is not None]
             if not values:
                 continue
-            ax.plot(values, [place] * len(values), ".", color=figures.color(arm), alpha=0.4, markersize=3)
+            ax.plot(values, [place] * len(values), ".", color=_color(arm), alpha=0.4, markersize=3)
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            ax.errorbar(statistics.fmean(values), place, xerr=spread, fmt="o", color=figures.color(arm))
+            ax.errorbar(statistics.fmean(values), place, xerr=spread, fmt="o", color=_color(arm))
         ax.set_xlabel(words)
     axes[0].set_yticks(range(len(arms)), list(reversed(arms)))
     if ends:
@@ -96,5 +100,32 @@ def draw_sweep(key: str, groups: list[tuple[dict[str, str], list[dict[str, float
         ax.set_xlabel(key)
     axes[0].set_ylabel("test loss barrier (nats)")
     axes[1].set_ylabel("test accuracy of the merged network")
-    axes[0].legend(fontsize=5)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return fig
+
+
+def draw_width(rows: list[Row], weight_decay: float) -> Any:
+    """Loss and accuracy barriers against the width: solid as they are, dashed with calibrated outputs."""
+    widths = sorted({row["width"] for row in rows})
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    fig, axes = figures.new(width=2, columns=2, height=2.9)
+    for ax, (key, words) in zip(
+        axes, (("loss_barrier", "test loss barrier (nats)"), ("accuracy_barrier", "test accuracy barrier"))
+    ):
+        for arm in arms:
+            found = [[row[key] for row in rows if row["width"] == width and row["arm"] == arm] for width in widths]
+            spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in found]
+            style = "--" if arm.endswith("calibrated") else "-"
+            color = figures.color(arm.removesuffix(", calibrated"))
+            ax.errorbar(
+                widths, [statistics.fmean(values) for values in found], yerr=spread, fmt=f"o{style}", color=color,
+                label=arm, capsize=2,
+            )  # fmt: skip
+        ax.axhline(0, color=figures.PALETTE["black"], linewidth=0.8, linestyle=":")
+        ax.set_xscale("log")
+        ax.set_xticks(widths, [f"{width:g}" for width in widths])
+        ax.minorticks_off()
+        ax.set_xlabel(f"width (weight decay {weight_decay:g})")
+        ax.set_ylabel(words)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return fig

@@ -30,7 +30,7 @@ from permlab.seeding import derived_seed
 from permlab.symmetry import Spec, declare, infer, verify
 
 TRAINING = {
-    "mlp": (30, 64, 1e-3),
+    "mlp": (20, 64, 1e-3),
     "vgg11": (15, 32, 1e-3),
     "resnet20": (15, 32, 5e-3),
     "resnet-tiny": (15, 32, 5e-3),
