@@ -54,7 +54,11 @@ def results(root: Path, task: str | None = None) -> Iterator[tuple[Path, dict[st
             yield path.parent, result
 
 
-def finished_run(root: Path, task: str, fingerprint: str) -> Path | None:
-    """Return the newest finished run with this fingerprint, or None."""
-    found = [d for d, r in results(root, task) if r.get("status") == "done" and r.get("fingerprint") == fingerprint]
+def finished_run(root: Path, task: str, fingerprint: str, experiment: str | None = None) -> Path | None:
+    """Return the newest finished run with this fingerprint, or None.
+
+    A job of an experiment is finished by a run of that experiment only: reports would not count another one for it.
+    """
+    wanted = {"status": "done", "fingerprint": fingerprint} | ({"experiment": experiment} if experiment else {})
+    found = [path for path, result in results(root, task) if wanted.items() <= result.items()]
     return found[-1] if found else None

@@ -34,7 +34,7 @@ def start(config: Config) -> Outcome:
     """Run a configuration in a new directory."""
     root = Path(config.run.root)
     if config.run.skip_finished:
-        finished = directory.finished_run(root, config.task.name, config.fingerprint())
+        finished = directory.finished_run(root, config.task.name, config.fingerprint(), config.experiment.name)
         if finished:
             return Outcome(finished, "skipped", 0, f"finished before: {finished}")
     if config.run.dir:
