@@ -133,7 +133,11 @@ def experiment_row(name: str) -> dict[str, Any]:
     text = (registry.conf_dir() / "experiment" / f"{name}.yaml").read_text()
     about = yaml.safe_load(text).get("experiment", {})
     minutes = about.get("minutes")
-    return {"name": name, "minutes": f"{minutes:g}" if minutes else "", "claim": about.get("claim", "")}
+    return {
+        "name": name,
+        "minutes": f"{minutes:>{len('minutes')}g}" if minutes else "",
+        "claim": about.get("claim", ""),
+    }
 
 
 def resume_run(arguments: list[str]) -> int:

@@ -16,7 +16,7 @@ from rich.table import Table
 LOGGER = logging.getLogger("permlab")
 PLAIN_SECONDS = 5.0
 """Seconds between progress lines when the output is not a terminal."""
-PLAIN_WIDTH = 240
+PLAIN_WIDTH = 1000
 """Columns of a table when the output is not a terminal."""
 
 _console: Console | None = None
@@ -120,7 +120,13 @@ def print_table(rows: list[dict[str, Any]], title: str | None = None, columns: l
         table.add_column(name, justify="right" if numeric else "left", no_wrap=numeric)
     for row in rows:
         table.add_row(*(_cell(row.get(name)) for name in names))
-    console().print(table)
+    if console().is_terminal:
+        console().print(table)
+        return
+    with console().capture() as captured:
+        console().print(table)
+    for line in captured.get().splitlines():  # columns are padded up to the width: not wanted in a file
+        console().print(line.rstrip(), markup=False)
 
 
 def _box() -> Any:

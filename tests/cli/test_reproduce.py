@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 
 from permlab import registry
 from permlab.compose import plan_jobs
@@ -59,6 +60,21 @@ def test_every_experiment_composes_and_says_what_it_checks(name, tmp_path):
     assert section.minutes and section.minutes > 0
     assert section.checks and all(parse_rule(text).metrics for text in section.checks)
     assert section.scale == "toy" or name.partition("/")[0] in ("ntk", "inverse_permutation")
+
+
+def test_ls_experiments_is_readable_through_a_pipe_and_at_80_and_120_columns(permlab):
+    lines = permlab("ls", "experiments").stdout.splitlines()
+    assert not any(line.endswith(" ") for line in lines)
+    for name in EXPERIMENTS:
+        section = yaml.safe_load((registry.conf_dir() / "experiment" / f"{name}.yaml").read_text())["experiment"]
+        (line,) = [line for line in lines if line.startswith(f"{name} ")]
+        assert line.split()[1] == f"{section['minutes']:g}" and line.endswith(section["claim"][-40:].rstrip())
+    for width in (80, 120):
+        narrow = permlab("ls", "experiments", COLUMNS=str(width)).stdout
+        assert max(map(len, narrow.splitlines())) <= width
+        assert all(any(line.startswith(name) for line in narrow.splitlines()) for name in EXPERIMENTS)
+        claim = section["claim"]
+        assert all(word in narrow for word in claim.split())
 
 
 def test_list_names_experiments_minutes_and_missing_data(tmp_path):
