@@ -75,7 +75,7 @@ class Loaded:
         checkpoints: their files.
         stored: state dicts as on disk, views of the mapped files.
         spec: the verified symmetry.
-        module: an architecture to `call` with any of the states; None where it names its tensors differently (ViT).
+        module: an architecture to `call` with any of the states; None where it names its tensors differently.
         config: the `PretrainedConfig`, or the record of a network of ours.
         ancestor: what they were fine-tuned from, as on disk.
         file_names: name in `stored` -> name in the files, where they differ.

@@ -31,6 +31,13 @@ IRRELEVANT = {
     "_commit_hash", "is_encoder_decoder", "is_decoder",
 }  # fmt: skip
 """Keys that change neither the function nor the tensors of a trained network."""
+OLD_NAMES = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
+VIT_NAMES = (
+    ("encoder.layer.", "layers."), ("attention.attention.query", "attention.q_proj"),
+    ("attention.attention.key", "attention.k_proj"), ("attention.attention.value", "attention.v_proj"),
+    ("attention.output.dense", "attention.o_proj"), ("intermediate.dense", "mlp.fc1"), ("output.dense", "mlp.fc2"),
+)  # fmt: skip
+"""(old, new) parts of names, replaced in this order."""
 NOTED = {"max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "id2label", "n_positions"}
 """Keys that are told to the user; where they matter, the shapes of the tensors differ too."""
 
@@ -54,8 +61,12 @@ def load_huggingface(checkpoints: Sequence[Checkpoint]) -> Loaded:
     own_names = all(name in module.state_dict() for name in stored[0])
     _check_coverage(first, spec, configs[0], module)
     checks, verified_on = verify_huggingface(configs[0], type(module), stored[0] if own_names else None)
+    kind = _kind(type(module).__name__)
+    if own_names and kind == "image_huggingface":
+        module = type(module)(configs[0]).float().eval()
+        module.load_state_dict({name: value.float() for name, value in stored[0].items()})
     return Loaded(
-        kind=_kind(type(module).__name__),
+        kind=kind,
         names=unique_names(checkpoints),
         checkpoints=list(checkpoints),
         stored=stored,
@@ -196,8 +207,8 @@ def empty_module(config: Any, architecture: type) -> nn.Module:
 def file_names(first: Checkpoint, module: nn.Module) -> tuple[dict[str, str], list[str]]:
     """(name in the module -> name in the files, tensors of the files that the module does not use).
 
-    Files of a bare model lack the prefix of one with a head, and old ones call norms gamma and beta. Where transformers
-    renames more than that (ViT), the names of the files are used throughout.
+    Files of a bare model lack the prefix of one with a head, old ones call norms gamma and beta, and those of ViT keep
+    the layer names of transformers 4. Where that does not explain all, the names of the files are used throughout.
 
     Raises:
         UserError: a tensor is missing.
@@ -206,8 +217,11 @@ def file_names(first: Checkpoint, module: nn.Module) -> tuple[dict[str, str], li
     prefix = f"{getattr(module, 'base_model_prefix', '')}."
     names: dict[str, str] = {}
     extra: list[str] = []
+    renames = OLD_NAMES + (VIT_NAMES if module.config.model_type == "vit" else ())
     for stored in first.tensors:
-        modern = stored.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+        modern = stored
+        for old, new in renames:
+            modern = modern.replace(old, new)
         found = next((each for each in (modern, prefix + modern, modern.removeprefix(prefix)) if each in wanted), None)
         if found is None:
             extra.append(stored)

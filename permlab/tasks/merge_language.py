@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from permlab.arms import Arm, parse_arm
 from permlab.config import Config
+from permlab.data.image_configs import IMAGE_DATASETS
 from permlab.data.text_configs import TEXT_DATASETS
 from permlab.errors import UserError, check_range
 from permlab.models.checkpoints import Checkpoint, is_hub_id, open_checkpoint
@@ -27,11 +28,29 @@ DEFAULT_IMAGES = "digits"
 
 
 def is_language(config: Config) -> bool:
-    """Whether the networks are of `transformers`: trained here as a causal language model, or such folders given."""
+    """Whether the networks are of `transformers`: trained here as a causal language model, or such folders given.
+
+    Hugging Face image classifiers are not, where `dataset` has images for them: they are scored like networks of ours.
+    """
     if config.task.models:
         first = config.task.models[0]
-        return is_hub_id(first) or open_checkpoint(first).kind == "huggingface"
+        if is_hub_id(first):
+            return True
+        opened = open_checkpoint(first)
+        return opened.kind == "huggingface" and not sees(config, opened)
     return config.model.kind == "causal_lm"
+
+
+def sees(config: Config, opened: Checkpoint) -> bool:
+    """Whether a network is an image classifier and `dataset` has images for it.
+
+    The data set that is taken when none is named counts only where its images have the size that the network takes.
+    """
+    named = str((opened.config.get("architectures") or [""])[0])
+    if not named.endswith("ForImageClassification") or config.dataset.kind not in IMAGE_DATASETS:
+        return False
+    size = (opened.config.get("num_channels", 3), opened.config.get("image_size", 224))
+    return config.dataset.kind != DEFAULT_IMAGES or size == (1, 8)
 
 
 def arms_of(config: Config) -> list[Arm]:

@@ -66,7 +66,11 @@ def merge_only(config: Config, run: Run, loaded: Loaded) -> None:
         shared = {"l2_reduction": reduction(loaded.spec, loaded.states, matching), "moved": matching.moved()}
         rows.insert(0, {"pair": 0, "arm": arm.label, **shared, "seconds_matching": matching.seconds})
     write_merged(config, run, loaded, matching)
-    run.say("nothing was scored: set dataset=jsonl dataset.path=FILE to compare perplexities of language models")
+    remedy = {
+        "causal_lm": ": set dataset=jsonl dataset.path=FILE to compare perplexities",
+        "image_huggingface": ": set dataset=imagefolder dataset.path=FOLDER to compare accuracies",
+    }
+    run.say(f"nothing was scored{remedy.get(loaded.kind, ', only causal language models and image classifiers are')}")
     run.table("arms", rows, title="Distance that matching takes away")
     first = {key: value for key, value in rows[0].items() if isinstance(value, float)}
     run.summary(networks=len(loaded.names), **first)

@@ -97,7 +97,9 @@ def barrier_figure(curves: list[Row]) -> Any:
             seen.add(arm)
             losses = [math.exp(min(row["loss"], 700.0)) for row in points]
             ax.plot([row["position"] for row in points], losses, color=figures.color(arm), alpha=0.8, label=label)
-    ax.set(xlabel="position between the networks (0 = A, 1 = matched B)", ylabel="perplexity on held-out texts")
+    ax.set(xlabel="position between the networks (0 = A, 1 = matched B)", ylabel="perplexity on test texts")
     ax.set_yscale("log")
-    ax.legend()
+    for axis in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+        axis("{x:g}")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=2)
     return fig
