@@ -1,7 +1,8 @@
 """One look for every figure: `fig, ax = figures.new(); ax.plot(x, y, color=figures.color("weight matching"))`.
 
 Sizes fit a text column: 3.4 inches for one (`width=1`), 7 inches for two, with 8 point type. Colours are Okabe and
-Ito's palette, which colour-blind readers can tell apart; a method keeps its colour in every figure.
+Ito's palette with brown for its yellow, which is too light for lines: readers with any kind of colour blindness can
+tell all of them apart (tests/test_figures.py computes it). A method keeps its colour in every figure.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ PALETTE = {
     "red": "#D55E00",
     "purple": "#CC79A7",
     "sky": "#56B4E9",
-    "yellow": "#B8A800",
+    "brown": "#8B4513",
     "black": "#222222",
-    "grey": "#8A8A8A",
+    "grey": "#666666",
 }
 FIXED = {
     # controls are grey or black everywhere, the method of the paper is blue
@@ -58,14 +59,14 @@ FIXED = {
     "word_permute": "sky",
     "least_squares": "sky",
     "cat": "sky",
-    "dare": "yellow",
-    "regmean": "yellow",
+    "dare": "brown",
+    "regmean": "brown",
     "forward": "blue",
     "reverse": "orange",
     # ways to merge two networks
     "untrained": "black",
     "no permutation": "grey",
-    "no permutation + reset": "yellow",
+    "no permutation + reset": "brown",
     "random permutation": "red",
     "weight matching": "blue",
     "weight matching + reset": "sky",
@@ -94,6 +95,8 @@ STYLE: dict[str, Any] = {
     "svg.hashsalt": "permlab",
 }
 COLUMN_INCHES = {1: 3.4, 2: 7.0}
+SMALL = 6
+"""Points of labels where many must fit; nothing is smaller."""
 
 
 def new(

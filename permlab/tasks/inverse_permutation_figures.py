@@ -94,7 +94,9 @@ def _mark_rows(ax: Axes, layout: Any, vertical: bool) -> None:
         line(start - 0.5, color="white", linewidth=0.7)
         if vertical:
             where = (start + (size - 1) / 2, 0.02)
-            ax.text(*where, name, transform=ax.get_xaxis_transform(), ha="center", color="white", fontsize=6)
+            ax.text(
+                *where, name, transform=ax.get_xaxis_transform(), ha="center", color="white", fontsize=figures.SMALL
+            )
 
 
 def learned_matrices(training: Training) -> Figure:
@@ -130,9 +132,9 @@ def _mark_blocks(ax: Axes, blocks: list[Any], both: bool) -> None:
     if both:
         ax.set_xticks(centres, names, rotation=90 if len(names) > 2 else 0)
     for _, where in blocks[1:]:
-        ax.axhline(where.start - 0.5, color="#555555", linewidth=0.4)
+        ax.axhline(where.start - 0.5, color=figures.PALETTE["grey"], linewidth=0.4)
         if both:
-            ax.axvline(where.start - 0.5, color="#555555", linewidth=0.4)
+            ax.axvline(where.start - 0.5, color=figures.PALETTE["grey"], linewidth=0.4)
 
 
 def scratch_sweep(rows: list[dict[str, Any]], n: int) -> Figure:
@@ -196,7 +198,7 @@ def combinations(results: list[dict[str, Any]], n: int) -> Figure:
             k, row["accuracy"], color=figures.color(shades[reading]), label=reading.replace("_", " ") if first else None
         )
         ax.hlines(row["ceiling"], k - 0.4, k + 0.4, color=figures.color("floor"), linewidth=1.2)
-        ax.text(k, row["accuracy"] + 0.02, f"{row['accuracy']:.2f}", ha="center", fontsize=6)
+        ax.text(k, row["accuracy"] + 0.02, f"{row['accuracy']:.2f}", ha="center", fontsize=figures.SMALL)
     ax.set_xticks(range(len(results)), [f"{r['architecture']}\n{r['reading'].replace('_', ' ')}" for r in results])
     ax.set_ylim(0, 1.3)
     ax.set_ylabel("share of right symbols")

@@ -147,7 +147,7 @@ def report_prunes(config: Config, run: Run, rows: Sequence[Row], singles: Sequen
     ax.set_xlabel("rank k of the pruned adapter")
     ax.set_ylabel("score / score at full rank")
     ax.set_ylim(-0.03, 1.05)
-    ax.legend(fontsize=6)
+    ax.legend(fontsize=figures.SMALL)
     run.figure("pruning", fig)
     half = [row for row in table if row["k"] == max(1, max(config.task.lora_ranks) // 2)]
     metrics = {"single_score": statistics.fmean(row["single_test"] for row in singles)}
@@ -198,19 +198,25 @@ def draw_methods(part: Sequence[Row], title: str) -> Any:
     )
     ax.plot([plain[row["method"]]["score"] for row in tuned], places, "|", color="black", markersize=7, label="scale 1")
     if tuned and tuned[0].get("kept") is not None:
-        ax.plot([row["kept"] for row in tuned], places, ".", color="#555555", label="kept of the base, tuned scale")
+        ax.plot(
+            [row["kept"] for row in tuned],
+            places,
+            ".",
+            color=figures.PALETTE["black"],
+            label="kept of the base, tuned scale",
+        )
     if "output ensemble" in plain:
         ax.axvline(
             plain["output ensemble"]["score"], color="black", linestyle=":", linewidth=1, label="output ensemble"
         )
     constant = plain.get("best constant answer", {}).get("score", 0.0)
     if constant > 0.05:
-        ax.axvline(constant, color="#8A8A8A", linestyle="--", linewidth=1, label="best constant answer")
-    ax.set_yticks(places, [row["method"] for row in tuned], fontsize=6)
+        ax.axvline(constant, color=figures.PALETTE["grey"], linestyle="--", linewidth=1, label="best constant answer")
+    ax.set_yticks(places, [row["method"] for row in tuned], fontsize=figures.SMALL)
     ax.set_ylim(-0.7, len(tuned) - 0.3)
     ax.set_xlabel("score / score of the single adapter")
     ax.set_title(f"{title}; bars: scale chosen on validation questions")
-    fig.legend(loc="outside lower center", ncols=3, fontsize=6)
+    fig.legend(loc="outside lower center", ncols=3, fontsize=figures.SMALL)
     return fig
 
 
@@ -238,7 +244,13 @@ def draw_sweep(part: Sequence[Row], title: str) -> Any:
         ax.set_xticks(sorted({row["k"] for row in chosen if row.get("sweep")}))
         ax.set_title(f"{title}, scale {rule if rule == '1' else 'tuned'}")
     axes[0].set_ylabel("score / single adapter")
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=6, handlelength=3)
+    fig.legend(
+        *axes[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=4,
+        fontsize=figures.SMALL,
+        handlelength=3,
+    )
     return fig
 
 
@@ -261,7 +273,7 @@ def draw_diagnostics(spread: Sequence[Row]) -> Any:
         ax.set_xlabel("merged rank k")
         ax.set_ylabel(label, fontsize=7)
         ax.set_ylim(0, 1.15 * max(row[name] for row in spread) + 1e-3)
-    axes[0].legend(fontsize=6)
+    axes[0].legend(fontsize=figures.SMALL)
     return fig
 
 

@@ -61,7 +61,7 @@ def order_matrix(groups: list[tuple[dict[str, str], list[dict[str, float]]]]) ->
     names = {form: form.replace("_", " first, ", 1).replace("_", " ") for form in FORMS}
     image = figures.heat_map(ax, list(rows.values()), [names[f] for f in rows], [names[f] for f in FORMS])
     ax.set(xlabel="form asked", ylabel="form trained")
-    ax.tick_params(axis="x", labelsize=6)
+    ax.tick_params(axis="x", labelsize=figures.SMALL)
     figure.colorbar(image, ax=ax, label="accuracy")
     return {"order_matrix": figure}
 
