@@ -4,14 +4,17 @@ permlab task=merge task.study=pleas task.labels=2 task.pairs=5 model.width=64   
 permlab task=merge task.study=pleas task.domains=[original,inverted] model.width=64       # same labels, two domains
 
 Tables: pleas.csv (one row per pair and arm), budgets.csv (allocators at equal multiply-accumulates), pleas_mean.csv and
-budgets_mean.csv (means and deviations over pairs). Scores: `own` is the mean over tasks of the accuracy with the task's
-own head on its own images, `joint` one decision among all labels, `probe` a linear probe per task; `macs` is relative
-to one network, blocks of zeros not counted.
+budgets_mean.csv (means and deviations over pairs), differences.csv (every arm against PLeaS on the same
+pairs). Scores: `own` is the mean over tasks of the accuracy with the task's own head on its own images,
+`joint` one decision among all labels, `probe` a linear probe per task; `macs` is relative to one network, blocks of
+zeros not counted.
 """
 
 from __future__ import annotations
 
+import math
 import re
+import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from permlab.tasks.merge_pleas_parts import Case
 
 Row = dict[str, Any]
+REFERENCE = "activation matching, least squares"
+"""PLeaS at the price of one network, which every other arm is compared with."""
 
 
 def run_pleas(config: Config, run: Run) -> None:
@@ -108,18 +113,39 @@ def report(run: Run, tables: dict[str, list[Row]]) -> None:
     budgets = means(tables["budgets"], ("matching", "allocator", "budget"))
     columns = ["matching", "allocator", "budget", "macs", *scores[: 2 if "joint" in scores else 1]]
     run.table("budgets_mean", budgets, title="least squares at equal budgets, means over pairs", columns=columns)
+    reference = with_reset(REFERENCE, [line["arm"] for line in lines])
+    score = "joint" if "joint" in scores else "own"
+    differences = paired(tables["pleas"], reference, score)
+    run.table("differences", differences, title=f"difference to {reference}, pair by pair")
     numbers = {}
     for line in lines:
         numbers |= {f"{slug(line['arm'])}_{key}": line[key] for key in (*scores, "macs") if key in line}
     for line in budgets:
         label = f"{slug(line['matching'])}_{line['allocator']}_{line['budget']:g}"
         numbers |= {f"{label}_{key}": line[key] for key in ("own", "joint", "macs") if key in line}
-    at_price = next(line for line in lines if line["arm"] == "activation matching, least squares")
+    at_price = next(line for line in lines if line["arm"] == reference)
     run.summary(**numbers, **{f"{key}_accuracy": at_price[key] for key in ("own", "joint") if key in at_price})
-    score = "joint" if "joint" in scores else "own"
     run.figure("arms", draw_arms(lines, score))
     if budgets:
         run.figure("budgets", draw_budgets(budgets, lines, score))
+
+
+def with_reset(arm: str, arms: Sequence[str]) -> str:
+    """An arm as it counts: with BatchNorm statistics measured again where the network has any."""
+    return f"{arm} + reset" if f"{arm} + reset" in arms else arm
+
+
+def paired(rows: Sequence[Row], reference: str, score: str) -> list[Row]:
+    """Per arm the difference of a score to the reference on the same pairs: mean, deviation, pairs above, pairs."""
+    base = {row["pair"]: row[score] for row in rows if row["arm"] == reference}
+    found = []
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        own = [row[score] - base[row["pair"]] for row in rows if row["arm"] == arm and row.get(score) is not None]
+        if own and arm != reference:
+            spread = statistics.stdev(own) if len(own) > 1 else math.nan
+            above = sum(value > 0 for value in own)
+            found.append({"arm": arm, score: statistics.fmean(own), "sd": spread, "above": above, "pairs": len(own)})
+    return found
 
 
 def slug(arm: str) -> str:

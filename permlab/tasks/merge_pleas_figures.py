@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from permlab import figures
+from permlab.tasks.merge_pleas import with_reset
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +46,7 @@ def draw_budgets(budgets: Sequence[Row], arms: Sequence[Row], score: str) -> Fig
     ensemble = ends.get("ensemble")
     for match, allocator in dict.fromkeys((line["matching"], line["allocator"]) for line in budgets):
         own = [line for line in budgets if (line["matching"], line["allocator"]) == (match, allocator)]
-        start = ends[f"{match}, least squares"]
+        start = ends[with_reset(f"{match}, least squares", list(ends))]
         points = [start, *own]
         marker, color = STYLES[allocator]
         matched = match != "no permutation"
@@ -59,8 +60,10 @@ def draw_budgets(budgets: Sequence[Row], arms: Sequence[Row], score: str) -> Fig
             linewidth=1,
             elinewidth=0.6,
         )
-    for name, marker in (("no permutation, REPAIR", "x"), ("activation matching, average", "+")):
-        ax.plot(1, ends[name][score], marker, color=figures.color(name.split(",")[0]), label=name, markersize=6)
+    singles = ("no permutation, REPAIR", "x"), ("no permutation, RegMean", "1"), ("activation matching, average", "+")
+    for name, marker in singles:
+        value = ends[with_reset(name, list(ends))][score]
+        ax.plot(1, value, marker, color=figures.color(name.split(",")[0]), label=name, markersize=6)
     if ensemble:
         ax.plot(2, ensemble[score], "*", color=figures.color("ensemble"), label="ensemble", markersize=8)
     ax.set(xlabel="multiply-accumulates relative to one network", ylabel=LABELS[score])

@@ -28,7 +28,7 @@ from permlab.symmetry import apply, declare
 from permlab.tasks.merge import ANALYSES
 from permlab.tasks.merge_lmc import means
 from permlab.tasks.merge_lmc_parts import ARMS, CAUSAL_GAMMAS, GAMMAS, Subject, causal, descent_steps, random_ranks
-from permlab.tasks.merge_pleas import slug
+from permlab.tasks.merge_pleas import paired, slug
 from permlab.tasks.merge_pleas_parts import BUDGET_GRID, Case, budget_rows, plans, table_rows
 
 SMALL = ["task=merge", "model.width=16", "task.train.epochs=3", "task.points=3", "task.images=300"]
@@ -253,6 +253,17 @@ def test_bad_requests_are_refused_before_any_training(tmp_path, capsys):
         assert run_here(tmp_path / str(number), *wrong)[0] == 2
         assert remedy in capsys.readouterr().err
         assert not (tmp_path / str(number)).exists()
+
+
+def test_paired_differences():
+    rows = [
+        {"pair": pair, "arm": arm, "own": value}
+        for arm, values in (("x", (0.5, 0.7)), ("y", (0.6, 0.6)), ("z", (None, 0.9)))
+        for pair, value in enumerate(values)
+    ]
+    y, z = paired(rows, "x", "own")
+    assert y["own"] == pytest.approx(0) and y["sd"] == pytest.approx(0.02**0.5) and (y["above"], y["pairs"]) == (1, 2)
+    assert z["own"] == pytest.approx(0.2) and z["pairs"] == 1
 
 
 def test_names():
