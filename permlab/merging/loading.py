@@ -139,13 +139,11 @@ def unique_names(checkpoints: Sequence[Checkpoint]) -> list[str]:
 
 
 def tensor_differences(first: Checkpoint, other: Checkpoint) -> list[str]:
-    """One entry per tensor that only one has, or that has another shape."""
-    lines = [f"{name} only in {first.name}" for name in first.tensors if name not in other.tensors]
-    lines += [f"{name} only in {other.name}" for name in other.tensors if name not in first.tensors]
-    for name, info in first.tensors.items():
-        if name in other.tensors and info.shape != other.tensors[name].shape:
-            lines.append(f"{name} {list(info.shape)} | {list(other.tensors[name].shape)}")
-    return lines
+    """One entry per tensor that has another shape, or that only one has."""
+    common = [(name, info, other.tensors[name]) for name, info in first.tensors.items() if name in other.tensors]
+    lines = [f"{name} {list(a.shape)} | {list(b.shape)}" for name, a, b in common if a.shape != b.shape]
+    lines += [f"{name} only in {first.name}" for name in first.tensors if name not in other.tensors]
+    return lines + [f"{name} only in {other.name}" for name in other.tensors if name not in first.tensors]
 
 
 def say_differences(first: Checkpoint, other: Checkpoint, keys: Sequence[str]) -> str:
