@@ -88,7 +88,7 @@ FIGURE = {
     "spt": "recall",
     "inverse_permutation": "attention_scratch",
     "ntk": "n_against_k",
-    "merge": "barriers",
+    "merge": "arms",
     "lora_lego": "methods_independent_3",
 }
 
@@ -150,9 +150,12 @@ def tables(task: str, arm: int, chance: random.Random) -> dict[str, list[Row]]:
         return {"ensemble_size": sizes, "fits": [{"ones": 2, "shape": "k log k", "rms_log_residual": 0.1}]}
     if task == "merge":
         points = [
-            {"pair": 0, "arm": a, "point": p / 10, "loss": 1 + p * (10 - p) / 25} for a in "ab" for p in range(11)
+            {"pair": 0, "arm": a, "set": "test", "position": p / 10, "loss": 1 + p * (10 - p) / 25, "accuracy": 0.9}
+            for a in ("no permutation", "weight matching")
+            for p in range(11)
         ]
-        return {"curves": points, "arms": [{"pair": 0, "seed": 0, "arm": a, "loss_barrier": 0.1 * arm} for a in "ab"]}
+        arms = [{"pair": 0, "seed": 0, "arm": a, "loss_barrier": 0.1 * arm} for a in ("weight matching", "ZipIt")]
+        return {"curves": points, "arms": arms}
     scores = [
         {"seed": 0, "regime": "shared", "adapters": 3, "method": m, "family": m, "scale_rule": "tuned", "score": 0.5}
         for m in ("lego", "ties", "svd")

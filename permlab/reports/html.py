@@ -256,7 +256,7 @@ def figure_html(figure: Figure) -> str:
     size = ' class="small"' if png_width(figure.png) <= NARROW else ""
     return (
         f'<figure id="figure-{escape(figure.name)}"{size}><button type="button" class="zoom" title="Enlarge">'
-        f'<img src="{source}" alt="{alt}" loading="lazy" decoding="async"></button>'
+        f'<img src="{source}" alt="{alt}" decoding="async"></button>'
         f"<figcaption>{caption}</figcaption></figure>"
     )
 

@@ -60,7 +60,10 @@ class Check:
 
 @dataclass
 class Claim:
-    """One experiment (or one variant of it, run with other keys) and its verdict."""
+    """One experiment (or one variant of it, run with other keys) and its verdict.
+
+    `unfinished` counts jobs, `unread` recorded rules that cannot be read: neither leaves a claim reproduced.
+    """
 
     experiment: str
     about: Mapping[str, Any]
@@ -69,6 +72,7 @@ class Claim:
     checks: list[Check]
     notes: list[str]
     changed: bool = False
+    unread: int = 0
 
     @property
     def verdict(self) -> str:
@@ -78,7 +82,7 @@ class Claim:
             return "unfinished"
         if not held or all(h is None for h in held):
             return "not judged"
-        if all(held) and not self.unfinished:
+        if all(held) and not self.unfinished and not self.unread:
             return "toy scale only" if self.about.get("scale") == "toy" or self.changed else "reproduced"
         return "partly" if any(held) else "not reproduced"
 
@@ -182,7 +186,8 @@ def judge_one(
     chosen, open_ones = current(runs), unfinished(runs)
     about = dict(runs[-1].experiment)
     notes = []
-    texts = about.get("checks") or []
+    recorded = about.get("checks")
+    texts = recorded if isinstance(recorded, list) else []
     shipped_about = (original or {}).get("experiment") or {}
     if not texts and shipped_about.get("checks"):
         texts = shipped_about["checks"]
@@ -198,12 +203,13 @@ def judge_one(
     if short:
         notes.append(short)
     checks = []
-    for text in texts if isinstance(texts, list) else []:
+    for text in texts:
         try:
             checks.append(check_one(parse_rule(str(text)), chosen))
         except UserError as error:
             notes.append(str(error))
-    return Claim(name, about, chosen, len(open_ones), checks, notes, bool(changed))
+    unread = len(texts) - len(checks)
+    return Claim(name, about, chosen, len(open_ones), checks, notes, bool(changed), unread)
 
 
 def check_one(rule: Rule, runs: Sequence[RunRecord]) -> Check:

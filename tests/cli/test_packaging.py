@@ -40,6 +40,8 @@ def test_wheel_in_another_folder(tmp_path, environment):
     assert "tiny-llama" in done.stdout
     listed = {str(p.relative_to(target / "permlab" / "conf")) for p in (target / "permlab" / "conf").rglob("*.yaml")}
     assert listed == {str(p.relative_to(ROOT / "conf")) for p in (ROOT / "conf").rglob("*.yaml")}
+    shipped = {p.name for p in (target / "permlab" / "reports" / "assets").iterdir()}
+    assert shipped == {p.name for p in (ROOT / "permlab" / "reports" / "assets").iterdir()} == {"page.css", "page.js"}
 
 
 def test_every_package_is_listed_for_the_wheel():

@@ -112,8 +112,9 @@ class Browser:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
 
     def scheme(self, name: str, media: str = "") -> None:
-        """Set prefers-color-scheme, and the medium (print)."""
+        """Set prefers-color-scheme, and the medium (print); wait until the page was told."""
         self.call("Emulation.setEmulatedMedia", media=media, features=[{"name": "prefers-color-scheme", "value": name}])
+        self.evaluate("new Promise(done => setTimeout(done, 100))")
 
     def press(self, key: str, code: int, text: str = "") -> None:
         """Press and release one key."""

@@ -1,0 +1,197 @@
+"""The page and the Markdown: escaped, self-contained, in order; figures inside once; every section filled."""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from permlab.reports import html, markdown
+from permlab.reports.document import Figure, Lines, Link, Report, Section, Spread, Table, Text
+from permlab.reports.writer import Output
+
+EVIL = '<script>alert("x")</script>'
+
+
+class Page(HTMLParser):
+    """Elements of a page with their attributes, and the text of scripts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture
+def built(sample):
+    return sample.report, sample.page, sample.text, sample.folder
+
+
+def test_text_of_runs_is_escaped(built, sample):
+    _, page, text, _ = built
+    assert sample.evil not in page and sample.evil not in text
+    assert "&lt;script&gt;" in page
+    assert len(Page(page).all("script")) == 1
+    assert re.search(r"<[a-z]", re.sub(r"<br>", "", text)) is None
+
+
+def test_nothing_is_loaded_from_elsewhere(built):
+    _, page, _, _ = built
+    for tag, attributes in Page(page).elements:
+        for name in ("src", "href", "srcset", "data", "action"):
+            value = attributes.get(name)
+            if value and not (name == "href" and tag == "a"):
+                assert value.startswith("data:"), (tag, value[:80])
+        assert not any(name.startswith("on") for name in attributes), tag
+    assert "http://" not in re.sub(r"data:[^\"]*", "", page) and "https://" not in re.sub(r"data:[^\"]*", "", page)
+    policy = next(m["content"] for m in Page(page).all("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'")
+
+
+def test_headings_ids_and_tables(built):
+    _, page, _, _ = built
+    found = Page(page)
+    levels = [int(tag[1]) for tag, _ in found.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(below - above <= 1 for above, below in itertools.pairwise(levels))
+    ids = [attributes["id"] for _, attributes in found.elements if attributes.get("id")]
+    assert len(ids) == len(set(ids))
+    links = [a["href"][1:] for a in found.all("a") if a["href"].startswith("#")]
+    assert set(links) <= set(ids) and len(links) > 12
+    assert all(th.get("scope") in ("col", "row") for th in found.all("th"))
+    assert len(found.all("caption")) == len(found.all("table")) == len(found.all("thead"))
+    assert all(image.get("alt") is not None for image in found.all("img"))
+    drawings = [image for image in found.all("img") if image.get("src")]
+    assert drawings and all(len(image["alt"]) > 10 for image in drawings)
+
+
+def test_every_figure_is_inside_once_and_on_disk(built):
+    _, page, text, folder = built
+    names = [f["id"] for f in Page(page).all("figure")]
+    assert names and len(names) == len(set(names)) == len(Page(page).all("figcaption"))
+    for path in re.findall(r"\]\((figures/[^)]+)\)", text):
+        assert (folder / path).is_file()
+    for path in re.findall(r"\]\((tables/[^)]+)\)", text):
+        assert (folder / path).is_file()
+
+
+def test_links_to_runs_lead_there(built):
+    _, page, _, folder = built
+    from urllib.parse import unquote
+
+    links = [a["href"] for a in Page(page).all("a") if a["href"].startswith("..")]
+    assert len(links) > 100
+    assert all((folder / unquote(link)).exists() for link in links)
+
+
+def test_every_section_is_filled(built):
+    report, _, _, _ = built
+    titles = [section.id for section in report.sections]
+    tasks = ["task-spt", "task-inverse-permutation", "task-ntk", "task-merge", "task-lora-lego", "task-mine"]
+    assert titles == ["paper-against-ours", *tasks, "problems", "runs", "environments"]
+    for section in report.sections[1:6]:
+        (child,) = section.children
+        kinds = {type(block) for block in child.blocks}
+        assert {Table, Figure} <= kinds, section.id
+        said = [block.text for block in child.blocks if isinstance(block, Text)]
+        assert not any("could not be made" in text for text in said), (section.id, said)
+
+
+def test_corrupt_runs_stand_in_their_table(built):
+    report, _, _, _ = built
+    problems = next(section for section in report.sections if section.id == "problems")
+    table = problems.blocks[0]
+    assert sorted({row["status"] for row in table.rows}) == ["corrupt", "failed", "interrupted"]
+    assert all(row["what happened"] for row in table.rows)
+    notes = problems.blocks[1]
+    assert any("cannot be read" in row["note"] for row in notes.rows)
+
+
+def test_first_table_is_paper_against_ours(built):
+    report, page, text, _ = built
+    first = report.sections[0].blocks[0]
+    assert list(first.headings().values()) == [
+        *("experiment", "claim, source", "ours (mean ± sd, seeds)", "verdict", "minutes used")
+    ]
+    assert page.index("<table") == page.index('<table id="table-paper_against_ours"')
+    assert text.index("## Paper against ours") < text.index("| experiment |")
+
+
+def minimal(block):
+    return html.to_html(Report("t", "s", [Section("a", "A", [block])]))
+
+
+def test_numbers_sort_by_value_and_text_does_not():
+    rows = [
+        {"n": 1234567.891, "s": "b", "m": Spread(0.5, 0.25, 3), "l": Link("x", "a/b c"), "v": Lines((("q", True),))}
+    ]
+    page = Page(minimal(Table("t", "T", rows)))
+    cells = [a for tag, a in page.elements if tag in ("td", "th") and a.get("scope") != "col"]
+    assert [cell.get("data-sort") for cell in cells] == ["1234567.891", None, "0.5", None, None]
+    assert page.all("a")[-1]["href"] == "a/b c"
+
+
+def test_empty_columns_and_long_tables():
+    rows = [{"a": number, "b": None} for number in range(html.MOST_ROWS + 5)]
+    page = minimal(Table("t", "T", rows))
+    assert page.count("<tr>") == html.MOST_ROWS + 1
+    assert "5 more rows in the CSV" in page
+    assert Table("t", "T", rows).headings() == {"a": "a"}
+    text = "\n".join(markdown.table_lines(Table("t", "T", rows)))
+    assert f"{len(rows) - markdown.MOST_ROWS} more rows" in text
+
+
+def test_a_drawing_cannot_bring_its_own_script(tmp_path):
+    svg = tmp_path / "x.svg"
+    svg.write_text(f"<svg xmlns='http://www.w3.org/2000/svg'>{EVIL}</svg>")
+    page = minimal(Figure("x", "An alt text", "c", None, svg))
+    assert EVIL not in page and "<svg" not in page
+    assert base64.b64encode(svg.read_bytes()).decode() in page
+
+
+def test_large_drawings_are_reduced(tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    noise = np.random.default_rng(0).integers(0, 255, (1400, 2400, 3), dtype=np.uint8)
+    path = tmp_path / "big.png"
+    Image.fromarray(noise).save(path)
+    assert path.stat().st_size > html.LARGEST_PNG
+    small = html.reduced(path)
+    with Image.open(io.BytesIO(small)) as image:
+        assert image.size == (1600, 933)
+    svg = tmp_path / "big.svg"
+    svg.write_text("x" * (html.LARGEST_SVG + 1))
+    little = tmp_path / "little.png"
+    Image.new("RGB", (10, 10)).save(little)
+    assert html.data_uri(Figure("x", "a", "c", little, svg)).startswith("data:image/png")
+    path.write_bytes(b"no picture" * 400_000)
+    assert html.reduced(path) == path.read_bytes()
+    assert html.data_uri(Figure("x", "a", "c", None, None)) is None
+
+
+def test_markdown_cells():
+    assert markdown.cell("a|b*c_d`e[f]<g>") == r"a\|b\*c\_d\`e\[f\]&lt;g&gt;"
+    assert markdown.cell(Lines((("x", True), ("y", False), ("z", None)))) == "✓ x<br>✗ y<br>z"
+    assert markdown.cell(Spread(0.5, 0.1, 3)) == "0.5 ± 0.1"
+    assert markdown.cell("two\nlines") == "two lines"
+
+
+def test_names_of_files_are_safe_and_unique(tmp_path):
+    out = Output(tmp_path)
+    names = [out.table(name, [{"a": 1}], "T").name for name in ("../../x", "../../x", "a b/c", "", EVIL)]
+    assert names == ["x", "x_2", "a_b_c", "unnamed", "script_alert_x_script"]
+    assert sorted(p.stem for p in (tmp_path / "tables").iterdir()) == sorted(names)
+    assert not (tmp_path.parent / "x.csv").exists()
+    assert Path(tmp_path / "tables" / "x.csv").read_text().splitlines() == ["a", "1"]

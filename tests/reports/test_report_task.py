@@ -1,0 +1,100 @@
+"""`permlab task=report` from the command line: what it writes, prints and refuses, and how long 500 runs take."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+
+import pytest
+from synthetic import benchmark, write_run
+
+from permlab.reports.build import build
+from permlab.reports.collect import collect
+from permlab.reports.html import to_html
+from permlab.reports.markdown import to_markdown
+from permlab.reports.writer import Output
+
+
+def test_a_real_experiment_from_run_to_verdict(permlab, tmp_path):
+    small = ["task.k=[5,10]", "task.networks=[20,60]", "task.replicates=10", "task.tests=50", "tracker=none"]
+    done = permlab("experiment=ntk/figure1_right", *small)
+    assert done.returncode == 0, done.stderr
+    report = permlab("task=report", "run.dir=report")
+    assert report.returncode == 0, report.stderr
+    folder = tmp_path / "report"
+    assert f"report: {'report/index.html'}" in report.stdout
+    assert "ntk/figure1_right" in report.stdout and "1 of 1" in report.stdout and "toy scale only" in report.stdout
+    page = (folder / "index.html").read_text()
+    assert "run with task.k=[5,10]" in page.replace("<wbr>", "")
+    assert "Accuracy against the number of networks" in page
+    assert (folder / "report.md").read_text().startswith("# permlab report")
+    result = json.loads((folder / "result.json").read_text())
+    assert result["metrics"]["runs"] == 1 and result["metrics"]["toy_scale_only"] == 1
+    with (folder / "tables" / "paper_against_ours.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["verdict"] == "toy scale only" and row["experiment"] == "ntk/figure1_right"
+    assert list((folder / "figures").glob("*accuracy_against_networks.svg"))
+    again = permlab("task=report", "report.runs=[outputs]", "run.dry_run=true")
+    assert again.returncode == 0 and "1 (1 done)" in again.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["task=report", "report.runs=[nothing/*]"], "matches none"),
+        (["task=report", "report.figures=-1"], "report.figures=-1 is out of range"),
+        (["task=report", "run.skip_finished=true"], "drop run.skip_finished"),
+        (["task=report", "report.run=[outputs]"], "did you mean 'report.runs'"),
+        (["task=ntk", "report.title=x"], "task=report"),
+        (["task=report", "model=mlp"], "fitting: none"),
+    ],
+)
+def test_refused_in_one_line(permlab, tmp_path, arguments, told):
+    wrong = permlab(*arguments)
+    assert wrong.returncode == 2
+    assert told in wrong.stderr and len(wrong.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.glob("outputs/report/*"))
+
+
+def test_nothing_to_report(permlab, tmp_path):
+    (tmp_path / "outputs").mkdir()
+    empty = permlab("task=report", "run.dir=report")
+    assert empty.returncode == 0, empty.stderr
+    assert "there are no runs" in empty.stdout
+    assert "There are no runs." in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_other_runs_do_not_carry_report_keys(permlab, tmp_path):
+    done = permlab("task=ntk", "task.k=[5]", "task.replicates=0", "tracker=none", "run.dir=run")
+    assert done.returncode == 0, done.stderr
+    assert "report" not in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_500_runs_in_time(tmp_path):
+    """The limit of the whole is 60 s; generous here, because tests share their machine."""
+    benchmark().make_runs(tmp_path / "outputs", 500)
+    started = time.process_time()
+    out = Output(tmp_path / "report", on_table=lambda name, rows: None)
+    collected = collect([str(tmp_path / "outputs")])
+    built = build(collected, out)
+    page, text = to_html(built.report), to_markdown(built.report, out.folder)
+    seconds = time.process_time() - started
+    assert len(collected.runs) == 500
+    assert len(collected.with_status("corrupt")) == 30
+    assert seconds < 40
+    assert len(page) < 8 * 2**20 and len(text) < 2**20
+    assert len(list((out.folder / "figures").glob("*.svg"))) < 60
+
+
+def test_a_section_that_fails_leaves_the_rest_standing(tmp_path):
+    """Columns of the wrong kind in one run: its part says so, the other parts are made."""
+    bad = [{"arm": "a", "position": "x", "loss": "y", "set": 3, "step": "z", "scale_rule": None, "accuracy": [1]}]
+    for task in ("spt", "inverse_permutation", "ntk", "merge", "lora_lego", "mine"):
+        tables = {name: bad for name in ("recall", "units_histogram", "curves", "arms", "ensemble_size", "scores")}
+        write_run(tmp_path, task, 0, {"a": 1.0}, {"mode": 3, "study": [1]}, tables=tables)
+        write_run(tmp_path, task, 1, {"a": 3.0}, {"mode": 3, "study": [1]})
+    built = build(collect([str(tmp_path)]), Output(tmp_path / "report"))
+    page = to_html(built.report)
+    assert page.count("Mean ± standard deviation over seeds") >= 6
+    assert page.count("2 ± 1.414") >= 6
