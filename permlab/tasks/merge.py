@@ -134,6 +134,8 @@ def validate(config: Config) -> None:
         raise UserError(f"task.points={task.points} has no midpoint: use an odd number")
     for key in ("restarts", "steps", "pairs"):
         check_range(f"task.{key}", getattr(task, key), 1)
+    if len(task.models) == 1:
+        raise UserError("task.models has 1 network: give two or more, or leave it out and pairs are trained here")
     if is_language(config):
         validate_language(config)
     else:

@@ -90,8 +90,6 @@ def check_networks(config: Config) -> None:
     """How many networks there are, and what each of them sees."""
     task = config.task
     count = len(task.models) or 2
-    if task.models and count < 2:
-        raise UserError("task.models has 1 network: give two or more, or leave it out and two are trained here")
     if task.weights and len(task.weights) != count:
         raise UserError(f"task.weights has {len(task.weights)} values for {count} networks: give one each")
     if task.weights and (min(task.weights) < 0 or sum(task.weights) <= 0):
