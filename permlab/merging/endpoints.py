@@ -20,7 +20,7 @@ from torch.nn import functional
 from permlab.data.images import ImageData
 from permlab.errors import UserError, check_choice, check_range
 from permlab.matching.weight import Progress
-from permlab.merging.evaluate import batches_of, evaluate
+from permlab.merging.evaluate import batches_of, labels_of, logits_of, score_logits
 from permlab.models.vision import build_vision_model
 
 OPTIMIZERS = ("adam", "sgd")
@@ -115,6 +115,7 @@ def train_endpoint(
     optimizer: str = "adam",
     schedule: str = "constant",
     seed: int = 0,
+    outputs: Sequence[int] | None = None,
     provenance: dict[str, Any] | None = None,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -128,6 +129,8 @@ def train_endpoint(
         epochs, batch_size, rate, weight_decay: the usual; Adam's weight decay is an L2 penalty.
         optimizer, schedule: adam, or sgd with momentum 0.9; constant, or cosine to 0 over the run.
         seed: of the order of the batches.
+        outputs: outputs of the head that take part, one per class trained on: a task's own head inside a larger one.
+            Default all.
         provenance: added to the endpoint's own record.
         progress: called with (epochs done, epochs).
         should_stop: asked after every epoch; true ends training there.
@@ -149,7 +152,7 @@ def train_endpoint(
     for epoch in range(epochs):
         for group in steps.param_groups:
             group["lr"] = rate if schedule == "constant" else rate * (1 + math.cos(math.pi * epoch / epochs)) / 2
-        loss = _epoch(model, steps, data, batch_size, generator)
+        loss = _epoch(model, steps, data, batch_size, generator, outputs)
         history.append({"epoch": float(epoch + 1), "loss": loss})
         if not math.isfinite(loss):
             raise UserError(f"training diverged in epoch {epoch + 1} (loss {loss}): lower rate={rate:g}")
@@ -162,11 +165,24 @@ def train_endpoint(
         "batch_size": batch_size, "rate": rate, "weight_decay": weight_decay, "optimizer": optimizer,
         "schedule": schedule, **(provenance or {}),
     }  # fmt: skip
-    return _finish(model, data, record, history, begin)
+    return _finish(model, data, record, history, begin, outputs)
+
+
+def _own(logits: Tensor, y: Tensor, outputs: Sequence[int] | None) -> tuple[Tensor, Tensor]:
+    """The outputs that take part, and the labels as numbers among them."""
+    if outputs is None:
+        return logits, y
+    index = torch.tensor(list(outputs), device=y.device)
+    return logits[:, index], (y[:, None] == index).int().argmax(1)
 
 
 def _finish(
-    model: nn.Module, data: ImageData, record: dict[str, Any], history: list[dict[str, float]], begin: float
+    model: nn.Module,
+    data: ImageData,
+    record: dict[str, Any],
+    history: list[dict[str, float]],
+    begin: float,
+    outputs: Sequence[int] | None,
 ) -> Endpoint:
     """Score the trained network on its own labels and take its tensors along."""
     model.eval()
@@ -177,7 +193,8 @@ def _finish(
     found = Endpoint(state, sorted(data.y_train.unique().tolist()), record, history)
     for half, x, y in (("train", data.x_train, data.y_train), ("test", data.x_test, data.y_test)):
         if len(x):
-            score = evaluate(model, state, batches_of(x.to(device), y.to(device)))
+            batches = batches_of(x.to(device), y.to(device))
+            score = score_logits(*_own(logits_of(model, state, batches), labels_of(batches), outputs))
             found.metrics |= {f"{half}_loss": score.loss, f"{half}_accuracy": score.accuracy}
     found.metrics["seconds"] = time.perf_counter() - begin
     return found
@@ -190,7 +207,12 @@ def _optimizer(model: nn.Module, name: str, rate: float, decay: float) -> torch.
 
 
 def _epoch(
-    model: nn.Module, steps: torch.optim.Optimizer, data: ImageData, batch_size: int, generator: torch.Generator
+    model: nn.Module,
+    steps: torch.optim.Optimizer,
+    data: ImageData,
+    batch_size: int,
+    generator: torch.Generator,
+    outputs: Sequence[int] | None,
 ) -> float:
     """One pass in random order; the mean loss. A last batch of one is left out: BatchNorm cannot use it."""
     order = torch.randperm(len(data.x_train), generator=generator)
@@ -200,7 +222,7 @@ def _epoch(
         if len(chosen) == 1 and count:
             continue
         x, y = data.x_train[chosen].to(device), data.y_train[chosen].to(device)
-        loss = functional.cross_entropy(model(x), y)
+        loss = functional.cross_entropy(*_own(model(x), y, outputs))
         steps.zero_grad()
         loss.backward()
         steps.step()

@@ -202,6 +202,8 @@ def train_pair(
                 part,
                 start=start or untrained(config, data, pair, k, width),
                 seed=derived_seed(config.seed, "order", pair, k),
+                # Different classes are different tasks: each has a head of its own, not one that learns to say no.
+                outputs=sorted(part.y_train.unique().tolist()) if config.task.labels > 1 else None,
                 provenance=_provenance(config, pair, k, width, start),
                 progress=lambda done, _, k=k: bar.update(k * options["epochs"] + done),
                 should_stop=lambda: run.stopping,

@@ -208,3 +208,24 @@ def test_domains_change_images_and_nothing_else(digits):
         assert kind in data.note and torch.equal(data.y_train, digits.y_train) and data.shape == digits.shape
     with pytest.raises(UserError, match="did you mean 'rotated'"):
         domain(digits, "rotate")
+
+
+def test_a_head_of_its_own_inside_a_larger_one_is_the_same_as_a_small_head(digits):
+    part = digits.subset([2, 5, 7])
+    large = build_vision_model("mlp", shape=digits.shape, classes=10, width=8)
+    small = build_vision_model("mlp", shape=digits.shape, classes=3, width=8)
+    start = initial_state("mlp", digits, 0, width=8)
+    cut = {name: value[[2, 5, 7]] if name.startswith("head") else value for name, value in start.items()}
+    renamed = ImageData(
+        "digits", part.x_train, torch.searchsorted(torch.tensor([2, 5, 7]), part.y_train), part.x_test,
+        torch.searchsorted(torch.tensor([2, 5, 7]), part.y_test), ["2", "5", "7"],
+    )  # fmt: skip
+    one = train_endpoint(large, part, start=start, epochs=2, outputs=[2, 5, 7])
+    other = train_endpoint(small, renamed, start=cut, epochs=2)
+    assert one.labels == [2, 5, 7] and one.metrics["test_accuracy"] == other.metrics["test_accuracy"]
+    assert one.metrics["test_loss"] == pytest.approx(other.metrics["test_loss"], abs=1e-5)
+    for name, value in other.state.items():
+        found = one.state[name][[2, 5, 7]] if name.startswith("head") else one.state[name]
+        assert torch.allclose(found, value, atol=1e-5)
+    untouched = [0, 1, 3, 4, 6, 8, 9]
+    assert torch.equal(one.state["head.weight"][untouched], start["head.weight"][untouched])
