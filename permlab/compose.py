@@ -19,6 +19,8 @@ from permlab.errors import UserError, did_you_mean
 from permlab.runs.directory import check_free
 
 VERSION_BASE = "1.3"
+LAUNCHERS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm"}
+"""Hydra launcher -> the extra of permlab that brings it."""
 
 
 @dataclass
@@ -159,6 +161,14 @@ def explain(error: Exception, overrides: list[str]) -> str:
     if isinstance(error, MissingConfigException):
         missing = re.search(r"Could not find '([^']+)'", text)
         if missing and "/" in missing[1]:
+            group, _, name = missing[1].rpartition("/")
+            if group == "hydra/launcher":
+                hint = (
+                    f": pip install 'permlab[{LAUNCHERS[name]}]'"
+                    if name in LAUNCHERS
+                    else did_you_mean(name, LAUNCHERS)
+                )
+                return f"{group}={name} is not installed{hint}"
             group, _, name = missing[1].partition("/")
             options = registry.names(group) if group in registry.GROUPS else []
             listed = f" (options: {', '.join(options)})" if options else ""

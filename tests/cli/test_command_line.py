@@ -55,6 +55,7 @@ def test_start_up_imports_nothing_heavy(arguments):
         (["task.train.epochs=many"], ["task.train.epochs", "many"]),
         (["seed=1.5"], ["seed", "1.5"]),
         (["seed=0,1"], ["add -m"]),
+        (["-m", "seed=0,1", "hydra/launcher=submitit_slrm"], ["is not installed", "did you mean 'submitit_slurm'"]),
         (["task.train.epochs=-1"], ["task.train.epochs=-1", "above 0"]),
         (["model=none"], ["model=none does not fit task=spt", "tiny-llama"]),
         (["model=local"], ["model.path=DIR"]),
