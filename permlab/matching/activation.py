@@ -1,4 +1,4 @@
-"""Activation matching: `activation_matching(spec, model, a, b, batches)` (arXiv 2209.04836, section 3.1).
+"""Activation matching: `activation_matching(spec, model, a, b, batches)` (arXiv 2209.04836).
 
 Units are matched by what they do on data. One streaming pass accumulates the products between the units of the models
 and their moments; nothing of the activations is stored. Groups are independent: one assignment each.

@@ -1,4 +1,4 @@
-"""Weight matching of K models: `weight_matching_many(spec, [a, b, c])` (arXiv 2209.04836, algorithm 3, MergeMany).
+"""Weight matching of K models: `weight_matching_many(spec, [a, b, c])` (arXiv 2209.04836, MergeMany).
 
 One model at a time, in random order, is matched to the mean of the others as they stand, until the summed distance of
 all models to their mean stops falling. Only one further model is held: the sum of the permuted ones.

@@ -1,4 +1,4 @@
-"""Straight-through matching: `straight_through(spec, model, a, b, batches)` (arXiv 2209.04836, section 3.3).
+"""Straight-through matching: `straight_through(spec, model, a, b, batches)` (arXiv 2209.04836).
 
 Free weights S are matched to B by weight matching at every step; the loss is taken at the midpoint of A and the
 permuted B, and its gradient is passed straight through to S. With K models every model but the first has its own S, and

@@ -1,6 +1,6 @@
 """ZipIt: `matching = zip_matching(spec, model, [a, b], batches)`; `merged = zip_states(spec, model, [a, b], matching)`.
 
-Units are merged greedily by correlation, across models and inside one (arXiv 2305.03053, section 4 and algorithm 1). K
+Units are merged greedily by correlation, across models and inside one (arXiv 2305.03053). K
 models with n units each give n merged units; a merged unit is the mean of its members. Channel groups are zipped;
 attention heads, groups with tied tensors and groups on two axes of one tensor keep one-to-one assignments and say so
 in `notes`.

@@ -70,7 +70,7 @@ def task_arithmetic(
 
 
 def ties(base: State, states: Sequence[State], *, keep: float = 0.2, scale: float = 1.0) -> dict[str, Tensor]:
-    """Trim, elect signs, and average what agrees (TIES, arXiv 2306.01708, algorithm 1).
+    """Trim, elect signs, and average what agrees (TIES, arXiv 2306.01708).
 
     Each task vector keeps its `keep` share of largest entries over the whole model; each entry's sign is that of the
     sum of the trimmed vectors; the mean is over the entries with the elected sign. Where trimmed entries cancel exactly

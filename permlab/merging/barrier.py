@@ -1,8 +1,7 @@
 """Loss barriers on the line between two networks: `barrier_curve(model, a, b, batches, points=25).loss_barrier`.
 
-The barrier at a position is the loss there minus the same mixture of the endpoints' losses (arXiv 2209.04836,
-section 2); for accuracy the sign is turned. It keeps its sign: a merged network better than both ends has a negative
-one.
+The barrier at a position is the loss there minus the same mixture of the endpoints' losses (arXiv 2209.04836); for
+accuracy the sign is turned. It keeps its sign: a merged network better than both ends has a negative one.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@
     permutation = spec.random(torch.Generator().manual_seed(0))
     model.load_state_dict(apply(spec, model.state_dict(), permutation))   # the same function, other weights
 
-A permutation is `{part: LongTensor}`; `perm[i]` is the old unit placed in slot i. Source: arXiv 2209.04836, section 3.
+A permutation is `{part: LongTensor}`; `perm[i]` is the old unit placed in slot i. Source: arXiv 2209.04836.
 """
 
 from permlab.symmetry.declared import declare

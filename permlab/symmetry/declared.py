@@ -1,6 +1,6 @@
 """Permutation symmetries of the networks in `permlab.models.vision`: `declare(model)`.
 
-Written down by hand, layer by layer, as ground truth for the inferred ones (arXiv 2209.04836, appendix A).
+Written down by hand, layer by layer, as ground truth for the inferred ones (arXiv 2209.04836).
 """
 
 from __future__ import annotations

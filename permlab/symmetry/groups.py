@@ -22,7 +22,7 @@ Permutation = dict[str, Tensor]
 class ChannelGroup:
     """`size` interchangeable units: hidden units, convolution channels, or the residual stream.
 
-    The only space is "unit". Source: arXiv 2209.04836, section 3.
+    The only space is "unit". Source: arXiv 2209.04836.
     """
 
     name: str
