@@ -83,7 +83,7 @@ def test_list_names_experiments_minutes_and_missing_data(tmp_path):
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert re.search(r"lora_lego/default +10 min", done.stdout)
+    assert re.search(r"lora_lego/default +7 min", done.stdout)
     assert f"left out: no text_classification under {tmp_path}" in done.stdout
 
 
