@@ -142,7 +142,18 @@ reproduce-probe-architectures: setup ## Probe: Llama, GPT-2, BERT and T5 read in
 bench-probe: setup ## Probe: steps and seconds against the published recipe
 	$(BIN)/python scripts/bench_probe.py
 
+.PHONY: reproduce-merge-rebasin reproduce-merge-batchnorm reproduce-merge-width
 .PHONY: reproduce-merge-lmc reproduce-merge-pleas reproduce-merge-llama
+
+reproduce-merge-rebasin: setup ## Merge: MLPs of width 32, 128, 512, four ways to match; MNIST too where DATA=folder has it
+	$(BIN)/permlab experiment=merge/rebasin
+	test ! -d $(DATA)/mnist || $(BIN)/permlab experiment=merge/rebasin dataset=mnist dataset.path=$(DATA)/mnist
+
+reproduce-merge-batchnorm: setup ## Merge: ResNets with BatchNorm, width x1, x4, x8, statistics reset with and without matching
+	$(BIN)/permlab experiment=merge/batchnorm
+
+reproduce-merge-width: setup ## Merge: no permutation with calibrated outputs against weight matching, widths up to 1024
+	$(BIN)/permlab experiment=merge/width
 
 reproduce-merge-lmc: setup ## Merge: why matching works (distances, singular vectors, Taylor, causal arms), three networks
 	$(BIN)/permlab experiment=merge/lmc
