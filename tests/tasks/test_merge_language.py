@@ -142,7 +142,7 @@ def test_interrupted_pairs_are_resumed_with_the_same_numbers(monkeypatch):
     assert json.loads(Path("run/result.json").read_text())["status"] == "interrupted"
     with monkeypatch.context() as patch:
         patch.setattr(merge_language_train, "train", stopped)
-        with pytest.raises(SystemExit, match="^0$"):
+        with pytest.raises(SystemExit, match=r"^0$"):
             cli.main(["resume", "run"])
     assert trained == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 1)]
     assert result()["metrics"]["pairs"] == 2
@@ -245,7 +245,7 @@ def test_dry_run_compares_and_estimates(tmp_path, capsys):
 
 
 REFUSED = {
-    "one": (["task.models=[A]"], "has 1 network: merging needs two or more"),
+    "one": (["task.models=[A]"], "task.models has 1 network"),
     "missing": (["task.models=[A,./nowhere]"], "./nowhere does not exist"),
     "hub": (["task.models=[A,nobody/nothing]"], "nobody/nothing is neither in the cache nor reachable"),
     "renorm": (["task.models=[A,B]", "task.renorm=reset"], "set task.renorm=none"),
