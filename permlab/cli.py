@@ -39,6 +39,7 @@ examples:
   permlab task=spt task.order=original
   permlab -m task=spt task.order=original,spt seed=0,1,2 tracker=none
   permlab task=spt model=llama-1b model.lora.rank=16 run.dry_run=true
+  permlab task=report report.runs=[outputs]
 """
 LISTED = {
     "tasks": "task",

@@ -73,7 +73,7 @@ def subtitle(collected: Collected) -> str:
     counts = {status: len(collected.with_status(status)) for status in dict.fromkeys(run.status for run in runs)}
     said = ", ".join(f"{count} {status}" for status, count in counts.items())
     made = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
-    return f"{len(runs)} runs ({said or 'none'}), made {made} with permlab {__version__}"
+    return f"{counted(len(runs), 'run')} ({said or 'none'}), made {made} with permlab {__version__}"
 
 
 def verdict_section(claims: Sequence[Claim], experiments: Sequence[str], out: Output) -> Section:
@@ -160,7 +160,9 @@ def environment_section(runs: Sequence[RunRecord], out: Output) -> Section:
         if not lasting:
             continue
         table = out.table(f"environment_{number}", environment_rows(lasting), f"Environment {number}")
-        section.blocks.append(Details(f"Environment {number}: {said(lasting)}; {len(members)} runs", [table]))
+        section.blocks.append(
+            Details(f"Environment {number}: {said(lasting)}; {counted(len(members), 'run')}", [table])
+        )
     if rows:
         section.blocks.append(
             Details("Environment and command of every run", [out.table("commands", rows, "Commands")])
@@ -181,6 +183,11 @@ def environment_rows(environment: dict[str, Any]) -> list[Row]:
     return rows
 
 
+def counted(number: int, what: str) -> str:
+    """Return `1 run` or `2 runs`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def said(environment: dict[str, Any]) -> str:
     """Name an environment in a few words."""
     git = environment.get("git") if isinstance(environment.get("git"), dict) else {}
@@ -191,7 +198,7 @@ def said(environment: dict[str, Any]) -> str:
         f"python {environment.get('python', '?')}",
         f"torch {packages.get('torch', '?')}",
         str(environment.get("cpu", "?")),
-        f"{environment.get('cores', '?')} cores",
+        counted(environment.get("cores", 0), "core"),
         ", ".join(map(str, gpu)) if isinstance(gpu, list) and gpu else "no GPU",
     ]
     return ", ".join(parts) + (f", commit {commit}" if commit else "")

@@ -169,8 +169,8 @@ def table_html(table: Table) -> str:
     box = "scroll whole" if roles else "scroll"
     return (
         f'<div class="{box}" role="region" aria-label="{title}" tabindex="0">'
-        f'<table id="table-{name}"{role("table", roles)}><caption>{title} '
-        f'<span><a href="tables/{name}.csv" aria-label="{title} as CSV">csv</a></span></caption>'
+        f'<table id="table-{name}"{role("table", roles)}><caption><span>{title} '
+        f'<a href="tables/{name}.csv" aria-label="{title} as CSV">csv</a></span></caption>'
         f"<thead{role('rowgroup', roles)}><tr{role('row', roles)}>{head}</tr></thead>"
         f"<tbody{role('rowgroup', roles)}>{''.join(lines)}</tbody></table></div>{note}"
     )
@@ -206,11 +206,9 @@ def cell_html(value: Any) -> str:
         return f'<a href="{escape(value.href)}">{escape(value.text)}</a>'
     if isinstance(value, Lines):
         return "<ul>" + "".join(line_html(text, held) for text, held in value.lines) + "</ul>"
-    return (
-        breakable(value)
-        if isinstance(value, str)
-        else escape(str(value) if isinstance(value, Spread) else plain(value))
-    )
+    if isinstance(value, str):
+        return breakable(value) if "/" in value or len(value) >= SHORTEST_WRAPPED else escape(value)
+    return escape(str(value) if isinstance(value, Spread) else plain(value))
 
 
 def line_html(text: str, held: bool | None) -> str:

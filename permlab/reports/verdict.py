@@ -103,8 +103,9 @@ class Claim:
         """Return the row of the first table."""
         said = [self.about.get("claim"), self.about.get("source"), *self.notes]
         verdict = self.verdict
-        if self.about.get("scale") == "toy" and verdict in ("partly", "not reproduced"):
-            verdict += " (on a toy)"
+        if verdict in ("partly", "not reproduced"):
+            toy = self.about.get("scale") == "toy"
+            verdict += " (on a toy)" if toy else " (with other keys)" if self.changed else ""
         return {
             "experiment": self.experiment,
             "claim": Lines(tuple((str(line), None) for line in said if line)),

@@ -81,20 +81,21 @@ def run(config: Config, run: Run) -> None:
 
 
 def show(claims: Any) -> None:
-    """Print experiment, what was measured, verdict and minutes."""
-    from permlab.runs.console import print_table
+    """Print the verdicts, and below them every rule that did not hold with its measured number."""
+    from permlab.runs.console import console, print_table
 
-    rows = [
-        {
-            "experiment": claim.experiment,
-            "verdict": claim.row()["verdict"],
-            "rules held": f"{sum(bool(c.outcome.held) for c in claim.checks)} of {len(claim.checks)}",
-            "minutes": claim.minutes,
-            "ours": str(claim.ours()),
-        }
-        for claim in claims
-    ]
+    rows = []
+    for claim in claims:
+        held = sum(bool(check.outcome.held) for check in claim.checks)
+        seeds = max((check.seeds for check in claim.checks), default=None)
+        row = {"experiment": claim.experiment, "verdict": claim.row()["verdict"]}
+        row |= {"rules held": f"{held} of {len(claim.checks)}", "seeds": seeds, "minutes": claim.minutes}
+        rows.append(row)
     print_table(rows, "paper against ours")
+    for claim in claims:
+        for check in claim.checks:
+            if not check.outcome.held:
+                console().print(f"not held: {claim.experiment}: {check.line}", markup=False)
 
 
 def shipped(name: str) -> Mapping[str, Any] | None:

@@ -35,6 +35,7 @@ def test_a_real_experiment_from_run_to_verdict(permlab, tmp_path):
         (row,) = csv.DictReader(file)
     assert row["verdict"] == "toy scale only" and row["experiment"] == "ntk/figure1_right"
     assert list((folder / "figures").glob("*accuracy_against_networks.svg"))
+    assert "not held" not in report.stdout
     again = permlab("task=report", "report.runs=[outputs]", "run.dry_run=true")
     assert again.returncode == 0 and "1 (1 done)" in again.stdout
 

@@ -93,6 +93,7 @@ def test_variants_are_judged_apart_and_say_what_was_changed(tmp_path):
     full, short = judge(collect([str(tmp_path)]).runs, lambda name: shipped)
     assert full.verdict == "reproduced" and not full.changed
     assert short.verdict == "partly" and short.notes[0] == "run with task.epochs=1 (shipped: 5)"
+    assert short.row()["verdict"] == "partly (with other keys)"
 
 
 def test_what_holds_with_other_keys_is_not_called_reproduced(tmp_path):

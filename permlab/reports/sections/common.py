@@ -97,8 +97,6 @@ def guarded(collection: Collection, work: Callable[[Collection], list[Block]]) -
     try:
         return work(collection)
     except Exception as error:
-        for run in collection.runs:
-            run.note(f"left out of a part of {collection.title}: {type(error).__name__}: {one_line(error)}")
         return [Text(f"A part of this section could not be made ({type(error).__name__}: {one_line(error)}).")]
 
 

@@ -30,7 +30,7 @@ TABLES = {
 ASIDE = ("run_seed", "pair", "seed", "match", "combine", "renorm", "solver", "note", "ratios", "pair_of")
 OWN_TITLES = {"r_by_gamma": "R(gamma): alignment of the leading singular vectors, means over pairs"}
 FIGURES = {
-    "arms": "Every arm: merged network and barrier, single pairs as small points",
+    "arms": "Every arm and control, with the spread over pairs",
     "arms_against_width": "Barriers against width",
     "spectra": "R(gamma): alignment of leading singular vectors against gamma",
     "singular_values": "Singular values of the layers, trained and untrained",
