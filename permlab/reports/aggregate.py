@@ -6,7 +6,7 @@ groups(runs)[0].spread("reverse_accuracy")     # Spread(mean=0.98, deviation=0.0
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,11 +175,11 @@ def aggregated(rows: Iterable[Row], keys: Sequence[str], numbers: Sequence[str])
     return made
 
 
-def series(rows: Iterable[Row], x: str, y: str, combine: Callable[[list[float]], float] = statistics.fmean) -> Any:
+def series(rows: Iterable[Row], x: str, y: str) -> tuple[list[float], list[float], list[float], list[float]]:
     """Return (xs, means, lows, highs) of y over the rows of equal x, in increasing order of x."""
     points: dict[float, list[float]] = {}
     for row in rows:
         if is_number(row.get(x)) and is_number(row.get(y)):
             points.setdefault(row[x], []).append(float(row[y]))
     xs = sorted(points)
-    return xs, [combine(points[v]) for v in xs], [min(points[v]) for v in xs], [max(points[v]) for v in xs]
+    return xs, [statistics.fmean(points[v]) for v in xs], [min(points[v]) for v in xs], [max(points[v]) for v in xs]

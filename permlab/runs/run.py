@@ -102,7 +102,7 @@ class Run:
         `columns` limits what is printed, not what is written.
         """
         write_csv(self.dir / "tables" / f"{name}.csv", rows)
-        self._record(f"tables/{name}.csv")
+        self.record(f"tables/{name}.csv")
         self.tracker.table(name, rows)
         if show and not self.config.run.sweep:
             print_table(rows, title, columns)
@@ -110,14 +110,14 @@ class Run:
     def figure(self, name: str, figure: Figure) -> None:
         """Write `figures/<name>.png` and `.svg`, and close the figure."""
         for path in save_figure(self.dir / "figures", name, figure):
-            self._record(f"figures/{path.name}")
+            self.record(f"figures/{path.name}")
         self.tracker.figure(name, self.dir / "figures" / f"{name}.png")
 
     def artifact(self, name: str) -> Path:
         """Return `artifacts/<name>` to write to; it is listed in result.json."""
         path = self.dir / "artifacts" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._record(f"artifacts/{name}")
+        self.record(f"artifacts/{name}")
         return path
 
     def say(self, message: str) -> None:
@@ -210,6 +210,7 @@ class Run:
         """The final numbers so far."""
         return dict(self._result["metrics"])
 
-    def _record(self, artifact: str) -> None:
+    def record(self, artifact: str) -> None:
+        """List a file of the run directory (its path from there) among the artifacts of result.json."""
         if artifact not in self._result["artifacts"]:
             self._result["artifacts"].append(artifact)

@@ -63,11 +63,17 @@ def run(config: Config, run: Run) -> None:
     collected = collect(config.report.runs, config.run.root)
     if not collected.runs:
         run.say("there are no runs to report; run something first, or name folders with report.runs=[DIR,...]")
-    out = Output(run.dir, config.report.figures, on_table=lambda name, rows: run.table(name, rows, show=False))
+    out = Output(
+        run.dir,
+        config.report.figures,
+        on_table=lambda name, rows: run.table(name, rows, show=False),
+        on_file=lambda path: run.record(path.relative_to(run.dir).as_posix()),
+    )
     built = build(collected, out, config.report.title, shipped, registry.names("experiment"))
     run.check_stop()
-    write_text(run.dir / "report.md", to_markdown(built.report, run.dir))
-    write_text(run.dir / "index.html", to_html(built.report))
+    for name, text in (("report.md", to_markdown(built.report, run.dir)), ("index.html", to_html(built.report))):
+        write_text(run.dir / name, text)
+        run.record(name)
     verdicts = [claim.verdict for claim in built.claims]
     run.summary(
         runs=len(collected.runs),

@@ -31,6 +31,8 @@ def test_a_real_experiment_from_run_to_verdict(permlab, tmp_path):
     assert (folder / "report.md").read_text().startswith("# permlab report")
     result = json.loads((folder / "result.json").read_text())
     assert result["metrics"]["runs"] == 1 and result["metrics"]["toy_scale_only"] == 1
+    assert all((folder / name).is_file() for name in result["artifacts"])
+    assert {"index.html", "report.md", "tables/checks.csv"} <= set(result["artifacts"])
     with (folder / "tables" / "paper_against_ours.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert row["verdict"] == "toy scale only" and row["experiment"] == "ntk/figure1_right"
