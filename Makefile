@@ -162,6 +162,7 @@ reproduce-merge-lmc: setup ## Merge: why matching works (distances, singular vec
 reproduce-merge-llama: setup ## Merge: five pairs of tiny grouped-query Llamas, perplexity at the midpoint
 	$(BIN)/permlab experiment=merge/llama
 
-reproduce-merge-pleas: setup ## Merge: partial merging with every control; different labels, and two domains
+reproduce-merge-pleas: setup ## Merge: partial merging with every control; different labels, two domains, a BatchNorm ResNet
 	$(BIN)/permlab experiment=merge/pleas
 	$(BIN)/permlab experiment=merge/pleas_domains
+	$(BIN)/permlab experiment=merge/pleas_resnet

@@ -73,6 +73,7 @@ TARGETS: dict[str, tuple[Step, ...]] = {
         Step("merge/lmc_three"),
         Step("merge/pleas"),
         Step("merge/pleas_domains"),
+        Step("merge/pleas_resnet"),
         Step("merge/llama"),
     ),
     "spt": (
