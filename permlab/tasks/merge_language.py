@@ -186,7 +186,7 @@ def plan_language(config: Config) -> dict[str, str]:
 def memory(networks: list[Checkpoint], *, scored: bool, ancestral: bool) -> float:
     """Bytes at the peak: files in the page cache, cost matrices and merge; float32 copies where networks are run."""
     stored, wide = sum(each.bytes for each in networks), max(each.parameters for each in networks) * 4
-    copies = 1 + (len(networks) > 2) + (len(networks) + 1 if scored else 0) + (len(networks) if ancestral else 0)
+    copies = 2 + (len(networks) > 2) + (len(networks) + 1 if scored else 0) + (len(networks) if ancestral else 0)
     return stored + networks[0].bytes + copies * wide
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from permlab.config import Config
 from permlab.errors import UserError
-from permlab.merging.arms import match_arm
 from permlab.merging.loading import Loaded, load_networks
 from permlab.runs.run import Run
 from permlab.tasks.merge_language import arms_of, text_kind
 from permlab.tasks.merge_language_report import report
 from permlab.tasks.merge_language_score import (
     Subject,
+    matched,
     measure,
     reduction,
     setting_of,
@@ -61,8 +61,7 @@ def merge_only(config: Config, run: Run, loaded: Loaded) -> None:
     rows = []
     arms = arms_of(config)
     for arm in reversed(arms):
-        matching = match_arm(arm.match, loaded.spec, loaded.module, loaded.states, setting_of(config, run))
-        run.check_stop()
+        matching = matched(run, arm.match, loaded.spec, loaded.module, loaded.states, setting_of(config, run))
         shared = {"l2_reduction": reduction(loaded.spec, loaded.states, matching), "moved": matching.moved()}
         rows.insert(0, {"pair": 0, "arm": arm.label, **shared, "seconds_matching": matching.seconds})
     write_merged(config, run, loaded, matching)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,8 +71,33 @@ def setting_of(config: Config, run: Run, subject: Subject | None = None) -> Sett
         weights=list(task.weights) or None,
         density=task.density,
         ancestor=subject.ancestor if subject else None,
+        progress=_news(run),
         should_stop=lambda: run.stopping,
     )
+
+
+def _news(run: Run, seconds: float = 10.0) -> Callable[[int, int], None]:
+    """A line on how far a matching is, now and then: large networks take minutes."""
+    last = time.monotonic()
+
+    def show(done: int, most: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            run.say(f"matching: {done} of at most {most} passes")
+
+    return show
+
+
+def matched(run: Run, match: str, spec: Spec, module: Any, states: Sequence[State], setting: Setting) -> Matching:
+    """`match_arm` without the cost matrices, which can be larger than the networks.
+
+    Raises:
+        Interrupted: a stop signal arrived.
+    """
+    found = match_arm(match, spec, module, states, setting)
+    run.check_stop()
+    return dataclasses.replace(found, costs=[])
 
 
 def combine(arm: Arm, states: Sequence[State], setting: Setting, tied: Mapping[str, str]) -> dict[str, Tensor]:
@@ -114,7 +141,7 @@ def _measure_arm(
 ) -> tuple[list[Row], list[Row]]:
     spec, module, setting = subject.spec, subject.module, setting_of(config, run, subject)
     if arm.match not in subject.matchings:
-        subject.matchings[arm.match] = match_arm(arm.match, spec, module, subject.states, setting)
+        subject.matchings[arm.match] = matched(run, arm.match, spec, module, subject.states, setting)
     matching = subject.matchings[arm.match]
     aligned = [dict(Permuted(spec, *each)) for each in zip(subject.states, matching.permutations)]
     state = combine(arm, aligned, setting, spec.tied)
