@@ -44,6 +44,8 @@ def arms_of(config: Config) -> list[Arm]:
 def check_model(config: Config) -> None:
     """The network, where it is built here."""
     model = config.model
+    if model.kind == "none" and config.task.models:
+        return  # merged networks on disk say themselves what they are
     if model.kind != "vision":
         names = ", ".join(VISION_NAMES)
         raise UserError(f"model={model.name} reads no images: choose one of {names}, or a text dataset for it")
@@ -135,7 +137,7 @@ def check_fit(config: Config, arm: Arm) -> None:
         raise UserError("straight-through needs networks with the same classes: use task.labels=1 or another match")
     if task.labels > 1 and task.weights:
         raise UserError("task.weights and task.labels=2 do not go together: drop task.weights")
-    plain = config.model.norm or ("none" if config.model.name in ("mlp", "vit-tiny") else "batch")
+    plain = getattr(config.model, "norm", None) or ("none" if config.model.name in ("mlp", "vit-tiny") else "batch")
     if arm.renorm != "none" and plain != "batch" and (arm.combine == "zip" or count > 2):
         raise UserError(
             f"renorm={arm.renorm} without BatchNorm is REPAIR, which needs pairs of units, and {arm.text} of {count} "

@@ -147,7 +147,7 @@ def save_result(pair: Pair, loaded: Loaded | None, data: ImageData) -> None:
         save_network(folder, merged.state, loaded, record)
         return
     if loaded is not None and loaded.kind == "vision":
-        record |= loaded.config
+        record |= {key: loaded.config.get(key) for key in ("network", "width", "depth", "norm", "shape", "classes")}
     elif loaded is None:
         record |= vision_record(config.model, data)
     for name, state in zip(head_folders(folder, pair), merged.states):

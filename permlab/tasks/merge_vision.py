@@ -110,18 +110,27 @@ def check_classes(model: nn.Module, data: ImageData) -> None:
 
 def users_group(config: Config, loaded: Loaded, data: ImageData) -> Group:
     """The user's networks as a pair (or more)."""
-    from permlab.tasks.merge_pairs import device_of, untrained
+    from permlab.tasks.merge_pairs import device_of
 
     device = device_of(config)
     loaded.module.to(device)
     states = [{name: state[name].to(device) for name in state} for state in loaded.states]
     ancestor = loaded.ancestor and {name: value.float().to(device) for name, value in loaded.ancestor.items()}
     rows = [{"pair": 0, "network": name, "source": path} for name, path in zip(loaded.names, config.task.models)]
-    group = Group(states, list(loaded.names), rows, ancestor=ancestor)
-    if loaded.kind == "vision" and loaded.config.get("network") == config.model.name:
-        fresh = [untrained(config, data, 0, k, loaded.config["width"]) for k in (0, 1)]
-        group.untrained = fresh if fresh[0].keys() == states[0].keys() else []
-    return group
+    return Group(states, list(loaded.names), rows, ancestor=ancestor, untrained=fresh_networks(config, loaded, data))
+
+
+def fresh_networks(config: Config, loaded: Loaded, data: ImageData) -> list[Any]:
+    """Two untrained networks of the users' architecture, for the control."""
+    from permlab.merging import initial_state
+    from permlab.tasks.merge_pairs import device_of
+
+    record, device = loaded.config, device_of(config)
+    options = {key: record.get(key) for key in ("width", "depth", "norm")}
+    fresh = [initial_state(record["network"], data, derived_seed(config.seed, "init", 0, k), **options) for k in (0, 1)]
+    if any(fresh[0][name].shape != value.shape for name, value in loaded.states[0].items()):
+        return []  # the networks have more outputs than the images have classes
+    return [{name: value.to(device) for name, value in state.items()} for state in fresh]
 
 
 def trained_group(config: Config, run: Run, data: ImageData, model: nn.Module, pair: int) -> Group:
