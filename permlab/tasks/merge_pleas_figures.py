@@ -29,12 +29,12 @@ def draw_arms(lines: Sequence[Row], score: str) -> Figure:
         at,
         [line[score] for line in own],
         xerr=np.nan_to_num([line[f"{score}_sd"] for line in own]),
-        color=[figures.color(line["arm"].split(",")[0]) for line in own],
+        color=[figures.color(line["arm"].removesuffix(" + reset").split(",")[0]) for line in own],
         height=0.75,
         error_kw={"linewidth": 0.8},
     )
     ax.set_yticks(at, [f"{line['arm']}  ({line['macs']:.2f}x)" for line in own])
-    ax.set(xlabel=LABELS[score], xlim=(0, 1))
+    ax.set(xlabel=LABELS[score], xlim=(0, 1), ylim=(-0.7, len(own) - 0.3))
     ax.grid(False, axis="y")
     return figure
 
