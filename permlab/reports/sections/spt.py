@@ -10,7 +10,7 @@ from permlab.reports.document import Block, Figure, Row
 from permlab.reports.sections.common import Collection, newest_tables
 from permlab.reports.writer import Output
 
-TITLE = "Semi-permuted training (spt)"
+TITLE = "Semantic-aware permutation training (spt)"
 QUESTION = "Does training on permuted semantic units cure the reversal curse? (arXiv 2403.00758)"
 
 
