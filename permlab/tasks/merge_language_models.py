@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
+from torch import nn
+
 from permlab.config import Config
 from permlab.errors import UserError
+from permlab.hardware import check_memory
 from permlab.merging.loading import Loaded, load_networks
 from permlab.runs.run import Run
-from permlab.tasks.merge_language import arms_of, text_kind
+from permlab.tasks.merge_language import arms_of, memory, text_kind
 from permlab.tasks.merge_language_report import report
 from permlab.tasks.merge_language_score import (
     Subject,
@@ -28,6 +32,8 @@ def run_models(config: Config, run: Run) -> None:
     task = config.task
     loaded = load_networks(task.models, ancestor=task.ancestor)
     tell(run, loaded)
+    needed = memory(loaded.checkpoints, scored=text_kind(config), ancestral=task.combine != "average")
+    check_memory("merging these networks", needed, config.hardware)
     if loaded.kind == "causal_lm" and text_kind(config):
         subject = subject_of(config, run, loaded)
         rows, curves = measure(config, run, subject)
@@ -94,7 +100,15 @@ def subject_of(config: Config, run: Run, loaded: Loaded) -> Subject:
     )
     run.summary(tokens=tokens)
     states = [{name: value.to(device) for name, value in state.items()} for state in loaded.states]
+    buffers_to(loaded.module, device)
     return Subject(0, loaded.spec, loaded.module, loaded.names, states, sets, fit, ancestor=loaded.ancestor)
+
+
+def buffers_to(module: nn.Module, device: torch.device) -> None:
+    """Move the buffers; the parameters of a loaded module are empty and cannot be moved."""
+    for part in module.modules():
+        for name, value in part.named_buffers(recurse=False):
+            setattr(part, name, value.to(device))
 
 
 def tokenizer_of(config: Config, loaded: Loaded) -> Any:

@@ -288,3 +288,13 @@ def test_scores_are_refused_for_what_does_not_speak(tmp_path, capsys):
     assert merge(f"task.models=[{tmp_path}/a,{tmp_path}/b]", "dataset=people") == 2
     assert "is a BertForSequenceClassification, which is merged but not scored" in capsys.readouterr().err
     assert not Path("run").exists()
+
+
+def test_networks_that_cannot_fit_into_memory_are_refused(tmp_path, capsys, monkeypatch):
+    a, b = save_pair(tmp_path)
+    monkeypatch.setattr("permlab.tasks.merge_language.memory", lambda *_, **__: 2.0**60)
+    monkeypatch.setattr("permlab.tasks.merge_language_models.memory", lambda *_, **__: 2.0**60)
+    for more in (["run.dry_run=true"], []):
+        assert merge(f"task.models=[{a},{b}]", *more) == 2
+        assert "merging these networks needs about 1073741824.0 GiB" in capsys.readouterr().err
+        assert not Path("run").exists()
