@@ -42,6 +42,7 @@ TINY = {
     "merge/lmc_three": [*MERGE, "task.steps=2"],
     "merge/pleas": MERGE,
     "merge/pleas_domains": MERGE,
+    "merge/pleas_resnet": [*MERGE[:2], "model.width=0.5", "task.images=64"],
     "merge/quick": MERGE,
     "merge/quick_lmc": MERGE,
     "merge/quick_pleas": MERGE,
