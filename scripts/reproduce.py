@@ -67,6 +67,7 @@ TARGETS: dict[str, tuple[Step, ...]] = {
     ),
     "merge": (
         Step("merge/rebasin"),
+        Step("merge/rebasin", ("dataset=mnist", "dataset.path={data}/mnist"), ("mnist",)),
         Step("merge/batchnorm"),
         Step("merge/width"),
         Step("merge/lmc"),
