@@ -67,7 +67,7 @@ TARGETS: dict[str, tuple[Step, ...]] = {
     ),
     "merge": (
         Step("merge/rebasin"),
-        Step("merge/rebasin", ("dataset=mnist", "dataset.path={data}/mnist"), ("mnist",)),
+        Step("merge/rebasin", ("dataset=mnist", "dataset.path={data}/mnist"), ("mnist",), minutes=12),
         Step("merge/batchnorm"),
         Step("merge/width"),
         Step("merge/lmc"),
