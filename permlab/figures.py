@@ -71,6 +71,7 @@ FIXED = {
     "weight matching": "blue",
     "weight matching + reset": "sky",
     "activation matching": "orange",
+    "activation matching + reset": "purple",
     "straight-through": "green",
     "ZipIt": "purple",
 }

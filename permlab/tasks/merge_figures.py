@@ -6,6 +6,7 @@ import statistics
 from typing import Any
 
 from permlab import figures
+from permlab.arms import RENORMS
 
 Row = dict[str, Any]
 QUANTITIES = (("loss", "loss (nats)"), ("accuracy", "accuracy"))
@@ -70,14 +71,16 @@ def draw_arms(rows: list[Row]) -> Any:
 
 
 SWEPT = ("loss_barrier", "midpoint_accuracy")
-SPELLED = {
-    "naive": "no permutation",
-    "straight_through": "straight-through",
-    "zipit": "ZipIt",
-    "weight_matching_reset": "weight matching + reset",
-    "no_permutation_reset": "no permutation + reset",
-}
+SPELLED = {"naive": "no permutation", "straight_through": "straight-through", "zipit": "ZipIt"}
 """Names of arms in metrics -> as figures spell them."""
+
+
+def spelled(arm: str) -> str:
+    """The name of an arm in tables and figures, from its name in metrics: `x_reset` -> `x + reset`."""
+    for renorm in RENORMS[1:]:
+        if arm.endswith(f"_{renorm}"):
+            return f"{spelled(arm.removesuffix(f'_{renorm}'))} + {renorm}"
+    return SPELLED.get(arm, arm.replace("_", " "))
 
 
 def draw_sweep(key: str, groups: list[tuple[dict[str, str], list[dict[str, float]]]]) -> Any:
@@ -91,7 +94,7 @@ def draw_sweep(key: str, groups: list[tuple[dict[str, str], list[dict[str, float
             name = f"{arm}_{metric}"
             points = [(float(varied[key]), [m[name] for m in found if name in m]) for varied, found in order]
             points = [(x, values) for x, values in points if values]
-            label = SPELLED.get(arm, arm.replace("_", " "))
+            label = spelled(arm)
             means = [statistics.fmean(values) for _, values in points]
             ax.plot([x for x, _ in points], means, "o-", color=figures.color(label), label=label)
         ax.set_xscale("log")
@@ -99,7 +102,7 @@ def draw_sweep(key: str, groups: list[tuple[dict[str, str], list[dict[str, float
         ax.minorticks_off()
         ax.set_xlabel(key)
     axes[0].set_ylabel("test loss barrier (nats)")
-    axes[1].set_ylabel("test accuracy of the merged network")
+    axes[1].set_ylabel("test accuracy, merged network")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return fig
 
