@@ -26,6 +26,10 @@ SPREAD = 1.6
 """Standard deviations by which a pair must stand out to enter a sparse assignment (about a tenth of all pairs)."""
 
 
+WEIGHT_STEPS = 2.0**14
+"""Steps between the best and the worst pair of a sparse assignment."""
+
+
 @dataclass
 class Assignment:
     """`permutation`: the chosen element. `cost` [n, n]: first-level similarity (channels or key/value heads)."""
@@ -49,7 +53,7 @@ def _outstanding(similarity: Tensor, dim: int, z: float) -> Tensor:
 
 
 def improve(similarity: Tensor, current: Tensor, z: float = SPREAD) -> Tensor:
-    """A permutation at least as good as `current`: an assignment over outstanding pairs only.
+    """A permutation as good as `current` (to the size of a step) or better: an assignment over outstanding pairs only.
 
     A pair counts when it stands out from its row or its column by `z` standard deviations, or is in `current`; the
     sparse problem (SciPy's Jonker-Volgenant) takes a fraction of the time of the dense one and finds most of its gain.
@@ -64,7 +68,10 @@ def improve(similarity: Tensor, current: Tensor, z: float = SPREAD) -> Tensor:
     flat = chosen.flatten().nonzero().flatten()
     values = similarity.flatten()[flat].double()
     # Every perfect matching has the same number of pairs, so a shift that makes all weights positive changes nothing.
-    weights = (float(values.max()) + 1.0) - values
+    # Coarse whole numbers: rows that compete for columns of nearly equal worth outbid each other by their difference,
+    # which SciPy's solver repeats until the price is right; for dead units, equal but for rounding, that never ends.
+    worst, best = float(values.min()), float(values.max())
+    weights = ((best - values) * (WEIGHT_STEPS / max(best - worst, torch.finfo(torch.float64).tiny))).round() + 1
     graph = csr_array((weights.numpy(), (flat % size).int().numpy(), starts), shape=(size, size))
     return torch.from_numpy(min_weight_full_bipartite_matching(graph)[1].astype(np.int64))
 

@@ -139,6 +139,21 @@ def test_the_sparse_assignment_is_never_worse_than_where_it_starts():
         assert end - start > 0.9 * (best - start)
 
 
+@pytest.mark.parametrize("seed", [3, 184])
+def test_sparse_assignments_end_where_dead_units_are_nearly_equal(seed):
+    # On the raw values SciPy's solver never returned for these.
+    generator = torch.Generator().manual_seed(seed)
+    size = int(torch.randint(4, 60, (1,), generator=generator))
+    a, b = (torch.relu(torch.randn(size, 5, generator=generator)) for _ in range(2))
+    small = 10.0 ** (-20 * torch.rand(1, generator=generator))
+    for side in (a, b):
+        side[size // 3 + 1 :] *= small
+    cost, current = a @ b.T, torch.arange(size)
+    new = improve(cost, current)
+    assert sorted(new.tolist()) == list(range(size))
+    assert cost[current, new].sum() >= cost[current, current].sum()
+
+
 @pytest.mark.parametrize("queries, rotary", [(1, False), (2, True), (3, False)])
 def test_two_level_head_assignment_equals_brute_force(queries, rotary):
     group = HeadGroup("h", kv_heads=2, queries=queries, key_dim=2, value_dim=2, rotary=rotary)
