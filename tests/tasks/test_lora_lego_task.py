@@ -13,7 +13,7 @@ from permlab import cli
 from permlab.adapters import open_adapter, random_adapter, relative_difference, write_adapter
 from permlab.data.adapter_tasks import apply_operation, knowledge, lists, sentences
 from permlab.errors import UserError
-from permlab.tasks.lora_lego_report import aggregate
+from permlab.tasks.lora_lego.report import aggregate
 
 SHAPES = {"model.layers.0.q_proj": (16, 12), "model.layers.0.v_proj": (8, 12)}
 TINY = [

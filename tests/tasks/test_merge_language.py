@@ -20,7 +20,7 @@ from permlab.merging import average
 from permlab.merging.loading import load_networks
 from permlab.models.tokenizers import train_tokenizer
 from permlab.symmetry import apply, declare_huggingface
-from permlab.tasks import merge_language_train
+from permlab.tasks.merge import language_train as merge_language_train
 
 QUIET = ["tracker=none", "hardware=cpu", "hardware.threads=1", "run.dir=run"]
 TINY = [
@@ -292,8 +292,8 @@ def test_scores_are_refused_for_what_does_not_speak(tmp_path, capsys):
 
 def test_networks_that_cannot_fit_into_memory_are_refused(tmp_path, capsys, monkeypatch):
     a, b = save_pair(tmp_path)
-    monkeypatch.setattr("permlab.tasks.merge_language.memory", lambda *_, **__: 2.0**60)
-    monkeypatch.setattr("permlab.tasks.merge_language_models.memory", lambda *_, **__: 2.0**60)
+    monkeypatch.setattr("permlab.tasks.merge.language.memory", lambda *_, **__: 2.0**60)
+    monkeypatch.setattr("permlab.tasks.merge.language_models.memory", lambda *_, **__: 2.0**60)
     for more in (["run.dry_run=true"], []):
         assert merge(f"task.models=[{a},{b}]", *more) == 2
         assert "merging these networks needs about 1073741824.0 GiB" in capsys.readouterr().err

@@ -26,10 +26,10 @@ from permlab.merging import (
 from permlab.models.vision import build_vision_model
 from permlab.symmetry import apply, declare
 from permlab.tasks.merge import ANALYSES
-from permlab.tasks.merge_lmc import means
-from permlab.tasks.merge_lmc_parts import ARMS, CAUSAL_GAMMAS, GAMMAS, Subject, causal, descent_steps, random_ranks
-from permlab.tasks.merge_pleas import paired, slug
-from permlab.tasks.merge_pleas_parts import BUDGET_GRID, Case, budget_rows, plans, table_rows
+from permlab.tasks.merge.lmc import means
+from permlab.tasks.merge.lmc_parts import ARMS, CAUSAL_GAMMAS, GAMMAS, Subject, causal, descent_steps, random_ranks
+from permlab.tasks.merge.pleas import paired, slug
+from permlab.tasks.merge.pleas_parts import BUDGET_GRID, Case, budget_rows, plans, table_rows
 
 SMALL = ["task=merge", "model.width=16", "task.train.epochs=3", "task.points=3", "task.images=300"]
 QUIET = ["tracker=none", "hardware=cpu", "hardware.threads=1"]

@@ -17,7 +17,7 @@ from permlab.matching import Matching
 from permlab.merging import batches_of, evaluate, initial_state, load_merged, train_endpoint
 from permlab.models.vision import build_vision_model
 from permlab.symmetry import apply, declare
-from permlab.tasks import merge_vision
+from permlab.tasks.merge import vision as merge_vision
 
 QUIET = ["tracker=none", "hardware=cpu", "hardware.threads=1"]
 SMALL = ["model.width=24", "task.train.epochs=3", "task.points=5"]

@@ -11,7 +11,7 @@ import pytest
 
 from permlab import cli
 from permlab.ntk import descent, finite
-from permlab.tasks import ntk_train
+from permlab.tasks.ntk import train as ntk_train
 
 QUIET = ["tracker=none", "hardware=cpu", "hardware.threads=1", "run.dir=run"]
 

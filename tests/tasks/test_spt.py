@@ -166,7 +166,7 @@ def test_experiments_expand_to_their_sweeps_and_the_command_line_wins():
 
 def test_the_order_matrix_figure_comes_from_the_sweep():
     from permlab.tasks.spt import sweep_figures
-    from permlab.tasks.spt_figures import FORMS
+    from permlab.tasks.spt.figures import FORMS
 
     groups = [({"dataset.train_form": str(i)}, [{f"form_{f}": 0.5 for f in FORMS}]) for i in range(4)]
     assert list(sweep_figures(groups)) == ["order_matrix"]

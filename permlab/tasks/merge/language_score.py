@@ -31,7 +31,7 @@ from permlab.merging.saving import save_network
 from permlab.runs.run import Run
 from permlab.symmetry import Spec
 from permlab.symmetry.functional import call
-from permlab.tasks.merge_language import arms_of
+from permlab.tasks.merge.language import arms_of
 
 Row = dict[str, Any]
 State = Mapping[str, Tensor]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from permlab import figures
-from permlab.tasks.merge_lmc import means
+from permlab.tasks.merge.lmc import means
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,10 +20,10 @@ from permlab.models.causal_lm import build_scratch, load_tokenizer, save_causal_
 from permlab.runs.run import Run
 from permlab.seeding import derived_seed
 from permlab.symmetry import declare_huggingface
-from permlab.tasks.merge_language import arms_of
-from permlab.tasks.merge_language_report import report
-from permlab.tasks.merge_language_score import Subject, measure, untrained_rows, write_merged
-from permlab.tasks.merge_pairs import device_of
+from permlab.tasks.merge.language import arms_of
+from permlab.tasks.merge.language_report import report
+from permlab.tasks.merge.language_score import Subject, measure, untrained_rows, write_merged
+from permlab.tasks.merge.pairs import device_of
 from permlab.text.orders import OrderedTexts, Ordering
 from permlab.text.recall import encoder
 from permlab.text.training import Collator, Hooks, TrainingSettings, make_trainer

@@ -254,7 +254,7 @@ def plan(config: Config) -> dict[str, str]:
     """Describe a dry run; with adapters, open them and check that they fit together."""
     task = config.task
     if task.adapters:
-        from permlab.tasks.lora_lego_files import describe
+        from permlab.tasks.lora_lego.files import describe
 
         return describe(config)
     if task.study == "identities":
@@ -271,14 +271,14 @@ def plan(config: Config) -> dict[str, str]:
 def run(config: Config, run: Run) -> None:
     """Merge the adapters that are given, or train some and compare every method."""
     if config.task.adapters:
-        from permlab.tasks.lora_lego_files import merge_files
+        from permlab.tasks.lora_lego.files import merge_files
 
         merge_files(config, run)
     elif config.task.study == "identities":
-        from permlab.tasks.lora_lego_identities import check_identities
+        from permlab.tasks.lora_lego.identities import check_identities
 
         check_identities(config, run)
     else:
-        from permlab.tasks.lora_lego_bench import run_benchmark
+        from permlab.tasks.lora_lego.bench import run_benchmark
 
         run_benchmark(config, run)

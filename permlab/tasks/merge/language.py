@@ -193,10 +193,10 @@ def memory(networks: list[Checkpoint], *, scored: bool, ancestral: bool) -> floa
 def run_language(config: Config, run: Run) -> None:
     """Get the networks, match, merge, score, write."""
     if config.task.models:
-        from permlab.tasks.merge_language_models import run_models
+        from permlab.tasks.merge.language_models import run_models
 
         run_models(config, run)
     else:
-        from permlab.tasks.merge_language_train import run_trained
+        from permlab.tasks.merge.language_train import run_trained
 
         run_trained(config, run)

@@ -26,8 +26,8 @@ from permlab.ntk.sampling import draw_test_set, stopping_times
 from permlab.runs.run import Run
 from permlab.seeding import derived_seed
 from permlab.tasks.ntk import NtkConfig, trained_layers
-from permlab.tasks.ntk_figures import draw_widths
-from permlab.tasks.ntk_law import BAND, add_published, has_band
+from permlab.tasks.ntk.figures import draw_widths
+from permlab.tasks.ntk.law import BAND, add_published, has_band
 
 Row = dict[str, Any]
 

@@ -9,7 +9,7 @@ from typing import Any
 from permlab import figures
 from permlab.config import Config
 from permlab.runs.run import Run
-from permlab.tasks.merge_language import arms_of
+from permlab.tasks.merge.language import arms_of
 
 Row = dict[str, Any]
 SHOWN = ("texts", "arm", "perplexity", "loss", "accuracy", "loss_barrier", "l2_reduction")

@@ -22,7 +22,7 @@ from permlab.config import Config
 
 if TYPE_CHECKING:
     from permlab.runs.run import Run
-    from permlab.tasks.merge_pleas_parts import Case
+    from permlab.tasks.merge.pleas_parts import Case
 
 Row = dict[str, Any]
 REFERENCE = "activation matching, least squares"
@@ -35,8 +35,8 @@ def run_pleas(config: Config, run: Run) -> None:
     Raises:
         UserError: training diverged, or a model without a linear head.
     """
-    from permlab.tasks.merge_pairs import build, forget_networks, load_data, spec_of
-    from permlab.tasks.merge_pleas_parts import budget_rows, plans, table_rows
+    from permlab.tasks.merge.pairs import build, forget_networks, load_data, spec_of
+    from permlab.tasks.merge.pleas_parts import budget_rows, plans, table_rows
 
     task = config.task
     data = load_data(config)
@@ -61,8 +61,8 @@ def _case(config: Config, run: Run, data: Any, model: Any, spec: Any, pair: int,
     """Train the two networks of a pair; put together what merging them may read."""
     from permlab.merging import batches_of, find_head, head_tensors
     from permlab.seeding import derived_seed
-    from permlab.tasks.merge_pairs import BATCH, network_data, statistics_batches, train_pair, untrained
-    from permlab.tasks.merge_pleas_parts import Case
+    from permlab.tasks.merge.pairs import BATCH, network_data, statistics_batches, train_pair, untrained
+    from permlab.tasks.merge.pleas_parts import Case
 
     ends = train_pair(config, run, data, model, pair)
     for name, end in zip("AB", ends):
@@ -101,8 +101,8 @@ def _mixed(own: Sequence[Sequence[Any]]) -> list[Any]:
 
 def report(run: Run, tables: dict[str, list[Row]]) -> None:
     """Write what `run_pleas` measured."""
-    from permlab.tasks.merge_lmc import means
-    from permlab.tasks.merge_pleas_figures import draw_arms, draw_budgets
+    from permlab.tasks.merge.lmc import means
+    from permlab.tasks.merge.pleas_figures import draw_arms, draw_budgets
 
     for name, rows in tables.items():
         run.table(name, rows, show=False)

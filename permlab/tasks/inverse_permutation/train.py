@@ -26,8 +26,8 @@ from permlab.probes import (
 from permlab.probes.construction import check_construction_memory
 from permlab.probes.problem import heldout_batch
 from permlab.probes.transformer import check_memory
-from permlab.tasks import inverse_permutation_figures as drawing
 from permlab.tasks.inverse_permutation import InversePermutationConfig, arms, sweep_layout
+from permlab.tasks.inverse_permutation import figures as drawing
 
 if TYPE_CHECKING:
     from permlab.runs.run import Run

@@ -21,7 +21,7 @@ from permlab.config import Config
 
 if TYPE_CHECKING:
     from permlab.runs.run import Run
-    from permlab.tasks.merge_lmc_parts import Subject
+    from permlab.tasks.merge.lmc_parts import Subject
 
 Row = dict[str, Any]
 SHOWN = {
@@ -41,7 +41,7 @@ KEYS = {
 
 def run_lmc(config: Config, run: Run) -> None:
     """Train the pairs (triples where three networks are compared), analyse each, write tables, figures, numbers."""
-    from permlab.tasks.merge_pairs import build, forget_networks, load_data, spec_of
+    from permlab.tasks.merge.pairs import build, forget_networks, load_data, spec_of
 
     task = config.task
     data = load_data(config)
@@ -61,8 +61,8 @@ def _subject(config: Config, run: Run, data: Any, model: Any, spec: Any, pair: i
     """Train the networks of one pair and note how good they are."""
     from permlab.merging.renormalise import batchnorms
     from permlab.seeding import derived_seed
-    from permlab.tasks.merge_lmc_parts import Subject
-    from permlab.tasks.merge_pairs import evaluation_sets, statistics_batches, train_pair, untrained
+    from permlab.tasks.merge.lmc_parts import Subject
+    from permlab.tasks.merge.pairs import evaluation_sets, statistics_batches, train_pair, untrained
 
     task = config.task
     count = 3 if "three" in task.analyses else 2
@@ -89,7 +89,7 @@ def _subject(config: Config, run: Run, data: Any, model: Any, spec: Any, pair: i
 
 def _analyse(config: Config, run: Run, subject: Subject, tables: dict[str, list[Row]]) -> None:
     """Add the rows of one pair."""
-    from permlab.tasks.merge_lmc_parts import ANALYSES
+    from permlab.tasks.merge.lmc_parts import ANALYSES
 
     chosen = config.task.analyses
     with run.progress(f"analysing pair {subject.pair + 1}", len(chosen)) as bar:
@@ -119,7 +119,7 @@ def means(rows: Sequence[Row], keys: Sequence[str]) -> list[Row]:
 
 def report(run: Run, tables: dict[str, list[Row]]) -> None:
     """Write what `run_lmc` measured."""
-    from permlab.tasks.merge_lmc_figures import FIGURES
+    from permlab.tasks.merge.lmc_figures import FIGURES
 
     for name, rows in tables.items():
         run.table(name, rows, show=False)

@@ -13,9 +13,9 @@ from permlab.errors import UserError
 from permlab.hardware import check_memory
 from permlab.merging.loading import Loaded, load_networks
 from permlab.runs.run import Run
-from permlab.tasks.merge_language import arms_of, memory, text_kind
-from permlab.tasks.merge_language_report import report
-from permlab.tasks.merge_language_score import (
+from permlab.tasks.merge.language import arms_of, memory, text_kind
+from permlab.tasks.merge.language_report import report
+from permlab.tasks.merge.language_score import (
     Subject,
     matched,
     measure,
@@ -23,8 +23,8 @@ from permlab.tasks.merge_language_score import (
     setting_of,
     write_merged,
 )
-from permlab.tasks.merge_language_train import split_texts, token_batches
-from permlab.tasks.merge_pairs import device_of
+from permlab.tasks.merge.language_train import split_texts, token_batches
+from permlab.tasks.merge.pairs import device_of
 
 
 def run_models(config: Config, run: Run) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from permlab.arms import Arm
 from permlab.config import Config
 from permlab.runs.sweep import mean_and_spread
-from permlab.tasks.merge_figures import draw_arms, draw_curves
+from permlab.tasks.merge.figures import draw_arms, draw_curves
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from permlab.data.images import ImageData
     from permlab.merging.loading import Loaded
     from permlab.runs.run import Run
-    from permlab.tasks.merge_vision import Pair
+    from permlab.tasks.merge.vision import Pair
 
 Row = dict[str, Any]
 NAMES = ("pair", "seed", "arm", "role", "match", "combine", "renorm")

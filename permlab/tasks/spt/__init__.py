@@ -218,13 +218,13 @@ def plan(config: Config) -> dict[str, str]:
 
 def run(config: Config, run: Run) -> None:
     """Segment, train, ask, save."""
-    from permlab.tasks.spt_run import train_and_ask
+    from permlab.tasks.spt.workflow import train_and_ask
 
     train_and_ask(config, run)
 
 
 def sweep_figures(groups: list[tuple[dict[str, str], list[dict[str, float]]]]) -> dict[str, Any]:
     """Figures of a sweep: the matrix of surface forms, or recall by what was varied."""
-    from permlab.tasks.spt_figures import order_matrix, recall_by_arm
+    from permlab.tasks.spt.figures import order_matrix, recall_by_arm
 
     return order_matrix(groups) or recall_by_arm(groups)

@@ -14,8 +14,8 @@ from permlab.config import Config
 from permlab.data.image_configs import IMAGE_DATASETS
 from permlab.data.text_configs import TEXT_DATASETS
 from permlab.errors import UserError, check_choice, check_range
-from permlab.tasks.merge_checks import plan_images, validate_images
-from permlab.tasks.merge_language import is_language, plan_language, validate_language
+from permlab.tasks.merge.checks import plan_images, validate_images
+from permlab.tasks.merge.language import is_language, plan_language, validate_language
 
 if TYPE_CHECKING:
     from permlab.runs.run import Run
@@ -159,21 +159,21 @@ def run(config: Config, run: Run) -> None:
     """Get the networks, match, combine, judge, write."""
     study = config.task.study
     if is_language(config):
-        from permlab.tasks.merge_language import run_language as work
+        from permlab.tasks.merge.language import run_language as work
     elif study == "lmc":
-        from permlab.tasks.merge_lmc import run_lmc as work
+        from permlab.tasks.merge.lmc import run_lmc as work
     elif study == "pleas":
-        from permlab.tasks.merge_pleas import run_pleas as work
+        from permlab.tasks.merge.pleas import run_pleas as work
     elif study == "width":
-        from permlab.tasks.merge_width import run_width as work
+        from permlab.tasks.merge.width import run_width as work
     else:
-        from permlab.tasks.merge_vision import run_pairs as work
+        from permlab.tasks.merge.vision import run_pairs as work
     work(config, run)
 
 
 def sweep_figures(groups: list[tuple[dict[str, str], list[dict[str, float]]]]) -> dict[str, Any]:
     """Every arm against the width, when jobs of a sweep differ in it."""
-    from permlab.tasks.merge_figures import draw_sweep
+    from permlab.tasks.merge.figures import draw_sweep
 
     key = next((key for key in ("model.width", "task.share", "task.budget") if key in groups[0][0]), None)
     if key is None or len(groups[0][0]) > 1 or not all(metrics for _, metrics in groups):

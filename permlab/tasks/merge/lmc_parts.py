@@ -1,6 +1,6 @@
 """The analyses of `task.study=lmc`, one function each: rows of tables for one pair (or triple) of networks.
 
-rows = distances(subject)["distances"]; their columns are explained in `permlab.tasks.merge_lmc`.
+rows = distances(subject)["distances"]; their columns are explained in `permlab.tasks.merge.lmc`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from permlab import figures
-from permlab.tasks.merge_pleas import with_reset
+from permlab.tasks.merge.pleas import with_reset
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

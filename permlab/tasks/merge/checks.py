@@ -167,13 +167,13 @@ def check_training(config: Config) -> None:
 
 def plan_images(config: Config) -> dict[str, str]:
     """Lines of a dry run: networks, arms, images; files are opened."""
-    from permlab.tasks.merge_pairs import build, load_data, training_options
+    from permlab.tasks.merge.pairs import build, load_data, training_options
 
     task = config.task
     data = load_data(config)
     lines: dict[str, Any] = {}
     if task.models:
-        from permlab.tasks.merge_vision import load_users
+        from permlab.tasks.merge.vision import load_users
 
         loaded = load_users(config, data)
         lines["networks"] = ", ".join(loaded.names)
@@ -190,7 +190,7 @@ def plan_images(config: Config) -> dict[str, str]:
     lines["images"] = f"{len(data.x_train)} for training, {len(data.x_test)} for testing ({data.note})"
     lines["study"] = task.study
     if task.study == "merge":
-        from permlab.tasks.merge_vision import configured, has_batchnorm, planned_arms
+        from permlab.tasks.merge.vision import configured, has_batchnorm, planned_arms
 
         arms = planned_arms(config, has_batchnorm(model), configured(config))
         lines["arms"] = "; ".join(each.label for each in arms)

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config
-from permlab.tasks import inverse_permutation_figures as drawing
+from permlab.tasks.inverse_permutation import figures as drawing
 
 if TYPE_CHECKING:
     from permlab.runs.run import Run

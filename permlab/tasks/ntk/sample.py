@@ -13,8 +13,8 @@ from permlab.ntk.law import success_probability
 from permlab.ntk.sampling import accuracy_curves, stopping_times
 from permlab.runs.run import Run
 from permlab.tasks.ntk import NtkConfig
-from permlab.tasks.ntk_figures import draw_accuracy, draw_sizes
-from permlab.tasks.ntk_law import BAND, add_published, in_threads, law_rows, summarize
+from permlab.tasks.ntk.figures import draw_accuracy, draw_sizes
+from permlab.tasks.ntk.law import BAND, add_published, in_threads, law_rows, summarize
 
 Row = dict[str, Any]
 

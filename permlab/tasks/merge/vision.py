@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from permlab.merging.loading import Loaded
     from permlab.runs.run import Run
     from permlab.symmetry import Spec
-    from permlab.tasks.merge_bench import Bench
+    from permlab.tasks.merge.bench import Bench
 
 Row = dict[str, Any]
 
@@ -43,8 +43,8 @@ class Group:
 
 def run_pairs(config: Config, run: Run) -> None:
     """Get every pair, judge every arm, write tables, figures, the merged network and the headline numbers."""
-    from permlab.tasks.merge_pairs import build, forget_networks, load_data, pooled, spec_of
-    from permlab.tasks.merge_report import report
+    from permlab.tasks.merge.pairs import build, forget_networks, load_data, pooled, spec_of
+    from permlab.tasks.merge.report import report
 
     task = config.task
     data = load_data(config)
@@ -110,7 +110,7 @@ def check_classes(model: nn.Module, data: ImageData) -> None:
 
 def users_group(config: Config, loaded: Loaded, data: ImageData) -> Group:
     """The user's networks as a pair (or more)."""
-    from permlab.tasks.merge_pairs import device_of
+    from permlab.tasks.merge.pairs import device_of
 
     device = device_of(config)
     loaded.module.to(device)
@@ -123,7 +123,7 @@ def users_group(config: Config, loaded: Loaded, data: ImageData) -> Group:
 def fresh_networks(config: Config, loaded: Loaded, data: ImageData) -> list[Any]:
     """Two untrained networks of the users' architecture, for the control."""
     from permlab.merging import initial_state
-    from permlab.tasks.merge_pairs import device_of
+    from permlab.tasks.merge.pairs import device_of
 
     record, device = loaded.config, device_of(config)
     options = {key: record.get(key) for key in ("width", "depth", "norm")}
@@ -135,7 +135,7 @@ def fresh_networks(config: Config, loaded: Loaded, data: ImageData) -> list[Any]
 
 def trained_group(config: Config, run: Run, data: ImageData, model: nn.Module, pair: int) -> Group:
     """A pair trained here, from a common ancestor where the arm needs one."""
-    from permlab.tasks.merge_pairs import train_ancestor, train_pair, untrained
+    from permlab.tasks.merge.pairs import train_ancestor, train_pair, untrained
 
     arms = [configured(config), *map(parse_arm, config.task.compare)]
     ancestor = None
@@ -164,7 +164,7 @@ class Pair:
     def __init__(
         self, config: Config, run: Run, model: nn.Module, spec: Spec, data: ImageData, pair: int, group: Group
     ) -> None:
-        from permlab.tasks.merge_pairs import evaluation_sets
+        from permlab.tasks.merge.pairs import evaluation_sets
 
         self.config, self.run, self.model, self.spec = config, run, model, spec
         self.data, self.pair, self.group = data, pair, group
@@ -174,7 +174,7 @@ class Pair:
         self.merged: Merged | None = None
 
     def _bench(self, states: Sequence[Any], labels: Sequence[Sequence[int]]) -> Bench:
-        from permlab.tasks.merge_bench import Bench
+        from permlab.tasks.merge.bench import Bench
 
         setting = self._setting(labels)
         return Bench(
@@ -184,7 +184,7 @@ class Pair:
 
     def _setting(self, labels: Sequence[Sequence[int]]) -> Setting:
         from permlab.merging import Setting, find_head, head_tensors
-        from permlab.tasks.merge_pairs import network_data, statistics_batches
+        from permlab.tasks.merge.pairs import network_data, statistics_batches
 
         task = self.config.task
         heads: tuple[str, ...] = ()
@@ -251,7 +251,7 @@ class Pair:
 
     def save(self, loaded: Loaded | None, data: ImageData) -> None:
         """The merged network of the configured arm, under every head, and its matching without the cost matrices."""
-        from permlab.tasks.merge_report import save_result
+        from permlab.tasks.merge.report import save_result
 
         save_result(self, loaded, data)
 

@@ -161,7 +161,7 @@ def plan(config: Config) -> dict[str, str]:
             f"{task.replicates} simulated runs for each k up to {task.band_up_to}" if task.replicates else "none"
         )
         return lines
-    from permlab.tasks.ntk_train import memory_gib
+    from permlab.tasks.ntk.train import memory_gib
 
     cases = len(task.k) * len(task.width) * (1 if task.test == "all" else len(task.ones))
     lines["networks"] = f"{cases} cases of {task.members} networks, widths {list(task.width)}, solver {task.solver}"
@@ -173,9 +173,9 @@ def plan(config: Config) -> dict[str, str]:
 def run(config: Config, run: Run) -> None:
     """Compute the law, sample it, or train networks."""
     if config.task.mode == "law":
-        from permlab.tasks.ntk_law import run_law as work
+        from permlab.tasks.ntk.law import run_law as work
     elif config.task.mode == "sample":
-        from permlab.tasks.ntk_sample import run_sample as work
+        from permlab.tasks.ntk.sample import run_sample as work
     else:
-        from permlab.tasks.ntk_train import run_train as work
+        from permlab.tasks.ntk.train import run_train as work
     work(config, run)

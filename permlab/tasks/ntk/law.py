@@ -17,7 +17,7 @@ from permlab.ntk.law import ensemble_size
 from permlab.ntk.published import PUBLISHED_TO_90_PERCENT
 from permlab.runs.run import Run
 from permlab.tasks.ntk import ENUMERATED_K, NtkConfig
-from permlab.tasks.ntk_figures import draw_sizes
+from permlab.tasks.ntk.figures import draw_sizes
 
 BAND = (0.025, 0.5, 0.975)
 Row = dict[str, Any]

@@ -31,7 +31,7 @@ def widths_of(config: Config) -> list[float]:
 
 def run_width(config: Config, run: Run) -> None:
     """Train the pairs of every width, score the four arms, write table, figure and numbers."""
-    from permlab.tasks.merge_pairs import build, forget_networks, load_data, spec_of, train_pair
+    from permlab.tasks.merge.pairs import build, forget_networks, load_data, spec_of, train_pair
 
     task, widths = config.task, widths_of(config)
     data = load_data(config)
@@ -62,7 +62,7 @@ def judge(config: Config, model: Any, spec: Any, data: Any, networks: list[Any],
 
     from permlab.matching import weight_matching
     from permlab.merging import align, barrier_curve, batches_of, l2_reduction
-    from permlab.tasks.merge_pairs import BATCH, statistics_batches
+    from permlab.tasks.merge.pairs import BATCH, statistics_batches
 
     seed = derived_seed(config.seed, "match", pair)
     matching = weight_matching(spec, *networks, restarts=config.task.restarts, seed=seed)
@@ -100,8 +100,8 @@ def summarise(rows: list[Row]) -> list[Row]:
 
 def report(config: Config, run: Run, rows: list[Row]) -> None:
     """arms.csv, summary.csv, a figure against width, and numbers at the widest."""
-    from permlab.tasks.merge_figures import draw_width
-    from permlab.tasks.merge_report import slug
+    from permlab.tasks.merge.figures import draw_width
+    from permlab.tasks.merge.report import slug
 
     means = summarise(rows)
     run.table("arms", rows, show=False)

@@ -14,7 +14,7 @@ from permlab.errors import UserError
 from permlab.hardware import resolve_dtype
 from permlab.models.causal_lm import load_causal_lm, save_causal_lm
 from permlab.runs.run import Run
-from permlab.tasks.spt_figures import recall_bars, training_loss, units_histogram
+from permlab.tasks.spt.figures import recall_bars, training_loss, units_histogram
 from permlab.text.orders import OrderedTexts, Ordering
 from permlab.text.recall import accuracy, answer_queries, encoder, likelihoods, recall_table
 from permlab.text.segment import OracleSegmenter, RandomSegmenter, SegmentedCorpus, Segmenter, segment_corpus

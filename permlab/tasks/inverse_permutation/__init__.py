@@ -260,7 +260,7 @@ def plan(config: Config) -> dict[str, str]:
         }
     if task.mode == "tokens":
         return {"mode": "tokens", "combinations": f"{', '.join(task.tokens.combinations)} at n = {task.n}"}
-    from permlab.tasks.inverse_permutation_train import plan_networks
+    from permlab.tasks.inverse_permutation.train import plan_networks
 
     return {"mode": task.mode, **plan_networks(config)}
 
@@ -269,20 +269,20 @@ def run(config: Config, run: Run) -> None:
     """Do what `task.mode` says."""
     mode = config.task.mode
     if mode == "tokens":
-        from permlab.tasks.inverse_permutation_language import tokens as do
+        from permlab.tasks.inverse_permutation.language import tokens as do
     elif mode == "prompt":
-        from permlab.tasks.inverse_permutation_language import prompt as do
+        from permlab.tasks.inverse_permutation.language import prompt as do
     elif mode == "construct":
-        from permlab.tasks.inverse_permutation_train import construct as do
+        from permlab.tasks.inverse_permutation.train import construct as do
     elif mode == "scratch_sweep":
-        from permlab.tasks.inverse_permutation_train import scratch_sweep as do
+        from permlab.tasks.inverse_permutation.train import scratch_sweep as do
     else:
-        from permlab.tasks.inverse_permutation_train import train as do
+        from permlab.tasks.inverse_permutation.train import train as do
     do(config, run)
 
 
 def sweep_figures(groups: list[tuple[dict[str, str], list[dict[str, float]]]]) -> dict[str, Any]:
     """Figures of a sweep over task.n: steps and seconds to the target."""
-    from permlab.tasks.inverse_permutation_figures import scaling
+    from permlab.tasks.inverse_permutation.figures import scaling
 
     return scaling(groups)

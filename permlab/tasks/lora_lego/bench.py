@@ -18,8 +18,8 @@ from permlab.data.adapter_tasks import Benchmark, Group, Questions
 from permlab.errors import UserError
 from permlab.runs.run import Run
 from permlab.tasks.lora_lego import merge_rule
-from permlab.tasks.lora_lego_arms import Arm, all_arms
-from permlab.tasks.lora_lego_train import make_benchmark, prepare_adapters, prepare_base
+from permlab.tasks.lora_lego.arms import Arm, all_arms
+from permlab.tasks.lora_lego.train import make_benchmark, prepare_adapters, prepare_base
 
 CHOSEN = "the task's keys"
 
@@ -54,8 +54,8 @@ class Exam:
 
 def run_benchmark(config: Config, run: Run) -> None:
     """All seeds and regimes; then tables, figures, metrics and the merged adapter."""
-    from permlab.tasks.lora_lego_prune import prune_all
-    from permlab.tasks.lora_lego_report import report_merges, report_prunes
+    from permlab.tasks.lora_lego.prune import prune_all
+    from permlab.tasks.lora_lego.report import report_merges, report_prunes
 
     task = config.task
     rows: list[dict[str, Any]] = []
@@ -183,7 +183,7 @@ def controls(exam: Exam, adapters: Sequence[Adapter]) -> list[dict[str, Any]]:
 
 def diagnose(config: Config, adapters: Sequence[Adapter], seed: int) -> list[dict[str, Any]]:
     """Clustering by k, means over modules, and how far two k-means seeds lie apart."""
-    from permlab.tasks.lora_lego_arms import lego_arms
+    from permlab.tasks.lora_lego.arms import lego_arms
 
     ranks = [max(info.rank for info in adapter.modules.values()) for adapter in adapters]
     rows = []
