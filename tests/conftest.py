@@ -29,8 +29,8 @@ def shared_data() -> Callable[[str], Path]:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """Return an environment without accounts, hubs or trackers."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "HF_", "HYDRA"))}
+    """Return an environment without accounts, hubs, trackers or a terminal's size."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "HF_", "HYDRA", "COLUMNS", "LINES"))}
     return {
         **kept,
         "HOME": str(tmp_path / "home"),
