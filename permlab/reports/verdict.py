@@ -13,7 +13,7 @@ from permlab.errors import UserError
 from permlab.reports.aggregate import ASIDE, as_text, current, decisive, differing_keys, inner_seeds, spread, unfinished
 from permlab.reports.collect import RunRecord
 from permlab.reports.document import Lines, Row, Spread, plain
-from permlab.reports.rules import Outcome, Rule, flatten, parse_rule
+from permlab.reports.rules import Outcome, Rule, flatten, look_up, parse_rule, same
 
 VERDICTS = ("reproduced", "toy scale only", "partly", "not reproduced", "not judged", "unfinished")
 PLACES = ("path", "folder", "units", "file", "threads", "workers", "device", "hardware.name")
@@ -203,14 +203,28 @@ def judge_one(
     short = missing_jobs(chosen, about)
     if short:
         notes.append(short)
-    checks = []
+    checks, unread = [], 0
     for text in texts:
         try:
-            checks.append(check_one(parse_rule(str(text)), chosen))
+            rule = parse_rule(str(text))
         except UserError as error:
             notes.append(str(error))
-    unread = len(texts) - len(checks)
+            unread += 1
+            continue
+        if not about_others(rule, chosen, original):
+            checks.append(check_one(rule, chosen))
     return Claim(name, about, chosen, len(open_ones), checks, notes, bool(changed), unread)
+
+
+def about_others(rule: Rule, runs: Sequence[RunRecord], original: Mapping[str, Any] | None) -> bool:
+    """Return whether a rule is about a value that the experiment ships with and these runs changed: another data set."""
+    if not runs or original is None:
+        return False
+    told = [(key, value) for key, value in rule.where if key not in swept(runs[-1])]
+    return any(
+        same(look_up(original, key), value) and not any(same(look_up(r.config, key), value) for r in runs)
+        for key, value in told
+    )
 
 
 def check_one(rule: Rule, runs: Sequence[RunRecord]) -> Check:

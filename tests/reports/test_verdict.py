@@ -128,3 +128,13 @@ def test_a_recorded_rule_that_cannot_be_read_is_named_and_holds_nothing(tmp_path
 def test_runs_without_an_experiment_make_no_claim(tmp_path):
     write_run(tmp_path, "spt", 0, {"acc": 1.0})
     assert judge(collect([str(tmp_path)]).runs) == []
+
+
+def test_a_rule_about_another_data_set_is_left_out(tmp_path):
+    checks = ["mean(acc) >= 0.9 where task.data=digits", "mean(acc) >= 0.2"]
+    about = experiment(checks=checks)
+    write_run(tmp_path, "spt", 0, {"acc": 0.5}, {"data": "mnist"}, about)
+    shipped = {"task": {"name": "spt", "data": "digits"}, "experiment": about}
+    claim = only(tmp_path, lambda name: shipped)
+    assert [check.outcome.held for check in claim.checks] == [True]
+    assert claim.verdict == "toy scale only" and any("mnist" in note for note in claim.notes)
