@@ -217,7 +217,7 @@ def judge_one(
 
 
 def about_others(rule: Rule, runs: Sequence[RunRecord], original: Mapping[str, Any] | None) -> bool:
-    """Return whether a rule is about a value that the experiment ships with and these runs changed: another data set."""
+    """Return whether a rule is about a shipped value that these runs changed, such as another data set."""
     if not runs or original is None:
         return False
     told = [(key, value) for key, value in rule.where if key not in swept(runs[-1])]
