@@ -88,6 +88,8 @@ def headline(config: Config, rows: list[Row]) -> dict[str, float]:
 
 def barrier_figure(curves: list[Row]) -> Any:
     """Perplexity on the line between the networks, one thin line per pair, on the test texts."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     fig, ax = figures.new()
     seen = set()
     for pair in dict.fromkeys(row["pair"] for row in curves):
@@ -99,7 +101,8 @@ def barrier_figure(curves: list[Row]) -> Any:
             ax.plot([row["position"] for row in points], losses, color=figures.color(arm), alpha=0.8, label=label)
     ax.set(xlabel="position between the networks (0 = A, 1 = matched B)", ylabel="perplexity on test texts")
     ax.set_yscale("log")
-    for axis in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
-        axis("{x:g}")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=2)
     return fig
