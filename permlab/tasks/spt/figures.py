@@ -19,6 +19,7 @@ def units_histogram(histogram: dict[int, int]) -> Figure:
 
     figure, ax = figures.new()
     ax.bar(list(histogram), list(histogram.values()), color=figures.color("spt"), width=0.8)
+    ax.set_xlim(min(histogram, default=0) - 2, max(histogram, default=0) + 2)  # one bar alone would fill the frame
     ax.set(xlabel="units per text", ylabel="texts")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
