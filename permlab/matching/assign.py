@@ -26,7 +26,7 @@ SPREAD = 1.6
 """Standard deviations by which a pair must stand out to enter a sparse assignment (about a tenth of all pairs)."""
 
 
-WEIGHT_STEPS = 2.0**14
+WEIGHT_STEPS = 2.0**10
 """Steps between the best and the worst pair of a sparse assignment."""
 
 
