@@ -13,12 +13,12 @@ zeros not counted.
 from __future__ import annotations
 
 import math
-import re
 import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config
+from permlab.tasks.merge.report import slug
 
 if TYPE_CHECKING:
     from permlab.runs.run import Run
@@ -146,8 +146,3 @@ def paired(rows: Sequence[Row], reference: str, score: str) -> list[Row]:
             above = sum(value > 0 for value in own)
             found.append({"arm": arm, score: statistics.fmean(own), "sd": spread, "above": above, "pairs": len(own)})
     return found
-
-
-def slug(arm: str) -> str:
-    """An arm's name as part of a metric: "no permutation, average" -> no_permutation_average."""
-    return re.sub(r"[^a-z0-9.]+", "_", arm.lower()).strip("_")
