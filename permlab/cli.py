@@ -86,21 +86,21 @@ def dispatch(arguments: list[str]) -> int:
     if first and "=" not in first and first[0] not in "-+~":
         from permlab import registry
 
-        hint = f"; write task={first}" if first in registry.TASKS else did_you_mean(first, verbs)
+        hint = f"; write task={first}" if first in registry.table("tasks") else did_you_mean(first, verbs)
         raise UserError(f"'{first}' is neither a verb ({', '.join(verbs)}) nor KEY=VALUE{hint}")
     return run_hydra(arguments)
 
 
 def usage() -> str:
     """Return the text of `permlab --help`."""
-    from permlab import registry
+    from permlab import shipped
 
-    tasks = [(name, question(registry.describe("task", name))) for name in registry.names("task")]
+    tasks = [(name, question(shipped.describe("task", name))) for name in shipped.names("task")]
     return USAGE.format(
         version=__version__,
         groups="|".join(LISTED),
         tasks="\n".join(f"  {name:<20} {text}" for name, text in tasks),
-        group_counts=", ".join(f"{group} ({len(registry.names(group))})" for group in registry.GROUPS[1:]),
+        group_counts=", ".join(f"{group} ({len(shipped.names(group))})" for group in shipped.GROUPS[1:]),
     )
 
 
@@ -111,7 +111,7 @@ def question(header: str) -> str:
 
 def list_options(arguments: list[str]) -> int:
     """`permlab ls [tasks|models|datasets|hardware|experiments]`."""
-    from permlab import registry
+    from permlab import shipped
     from permlab.runs.console import print_table
 
     if len(arguments) > 1 or (arguments and arguments[0] not in LISTED):
@@ -120,9 +120,9 @@ def list_options(arguments: list[str]) -> int:
     for title in arguments or LISTED:
         group = LISTED[title]
         if group == "experiment":
-            rows = [experiment_row(name) for name in registry.names(group)]
+            rows = [experiment_row(name) for name in shipped.names(group)]
         else:
-            headers = {name: registry.describe(group, name) for name in registry.names(group)}
+            headers = {name: shipped.describe(group, name) for name in shipped.names(group)}
             rows = [{"name": n, "use": h.split("      ", 1)[0], "what": question(h)} for n, h in headers.items()]
         print_table(rows, title)
     return 0
@@ -130,12 +130,9 @@ def list_options(arguments: list[str]) -> int:
 
 def experiment_row(name: str) -> dict[str, Any]:
     """Return what an experiment checks and how long it takes."""
-    import yaml
+    from permlab import shipped
 
-    from permlab import registry
-
-    text = (registry.conf_dir() / "experiment" / f"{name}.yaml").read_text()
-    about = yaml.safe_load(text).get("experiment", {})
+    about = shipped.experiment(name)
     minutes = about.get("minutes")
     return {
         "name": name,
@@ -170,9 +167,8 @@ def run_hydra(arguments: list[str]) -> int:
     plan = plan_jobs(args.overrides, args.multirun, args.config_dir)
     if plan.jobs[0].config.run.dry_run:
         return dry_run(plan)
-    flags = ["--config-dir", args.config_dir] if args.config_dir else []
     if plan.multirun:
-        return run_sweep(plan, flags)
+        return run_sweep(plan)
     outcomes: list[Outcome] = []
 
     def job(composed: Any) -> None:
@@ -181,7 +177,7 @@ def run_hydra(arguments: list[str]) -> int:
 
         outcomes.append(start(build_config(composed)))
 
-    launch([*flags, *plan.overrides], job)
+    launch([*plan.search, *plan.overrides], job)
     return report_outcome(outcomes[0])
 
 
@@ -190,7 +186,7 @@ def refuse_flags(message: str) -> NoReturn:
     raise UserError(f"{message}; see `permlab --help`")
 
 
-def run_sweep(plan: Plan, flags: list[str]) -> int:
+def run_sweep(plan: Plan) -> int:
     """Run every job through Hydra's launcher and close with one table."""
     from permlab import registry
     from permlab.runs.directory import create
@@ -199,7 +195,7 @@ def run_sweep(plan: Plan, flags: list[str]) -> int:
     first = plan.jobs[0].config
     sweep = create(Path(first.run.root) / "sweeps")
     placed = [f"run.sweep={sweep}", f"hydra.sweep.dir={sweep}"]
-    launch([*flags, "--multirun", *plan.overrides, *placed], SweepJob(str(sweep), plan.varied))
+    launch(["--multirun", *plan.search, *plan.overrides, *placed], SweepJob(str(sweep), plan.varied))
     return close_sweep(sweep, len(plan.jobs), registry.task(first.task.name))
 
 
@@ -234,7 +230,7 @@ def launch(arguments: list[str], job: Callable[[Any], None]) -> int:
     import hydra
     from hydra.errors import HydraException
 
-    from permlab import registry
+    from permlab import shipped
     from permlab.compose import VERSION_BASE, explain
     from permlab.config import register_schemas
 
@@ -243,7 +239,7 @@ def launch(arguments: list[str], job: Callable[[Any], None]) -> int:
     sys.argv = ["permlab", *arguments]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        hydra.main(version_base=VERSION_BASE, config_path=str(registry.conf_dir()), config_name="config")(job)()
+        hydra.main(version_base=VERSION_BASE, config_path=str(shipped.conf_dir()), config_name="config")(job)()
     except HydraException as error:
         raise UserError(explain(error, [a for a in arguments if "=" in a])) from error
     finally:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from permlab import registry
+from permlab import registry, shipped
 from permlab.config import Config, build_config, first_line, register_schemas
 from permlab.errors import UserError, did_you_mean
 from permlab.runs.directory import check_free
@@ -33,12 +33,17 @@ class Job:
 
 @dataclass
 class Plan:
-    """All jobs of one command line. `overrides` is what Hydra gets; `varied` are the keys that differ between jobs."""
+    """All jobs of one command line.
+
+    `overrides` is what Hydra gets, with `search` (where the options of the user and of plugins lie) before it; `varied`
+    are the keys that differ between jobs.
+    """
 
     jobs: list[Job]
     overrides: list[str]
     varied: list[str]
     multirun: bool
+    search: list[str]
 
 
 def plan_jobs(overrides: list[str], multirun: bool, config_dir: str | None = None) -> Plan:
@@ -49,9 +54,9 @@ def plan_jobs(overrides: list[str], multirun: bool, config_dir: str | None = Non
     Raises:
         UserError: for the first thing that is wrong, in one or two lines.
     """
-    register_schemas()
-    search = [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
     parsed = parse(overrides)
+    activate_plugins(parsed)
+    search = search_path(config_dir)
     check_experiment({override.key_or_group: str(override.value()) for override in parsed})
     first = [choices[0] for choices in expansions(parsed)]
     sweep = compose_one([*first, *search]).experiment.sweep
@@ -66,7 +71,23 @@ def plan_jobs(overrides: list[str], multirun: bool, config_dir: str | None = Non
     combinations = [list(point) for point in itertools.product(*choices)]
     jobs = [Job(point, build_config(compose_one([*point, *search]))) for point in combinations]
     check_directories(jobs)
-    return Plan(jobs, [*overrides, *added], varied, multirun or len(jobs) > 1)
+    return Plan(jobs, [*overrides, *added], varied, multirun or len(jobs) > 1, search)
+
+
+def activate_plugins(parsed: list[Any]) -> None:
+    """Import the packages of `plugins=[...]` before anything is composed: they bring schemas and YAML options."""
+    for override in parsed:
+        if override.key_or_group == "plugins" and not override.is_sweep_override():
+            value = override.value()
+            registry.activate([str(name) for name in (value if isinstance(value, list) else [value])])
+    register_schemas()
+
+
+def search_path(config_dir: str | None = None) -> list[str]:
+    """Return Hydra's override for the folders of options beside ours: `--config-dir` and those of plugins."""
+    folders = [*([config_dir] if config_dir else []), *map(str, registry.plugin_folders())]
+    quoted = ["'file://" + folder.replace("\\", "\\\\").replace("'", "\\'") + "'" for folder in folders]
+    return [f"hydra.searchpath=[{','.join(quoted)}]"] if folders else []
 
 
 def check_experiment(choices: dict[str, str]) -> None:
@@ -124,7 +145,7 @@ def sweep_values(override: Any) -> list[str]:
         from hydra.core.override_parser.types import Glob
 
         if isinstance(override.value(), Glob):
-            return override.value().filter(registry.names(override.key_or_group))
+            return override.value().filter(shipped.names(override.key_or_group))
         return [str(value) for value in override.sweep_string_iterator()]
     raise UserError(f"{override.input_line}: interval() needs a sweeper plugin; use a list or range()")
 
@@ -149,7 +170,7 @@ def conf_search_path() -> Iterator[None]:
     from hydra.core.global_hydra import GlobalHydra
 
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(registry.conf_dir()), version_base=VERSION_BASE, job_name="permlab"):
+    with initialize_config_dir(str(shipped.conf_dir()), version_base=VERSION_BASE, job_name="permlab"):
         yield
 
 
@@ -170,7 +191,7 @@ def explain(error: Exception, overrides: list[str]) -> str:
                 )
                 return f"{group}={name} is not installed{hint}"
             group, _, name = missing[1].partition("/")
-            options = registry.names(group) if group in registry.GROUPS else []
+            options = shipped.names(group) if group in shipped.GROUPS else []
             listed = f" (options: {', '.join(options)})" if options else ""
             return f"{group}={name} is not known{did_you_mean(name, options)}{listed}"
     cause = error.__cause__ if error.__cause__ is not None else error
@@ -198,12 +219,12 @@ def known_keys(overrides: list[str], unknown: str) -> list[str]:
     from hydra.errors import HydraException
     from omegaconf import DictConfig
 
-    groups = [o for o in overrides if o.partition("=")[0] in registry.GROUPS and o.partition("=")[0] != unknown]
+    groups = [o for o in overrides if o.partition("=")[0] in shipped.GROUPS and o.partition("=")[0] != unknown]
     with conf_search_path():
         try:
             config = compose("config", overrides=groups)
         except HydraException:
-            return list(registry.GROUPS)
+            return list(shipped.GROUPS)
 
     def walk(node: DictConfig, prefix: str) -> Iterator[str]:
         for key in node:
@@ -212,4 +233,4 @@ def known_keys(overrides: list[str], unknown: str) -> list[str]:
             if isinstance(child, DictConfig) and not child._is_none():
                 yield from walk(child, f"{prefix}{key}.")
 
-    return [*registry.GROUPS, *walk(config, "")]
+    return [*shipped.GROUPS, *walk(config, "")]

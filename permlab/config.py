@@ -14,9 +14,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from permlab import registry
+from permlab import registry, shipped
 from permlab.errors import UserError, check_choice, check_range, did_you_mean
-from permlab.reports.rules import SCALES, check_rules
+from permlab.rules import SCALES, check_rules
 from permlab.version import __version__
 
 
@@ -90,7 +90,7 @@ class ExperimentConfig:
     sweep: dict[str, str] = field(default_factory=dict)
     """Hydra sweep syntax per key; turns the run into a multirun. Keys given on the command line win."""
     checks: list[str] = field(default_factory=list)
-    """The acceptance rule for programs, all of which must hold: see `permlab.reports.rules`."""
+    """The acceptance rule for programs, all of which must hold: see `permlab.rules`."""
     scale: str = "paper"
     """paper | toy: what holds on a toy is reported as toy scale only, never as reproduced."""
     published: str | None = None
@@ -129,6 +129,8 @@ class RootSchema:
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
     report: ReportSettings = field(default_factory=ReportSettings)
     seed: int = 0
+    plugins: list[str] = field(default_factory=list)
+    """Modules of other packages whose tasks, methods and data sets are to be known (`registry.activate`)."""
 
 
 @dataclass
@@ -144,11 +146,13 @@ class Config:
     experiment: ExperimentConfig
     seed: int
     report: ReportSettings = field(default_factory=ReportSettings)
+    plugins: list[str] = field(default_factory=list)
 
     def to_container(self) -> dict[str, Any]:
         """Return plain dicts, lists and scalars, as written to `config.yaml`; `report` for task=report only."""
         plain = dataclasses.asdict(self)
-        return plain if self.task.name == "report" else {k: v for k, v in plain.items() if k != "report"}
+        absent = {"report": self.task.name != "report", "plugins": not self.plugins}
+        return {key: value for key, value in plain.items() if not absent.get(key)}
 
     def fingerprint(self) -> str:
         """Return a hash of everything that decides the result: run directory and tracker are left out."""
@@ -185,7 +189,8 @@ def build_config(composed: Any) -> Config:
         raise UserError("the configuration is not a mapping of keys")
     plain.pop("hydra", None)
     check_keys("", plain, [f.name for f in dataclasses.fields(RootSchema)])
-    parts: dict[str, Any] = {"seed": plain.get("seed", 0)}
+    parts: dict[str, Any] = {"seed": plain.get("seed", 0), "plugins": list(plain.get("plugins") or [])}
+    registry.activate(parts["plugins"])
     for part in ("hardware", "tracker", "run", "experiment", "report"):
         schema = {f.name: f.default_factory for f in dataclasses.fields(RootSchema)}[part]
         parts[part] = typed(part, schema, plain.get(part) or {})
@@ -256,7 +261,7 @@ def validate(config: Config) -> None:
     task = registry.task(config.task.name)
     for group, part, fitting in (("model", config.model, task.MODELS), ("dataset", config.dataset, task.DATASETS)):
         if part.kind not in fitting:
-            options = [name for name, kind in registry.options(group).items() if kind in fitting]
+            options = [name for name, kind in shipped.kinds(group).items() if kind in fitting]
             raise UserError(
                 f"{group}={part.name} does not fit task={config.task.name}; fitting: {', '.join(options) or 'nothing'}"
             )

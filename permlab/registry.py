@@ -1,51 +1,144 @@
-"""Names to code, imported on demand: `permlab ls` prints what is here.
+"""Tables of names: one row says all there is to know about one method, data set, model or task.
 
-Adding a task: one module in `permlab/tasks/` with a dataclass, `MODELS`, `DATASETS`, `HEADLINE`, `validate`, `plan` and
-`run`; one YAML in `conf/task/`; one line in `TASKS`. Modules named here import nothing heavy at their top.
+    from permlab import registry
+    table = registry.table("combines")          # or: from permlab.merging.table import COMBINES
+    table["fisher"].label, table.choices        # rows by name; an unknown name is refused with the nearest one
+    table["fisher"].load()                      # imports its module and returns the function
+
+Every room that knows something by name has a `table.py` that imports nothing heavy. The task's choices, the library's
+own checks, `permlab ls methods`, the legends and colours of figures and the report all read these rows, so a new name
+is one new row. Other packages add rows too: through an entry point of one of the groups in `ENTRY_POINTS`, or with
+`plugins=[package]` on the command line; both name a list of rows, and a row's class says which table it belongs to.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from permlab.errors import UserError, did_you_mean
+from permlab.errors import UserError, check_choice, did_you_mean
 
-TASKS: dict[str, str] = {
-    "spt": "permlab.tasks.spt:SptConfig",
-    "inverse_permutation": "permlab.tasks.inverse_permutation:InversePermutationConfig",
-    "lora_lego": "permlab.tasks.lora_lego:LoraLegoConfig",
-    "merge": "permlab.tasks.merge:MergeConfig",
-    "ntk": "permlab.tasks.ntk:NtkConfig",
-    "report": "permlab.tasks.report:ReportConfig",
+TABLES: dict[str, str] = {
+    "tasks": "permlab.tasks.table:TASKS",
+    "models": "permlab.models.table:MODELS",
+    "datasets": "permlab.data.table:DATASETS",
 }
-"""task name -> module of the task and its dataclass"""
+"""table name -> where it stands; `permlab ls methods` prints all but the tasks, models and data sets."""
 
-MODELS: dict[str, str] = {
-    "none": "permlab.config:NoneConfig",
-    "causal_lm": "permlab.models.causal_lm_config:CausalLMConfig",
-    "vision": "permlab.models.vision_config:VisionConfig",
-}
-"""model kind -> dataclass"""
+ENTRY_POINTS = ("permlab.tasks", "permlab.models", "permlab.datasets", "permlab.methods")
+"""Entry point groups of other packages; each entry point names a row or a list of rows."""
 
-DATASETS: dict[str, str] = {
-    "none": "permlab.config:NoneConfig",
-    "people": "permlab.data.text_configs:PeopleConfig",
-    "symbolic": "permlab.data.text_configs:SymbolicConfig",
-    "berglund": "permlab.data.text_configs:BerglundConfig",
-    "jsonl": "permlab.data.text_configs:JsonlConfig",
-    "presegmented": "permlab.data.text_configs:PresegmentedConfig",
-    "hub": "permlab.data.text_configs:HubConfig",
-    "digits": "permlab.data.image_configs:DigitsConfig",
-    "mnist": "permlab.data.image_configs:MnistConfig",
-    "imagefolder": "permlab.data.image_configs:ImageFolderConfig",
-}
-"""dataset kind -> dataclass"""
+PLUGIN_ROWS = "PERMLAB_ROWS"
+"""The list of rows that a module given as `plugins=[module]` must define."""
 
-GROUPS = ("task", "model", "dataset", "hardware", "tracker", "experiment")
+
+@dataclass(frozen=True)
+class Row:
+    """One name and what belongs to it.
+
+    Attributes:
+        name: as on the command line and in files.
+        about: one line for people.
+        label: in tables and legends; the name where it is left out.
+        target: "module:attribute" that carries it out; empty for plain values.
+        paper: arXiv number, or where else it comes from.
+        needs: what it cannot work without ("data", "ancestor", ...).
+        color: of `figures.PALETTE`; the same in every figure.
+    """
+
+    name: str
+    about: str
+    label: str = ""
+    target: str = ""
+    paper: str = ""
+    needs: tuple[str, ...] = ()
+    color: str = ""
+
+    @property
+    def title(self) -> str:
+        """How it is called in tables and legends."""
+        return self.label or self.name
+
+    def load(self) -> Any:
+        """Import what carries it out."""
+        return load(self.target)
+
+
+R = TypeVar("R", bound=Row)
+
+
+class Table(Mapping[str, R], Generic[R]):
+    """The rows of one kind, by name, in a fixed order; rows of other packages come last.
+
+    Args:
+        what: what a row is, in the singular, for messages: "way to combine".
+        rows: those of this package. Where other packages may add some, all are of one subclass of `Row`.
+    """
+
+    def __init__(self, what: str, rows: Iterable[R]) -> None:
+        self.what = what
+        self._own = {row.name: row for row in rows}
+        kinds = {type(row) for row in self._own.values()}
+        self._kind = kinds.pop() if len(kinds) == 1 and Row not in kinds else None
+
+    def _rows(self) -> dict[str, R]:
+        found = dict(self._own)
+        for row in plugin_rows():
+            if self._kind is not None and type(row) is self._kind:
+                if row.name in found and found[row.name] is not row:
+                    raise UserError(f"a plugin brings the {self.what} '{row.name}', a name that is taken")
+                found[row.name] = row  # type: ignore[assignment]  # its class is the table's
+        return found
+
+    def __getitem__(self, name: str) -> R:
+        """Return the row of a name.
+
+        Raises:
+            UserError: an unknown name; the message has the nearest one and all others.
+        """
+        rows = self._rows()
+        if name not in rows:
+            hint = did_you_mean(str(name), rows)
+            raise UserError(f"{self.what} '{name}' is not known{hint} (known: {', '.join(rows)})")
+        return rows[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows())
+
+    def __len__(self) -> int:
+        return len(self._rows())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._rows()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the row of a name, or `default`."""
+        return self._rows().get(name, default)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """All names."""
+        return tuple(self._rows())
+
+    def where(self, **wanted: Any) -> tuple[str, ...]:
+        """Return the names of the rows whose attributes have these values."""
+        return tuple(n for n, row in self._rows().items() if all(getattr(row, k) == v for k, v in wanted.items()))
+
+    def check(self, key: str, name: str) -> R:
+        """Return the row, refusing an unknown name as the value of a key of the command line.
+
+        Raises:
+            UserError: `key=name is not known; did you mean ...`.
+        """
+        check_choice(key, name, self)
+        return self[name]
 
 
 def load(target: str) -> Any:
@@ -54,10 +147,12 @@ def load(target: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def schemas(group: str) -> dict[str, type]:
-    """Return the dataclasses of a group: by task name, model kind or dataset kind."""
-    table = {"task": TASKS, "model": MODELS, "dataset": DATASETS}[group]
-    return {name: load(target) for name, target in table.items()}
+def table(name: str) -> Table[Any]:
+    """Return one of `TABLES`."""
+    if name not in TABLES:
+        raise UserError(f"table '{name}' is not known{did_you_mean(name, TABLES)} (known: {', '.join(TABLES)})")
+    found: Table[Any] = load(TABLES[name])
+    return found
 
 
 def task(name: str) -> ModuleType:
@@ -66,42 +161,86 @@ def task(name: str) -> ModuleType:
     Raises:
         UserError: for a name that is not registered.
     """
-    if name not in TASKS:
-        raise UserError(f"task={name} is not known{did_you_mean(name, TASKS)} (tasks: {', '.join(TASKS)})")
-    return importlib.import_module(TASKS[name].partition(":")[0])
+    row = table("tasks").check("task", name)
+    return importlib.import_module(row.target.partition(":")[0])
+
+
+def schemas(group: str) -> dict[str, type]:
+    """Return the dataclasses of a config group: by task name, model kind or dataset kind."""
+    return {name: row.load() for name, row in table(f"{group}s").items()}
+
+
+def color_of(name: str) -> str:
+    """Return the colour that a method is given in its row, by its name or label; empty when none is."""
+    for key in TABLES:
+        for row in table(key).values():
+            if row.color and name in (row.name, row.label):
+                return str(row.color)
+    return ""
+
+
+# ---- rows of other packages ------------------------------------------------------------------------------------------
+
+_activated: dict[str, ModuleType] = {}
+
+
+def plugin_rows() -> list[Row]:
+    """Return the rows that installed packages and `plugins=[...]` bring."""
+    rows = [row for row, _ in _entry_point_rows()]
+    for module in _activated.values():
+        rows += _as_rows(getattr(module, PLUGIN_ROWS))
+    return list(dict.fromkeys(rows))
+
+
+def activate(modules: Iterable[str]) -> None:
+    """Import modules that are named on the command line (`plugins=[package]`) and take their rows.
+
+    Raises:
+        UserError: a module that cannot be imported, or has no rows.
+    """
+    for name in modules:
+        if name in _activated:
+            continue
+        try:
+            module = importlib.import_module(name)
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"plugins={name} cannot be imported ({reason}); is the package installed?") from None
+        rows = getattr(module, PLUGIN_ROWS, None)
+        if not rows or not all(isinstance(row, Row) for row in _as_rows(rows)):
+            raise UserError(f"plugins={name}: the module defines no list of rows named {PLUGIN_ROWS}")
+        _activated[name] = module
+
+
+def plugin_folders() -> list[Path]:
+    """Return the `conf` folders of plugin packages that have one: their YAML options stand beside ours."""
+    names = [package for _, package in _entry_point_rows()]
+    names += [name.partition(".")[0] for name in _activated]
+    folders = []
+    for name in dict.fromkeys(names):
+        spec = importlib.util.find_spec(name)
+        for location in (spec.submodule_search_locations or []) if spec else []:
+            if (Path(location) / "conf").is_dir():
+                folders.append(Path(location).resolve() / "conf")
+    return folders
 
 
 @functools.cache
-def conf_dir() -> Path:
-    """Return the YAML folder: in the installed package, or beside it in a checkout; never the working directory."""
-    package = Path(__file__).resolve().parent
-    for folder in (package / "conf", package.parent / "conf"):
-        if (folder / "config.yaml").is_file():
-            return folder
-    raise UserError(f"permlab is installed without its conf folder (looked in {package}); install it again")
+def _entry_point_rows() -> tuple[tuple[Row, str], ...]:
+    """(row, its package) of every installed package; one that cannot be loaded is left out and said so."""
+    from importlib.metadata import entry_points
+
+    found: list[tuple[Row, str]] = []
+    for group in ENTRY_POINTS:
+        for entry in entry_points(group=group):
+            try:
+                rows = _as_rows(entry.load())
+            except Exception as error:  # another package's import may raise anything; ours goes on without it
+                print(f"permlab: plugin {entry.value} is left out ({type(error).__name__}: {error})", file=sys.stderr)
+                continue
+            found += [(row, entry.module.partition(".")[0]) for row in rows if isinstance(row, Row)]
+    return tuple(found)
 
 
-def names(group: str) -> list[str]:
-    """Return the option names of a config group, in alphabetical order; experiments as `task/name`."""
-    folder = conf_dir() / group
-    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
-
-
-def options(group: str) -> dict[str, str]:
-    """Return option name -> kind for the models or datasets that ship with permlab."""
-    import yaml
-
-    found = {}
-    for name in names(group):
-        text = (conf_dir() / group / f"{name}.yaml").read_text()
-        schema = [d for d in yaml.safe_load(text)["defaults"] if isinstance(d, str) and d.startswith("/schema/")]
-        found[name] = schema[0].rsplit("/", 1)[1].split("@")[0]
-    return found
-
-
-def describe(group: str, name: str) -> str:
-    """Return the first header comment line of an option's YAML: the command that uses it."""
-    for line in (conf_dir() / group / f"{name}.yaml").read_text().splitlines():
-        if line.startswith("#") and "@package" not in line:
-            return line.lstrip("# ").strip()
-    return ""
+def _as_rows(value: Any) -> list[Row]:
+    return [value] if isinstance(value, Row) else list(value)

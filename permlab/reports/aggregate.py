@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from permlab.reports.collect import RunRecord
-from permlab.reports.document import Row, Spread
-from permlab.reports.rules import flatten, is_number
+from permlab.rules import flatten
+from permlab.tables import Row, Spread, is_number, spread
 
 ASIDE = ("run", "tracker", "experiment", "report")
 """Parts of a configuration that do not decide the result."""
@@ -26,14 +26,6 @@ SEED_KEYS = {
 """Tasks that repeat everything with several seeds inside one run: the key with their number, and in which modes."""
 LONGEST_LABEL = 5
 """Keys in a label; where more differ, the run's name is the label."""
-
-
-def spread(values: Iterable[Any]) -> Spread | None:
-    """Return mean and sample standard deviation of the finite numbers, or None when there are none."""
-    numbers = [float(value) for value in values if is_number(value)]
-    if not numbers:
-        return None
-    return Spread(statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else None, len(numbers))
 
 
 def identity(run: RunRecord) -> str:

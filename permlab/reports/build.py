@@ -10,10 +10,11 @@ from typing import Any
 
 from permlab.reports.aggregate import as_text
 from permlab.reports.collect import Collected, RunRecord
-from permlab.reports.document import Block, Details, Report, Row, Section, Text
+from permlab.reports.document import Block, Details, Report, Section, Text
 from permlab.reports.sections.common import MODULES, task_section
 from permlab.reports.verdict import Claim, Shipped, judge
 from permlab.reports.writer import Output
+from permlab.tables import Row
 from permlab.version import __version__
 
 CLAIM_COLUMNS = {

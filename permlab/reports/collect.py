@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from permlab.errors import UserError
-from permlab.reports.rules import is_number
+from permlab.tables import is_number
 
 MARKERS = ("result.json", "config.yaml", "metrics.jsonl", "environment.json", "run.log")
 NAME = re.compile(r"\d{8}-\d{6}-\d{6}-[0-9a-f]{4}")

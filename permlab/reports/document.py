@@ -8,21 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean of `count` values and their sample standard deviation (None for a single value)."""
-
-    mean: float
-    deviation: float | None
-    count: int
-
-    def __str__(self) -> str:
-        return plain(self.mean) if self.deviation is None else f"{plain(self.mean)} ± {plain(self.deviation)}"
+from permlab.tables import Row
 
 
 @dataclass(frozen=True)
@@ -121,18 +108,3 @@ class Report:
     title: str
     subtitle: str
     sections: list[Section] = field(default_factory=list)
-
-
-def plain(value: Any) -> str:
-    """Write a cell as text: numbers with four figures, whole ones as they are."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        if value == int(value) and abs(value) < 1e15 if value == value and abs(value) != float("inf") else False:
-            return f"{int(value):,}" if abs(value) >= 10_000 else str(int(value))
-        return f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
-    if isinstance(value, int):
-        return f"{value:,}" if abs(value) >= 10_000 else str(value)
-    return str(value)

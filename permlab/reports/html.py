@@ -14,20 +14,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from permlab.reports.document import (
-    Block,
-    Details,
-    Figure,
-    Lines,
-    Link,
-    Links,
-    Report,
-    Section,
-    Spread,
-    Table,
-    Text,
-    plain,
-)
+from permlab.reports.document import Block, Details, Figure, Lines, Link, Links, Report, Section, Table, Text
+from permlab.tables import Spread, plain
 
 LARGEST_SVG = 400_000
 """Bytes of a drawing above which its PNG is embedded, if that is smaller."""

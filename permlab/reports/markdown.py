@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from permlab.reports.document import Block, Details, Figure, Lines, Link, Links, Report, Section, Table, Text, plain
+from permlab.reports.document import Block, Details, Figure, Lines, Link, Links, Report, Section, Table, Text
+from permlab.tables import plain
 
 MOST_ROWS = 60
 """Rows of a table in Markdown; the rest is in its CSV."""

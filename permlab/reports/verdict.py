@@ -12,8 +12,9 @@ from typing import Any
 from permlab.errors import UserError
 from permlab.reports.aggregate import ASIDE, as_text, current, decisive, differing_keys, inner_seeds, spread, unfinished
 from permlab.reports.collect import RunRecord
-from permlab.reports.document import Lines, Row, Spread, plain
-from permlab.reports.rules import Outcome, Rule, flatten, look_up, parse_rule, same
+from permlab.reports.document import Lines
+from permlab.rules import Outcome, Rule, flatten, look_up, parse_rule, same
+from permlab.tables import Row, Spread, plain
 
 VERDICTS = ("reproduced", "toy scale only", "partly", "not reproduced", "not judged", "unfinished")
 PLACES = ("path", "folder", "units", "file", "threads", "workers", "device", "hardware.name")

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from permlab.reports.collect import RunRecord
-from permlab.reports.document import Figure, Lines, Link, Row, Spread, Table
-from permlab.runs.files import save_figure, write_csv
+from permlab.reports.document import Figure, Lines, Link, Table
+from permlab.storage.files import save_figure, write_csv
+from permlab.tables import Row, Spread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing

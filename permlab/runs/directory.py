@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from permlab.errors import UserError
-from permlab.runs.files import read_json
+from permlab.storage.files import read_json
 
 
 def stamp() -> str:

@@ -14,10 +14,10 @@ from permlab.errors import Interrupted, UserError
 from permlab.runs import directory
 from permlab.runs.console import LOGGER, logging_to
 from permlab.runs.environment import describe_environment
-from permlab.runs.files import read_json, write_json, write_text
 from permlab.runs.run import Run
 from permlab.runs.signals import listening
 from permlab.runs.trackers import open_tracker
+from permlab.storage.files import read_json, write_json, write_text
 
 
 @dataclass

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from permlab.config import Config
 from permlab.runs.console import LOGGER, Progress, print_table
 from permlab.runs.environment import peak_rss_mb
-from permlab.runs.files import finite, read_json, replacing, save_figure, sync, write_csv, write_json
 from permlab.runs.signals import StopRequest
 from permlab.runs.trackers import NullTracker, Tracker
+from permlab.storage.files import finite, read_json, replacing, save_figure, sync, write_csv, write_json
 from permlab.version import __version__
 
 if TYPE_CHECKING:

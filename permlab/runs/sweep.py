@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from permlab.runs.console import console, print_table
 from permlab.runs.execute import Outcome
-from permlab.runs.files import read_json, save_figure, write_csv, write_json
+from permlab.storage.files import read_json, save_figure, write_csv, write_json
+from permlab.tables import words
 
 
 def note_job(sweep: Path, number: int, varied: dict[str, str], outcome: Outcome) -> None:
@@ -74,15 +74,4 @@ def by_configuration(notes: list[dict[str, Any]]) -> list[Group]:
 def mean_row(varied: dict[str, str], metrics: list[dict[str, float]], headline: tuple[str, ...]) -> dict[str, Any]:
     """Return one row: what was varied, how many seeds, and mean ± sd of the headline numbers."""
     numbers = {name: [m[name] for m in metrics if isinstance(m.get(name), (int, float))] for name in headline}
-    return {**varied, "seeds": len(metrics), **{name: mean_and_spread(values) for name, values in numbers.items()}}
-
-
-def mean_and_spread(values: list[float]) -> str:
-    """Return `mean ± sd` (sample standard deviation), or `-`."""
-    if not values:
-        return "-"
-    mean = sum(values) / len(values)
-    if len(values) == 1:
-        return f"{mean:.3f}"
-    spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
-    return f"{mean:.3f} ± {spread:.3f}"
+    return {**varied, "seeds": len(metrics), **{name: words(values) for name, values in numbers.items()}}

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from permlab.config import Config
 from permlab.runs.console import LOGGER
-from permlab.runs.files import read_json, write_json
+from permlab.storage.files import read_json, write_json
 
 PROBE_SECONDS = 3.0
 """How long the W&B server may take to answer at all before its client is started; without a network it never does."""

@@ -52,13 +52,13 @@ def names(runs: Any) -> list[str]:
 
 def run(config: Config, run: Run) -> None:
     """Read the runs and write index.html, report.md, tables/ and figures/ into the run directory."""
-    from permlab import registry
+    from permlab import shipped
     from permlab.reports.build import build
     from permlab.reports.collect import collect
     from permlab.reports.html import to_html
     from permlab.reports.markdown import to_markdown
     from permlab.reports.writer import Output
-    from permlab.runs.files import write_text
+    from permlab.storage.files import write_text
 
     collected = collect(config.report.runs, config.run.root)
     if not collected.runs:
@@ -69,7 +69,7 @@ def run(config: Config, run: Run) -> None:
         on_table=lambda name, rows: run.table(name, rows, show=False),
         on_file=lambda path: run.record(path.relative_to(run.dir).as_posix()),
     )
-    built = build(collected, out, config.report.title, shipped, registry.names("experiment"))
+    built = build(collected, out, config.report.title, as_shipped, shipped.names("experiment"))
     run.check_stop()
     for name, text in (("report.md", to_markdown(built.report, run.dir)), ("index.html", to_html(built.report))):
         write_text(run.dir / name, text)
@@ -104,15 +104,15 @@ def show(claims: Any) -> None:
                 console().print(f"not held: {claim.experiment}: {check.line}", markup=False)
 
 
-def shipped(name: str) -> Mapping[str, Any] | None:
+def as_shipped(name: str) -> Mapping[str, Any] | None:
     """Return the configuration of an experiment as it ships, or None when it is not one of ours or needs more keys."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from permlab import registry
+    from permlab import shipped
     from permlab.compose import compose_one
 
-    if name not in registry.names("experiment"):
+    if name not in shipped.names("experiment"):
         return None
     try:
         plain = OmegaConf.to_container(compose_one([f"experiment={name}"]), resolve=True)

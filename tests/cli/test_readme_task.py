@@ -29,10 +29,10 @@ def overlay(tmp_path_factory):
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text)
         else:
-            opening = "TASKS: dict[str, str] = {\n"
+            opening = 'TASKS = Table(\n    "task",\n    [\n'
             before = target.read_text()
             assert before.count(opening) == 1
-            target.write_text(before.replace(opening, opening + text))
+            target.write_text(before.replace(opening, opening + text.rstrip() + ",\n"))
     return folder
 
 

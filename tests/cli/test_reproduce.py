@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from permlab import registry
+from permlab import shipped
 from permlab.compose import plan_jobs
-from permlab.reports.rules import parse_rule
+from permlab.rules import parse_rule
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "reproduce.py"
-EXPERIMENTS = registry.names("experiment")
+EXPERIMENTS = shipped.names("experiment")
 FOLDERS = {"spt/berglund": "dataset.path", "lora_lego/text": "task.folder"}
 """Experiments that need a folder of data before they compose, and the key that names it."""
 
@@ -66,7 +66,7 @@ def test_ls_experiments_is_readable_through_a_pipe_and_at_80_and_120_columns(per
     lines = permlab("ls", "experiments").stdout.splitlines()
     assert not any(line.endswith(" ") for line in lines)
     for name in EXPERIMENTS:
-        section = yaml.safe_load((registry.conf_dir() / "experiment" / f"{name}.yaml").read_text())["experiment"]
+        section = yaml.safe_load((shipped.conf_dir() / "experiment" / f"{name}.yaml").read_text())["experiment"]
         (line,) = [line for line in lines if line.startswith(f"{name} ")]
         assert line.split()[1] == f"{section['minutes']:g}"
         assert section["claim"].rstrip() in line

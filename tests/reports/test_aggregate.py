@@ -18,8 +18,8 @@ from permlab.reports.aggregate import (
     unfinished,
 )
 from permlab.reports.collect import collect
-from permlab.reports.document import Spread, plain
 from permlab.reports.writer import expanded
+from permlab.tables import Spread, plain
 
 
 def read(root):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import devtools
 import pytest
 
-from permlab.reports.document import plain
+from permlab.tables import plain
 
 pytestmark = pytest.mark.skipif(devtools.find() is None, reason="needs Chromium (apt-get install chromium)")
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from permlab.reports import html, markdown
-from permlab.reports.document import Figure, Lines, Link, Report, Section, Spread, Table, Text
+from permlab.reports.document import Figure, Lines, Link, Report, Section, Table, Text
 from permlab.reports.writer import Output
+from permlab.tables import Spread
 
 EVIL = '<script>alert("x")</script>'
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from permlab.errors import UserError
-from permlab.reports.rules import check_rules, parse_rule
+from permlab.rules import check_rules, parse_rule
 
 RUNS = [
     ({"task": {"order": "spt", "k": [5, 10]}, "seed": 0, "model": {"name": "mlp"}}, {"acc": 0.9, "naive": 0.5}),

@@ -7,8 +7,8 @@ import json
 import pytest
 import yaml
 
-from permlab import cli, registry
-from permlab.reports.rules import parse_rule
+from permlab import cli, shipped
+from permlab.rules import parse_rule
 
 QUIET = ["tracker=none", "hardware=cpu", "hardware.threads=1", "run.dir=run"]
 LLAMA = ["hidden_size=16", "layers=1", "heads=2", "kv_heads=2", "intermediate_size=32"]
@@ -64,7 +64,7 @@ DATA = {"spt/berglund": ("dataset.path", "reversal_curse"), "lora_lego/text": ("
 
 
 def about(name: str) -> dict:
-    return yaml.safe_load((registry.conf_dir() / "experiment" / f"{name}.yaml").read_text())["experiment"]
+    return yaml.safe_load((shipped.conf_dir() / "experiment" / f"{name}.yaml").read_text())["experiment"]
 
 
 def first_values(name: str, given: list[str]) -> list[str]:
@@ -79,7 +79,7 @@ def first_values(name: str, given: list[str]) -> list[str]:
 
 
 def test_every_experiment_has_a_tiny_version():
-    assert set(TINY) == set(registry.names("experiment"))
+    assert set(TINY) == set(shipped.names("experiment"))
 
 
 @pytest.mark.parametrize("name", TINY)

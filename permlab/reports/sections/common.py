@@ -14,9 +14,9 @@ from typing import Any
 from permlab import registry
 from permlab.reports.aggregate import Group, as_text, decisive, differing_keys, groups, short_names
 from permlab.reports.collect import RunRecord, one_line
-from permlab.reports.document import Block, Details, Figure, Links, Row, Section, Table, Text
-from permlab.reports.rules import is_number
+from permlab.reports.document import Block, Details, Figure, Links, Section, Table, Text
 from permlab.reports.writer import Output
+from permlab.tables import Row, is_number
 
 MODULES = {"spt": "spt", "inverse_permutation": "probe", "ntk": "ntk", "merge": "merge", "lora_lego": "lego"}
 """task -> module of this package; any other task gets the generic section."""

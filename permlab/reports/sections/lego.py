@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from permlab import figures
-from permlab.reports.document import Block, Figure, Row
+from permlab.reports.document import Block, Figure
 from permlab.reports.sections.common import Collection, newest_tables, own_figures, words
 from permlab.reports.writer import Output
+from permlab.tables import Row
 
 TITLE = "LoRA adapters taken apart by rank (lora_lego)"
 QUESTION = "Can LoRA adapters be taken apart by rank and rebuilt as one? (arXiv 2409.16167)"

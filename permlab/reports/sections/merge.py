@@ -6,10 +6,10 @@ import statistics
 
 from permlab import figures
 from permlab.reports.aggregate import Group, aggregated
-from permlab.reports.document import Block, Figure, Row
-from permlab.reports.rules import is_number
+from permlab.reports.document import Block, Figure
 from permlab.reports.sections.common import Collection, newest_tables, own_figures, words
 from permlab.reports.writer import Output
+from permlab.tables import Row, is_number
 
 TITLE = "Merging networks after permuting their units (merge)"
 QUESTION = (

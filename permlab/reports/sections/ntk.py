@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from permlab.reports.document import Block, Row
+from permlab.reports.document import Block
 from permlab.reports.sections.common import Collection, own_figures, words
 from permlab.reports.writer import Output
+from permlab.tables import Row
 
 TITLE = "Ensembles that learn a permutation exactly (ntk)"
 QUESTION = "How many networks must be averaged to learn a permutation exactly? (arXiv 2502.16763)"

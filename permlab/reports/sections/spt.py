@@ -6,9 +6,10 @@ from typing import Any
 
 from permlab import figures
 from permlab.reports.aggregate import series
-from permlab.reports.document import Block, Figure, Row
+from permlab.reports.document import Block, Figure
 from permlab.reports.sections.common import Collection, newest_tables
 from permlab.reports.writer import Output
+from permlab.tables import Row
 
 TITLE = "Semantic-aware permutation training (spt)"
 QUESTION = "Does training on permuted semantic units cure the reversal curse? (arXiv 2403.00758)"

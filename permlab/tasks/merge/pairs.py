@@ -24,9 +24,9 @@ from permlab.errors import UserError
 from permlab.hardware import resolve_device
 from permlab.merging import Endpoint, batches_of, domain, initial_state, label_split, train_endpoint
 from permlab.models.vision import build_vision_model
-from permlab.runs.files import replacing
 from permlab.runs.run import Run
 from permlab.seeding import derived_seed
+from permlab.storage.files import replacing
 from permlab.symmetry import Spec, declare, infer, verify
 
 TRAINING = {

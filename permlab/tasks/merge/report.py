@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from permlab.arms import Arm
 from permlab.config import Config
-from permlab.runs.sweep import mean_and_spread
+from permlab.tables import words as mean_and_spread
 from permlab.tasks.merge.figures import draw_arms, draw_curves
 
 if TYPE_CHECKING:

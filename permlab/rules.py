@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from permlab.errors import UserError, did_you_mean
+from permlab.tables import is_number
 
 AGGREGATES: dict[str, Callable[[Sequence[float]], float]] = {
     "mean": statistics.fmean,
@@ -215,8 +216,3 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def is_number(value: Any) -> bool:
-    """Return whether a metric is a finite number (true and false count as 1 and 0)."""
-    return isinstance(value, (int, float)) and math.isfinite(value)

@@ -1,0 +1,112 @@
+"""Rows of tables: grouping, mean and spread, one place for all tasks and reports.
+
+    from permlab.tables import grouped, spread, summarise
+    spread([0.9, 1.0])                                          # Spread(mean=0.95, deviation=0.07, count=2)
+    summarise(rows, ("arm",), ("loss_barrier",), count="pairs")  # one row per arm: loss_barrier, loss_barrier_sd, pairs
+
+A row is a dictionary from column to value. The deviation is that of the sample (n - 1); one value has none.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean of `count` values and their sample standard deviation (None for a single value)."""
+
+    mean: float
+    deviation: float | None
+    count: int
+
+    def __str__(self) -> str:
+        return plain(self.mean) if self.deviation is None else f"{plain(self.mean)} ± {plain(self.deviation)}"
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a finite number (true and false count as 1 and 0)."""
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def spread(values: Iterable[Any]) -> Spread | None:
+    """Return mean and sample standard deviation of the finite numbers, or None when there are none."""
+    numbers = [float(value) for value in values if is_number(value)]
+    if not numbers:
+        return None
+    return Spread(statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else None, len(numbers))
+
+
+def grouped(rows: Iterable[Row], keys: Sequence[str]) -> dict[tuple[Hashable, ...], list[Row]]:
+    """Return the rows by their values of `keys`, in the order in which these first appear."""
+    found: dict[tuple[Hashable, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row.get(key) for key in keys), []).append(row)
+    return found
+
+
+def number_columns(rows: Iterable[Row], aside: Iterable[str] = ()) -> list[str]:
+    """Return the columns that hold a number somewhere, in the order in which they first appear, without `aside`."""
+    rows = list(rows)
+    names = dict.fromkeys(name for row in rows for name in row)
+    left_out = set(aside)
+    return [n for n in names if n not in left_out and any(is_number(row.get(n)) for row in rows)]
+
+
+def summarise(
+    rows: Iterable[Row], keys: Sequence[str], numbers: Sequence[str] | None = None, *, count: str = "count"
+) -> list[Row]:
+    """Return one row per value of `keys`: how many rows (column `count`), then mean and deviation (`_sd`) of numbers.
+
+    Args:
+        rows: any rows; blanks (None, NaN, missing) are left out of the means.
+        keys: columns that name a group.
+        numbers: columns to average; default all that hold numbers.
+        count: name of the column with the number of rows.
+    """
+    rows = list(rows)
+    wanted = number_columns(rows, keys) if numbers is None else list(numbers)
+    made = []
+    for values, members in grouped(rows, keys).items():
+        line: Row = dict(zip(keys, values)) | {count: len(members)}
+        for name in wanted:
+            found = spread(member.get(name) for member in members)
+            line[name], line[f"{name}_sd"] = (found.mean, found.deviation) if found else (None, None)
+        made.append(line)
+    return made
+
+
+def mean(rows: Iterable[Row], name: str) -> float | None:
+    """Return the mean of one column over the rows that have a number there, or None."""
+    found = spread(row.get(name) for row in rows)
+    return found.mean if found else None
+
+
+def words(values: Iterable[Any], digits: int = 3) -> str:
+    """Return `mean ± deviation` for people, `mean` for one value, `-` for none."""
+    found = spread(values)
+    if found is None:
+        return "-"
+    end = "" if found.deviation is None else f" ± {found.deviation:.{digits}f}"
+    return f"{found.mean:.{digits}f}{end}"
+
+
+def plain(value: Any) -> str:
+    """Write a cell as text: numbers with four figures, whole ones as they are."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        if value == int(value) and abs(value) < 1e15 if value == value and abs(value) != float("inf") else False:
+            return f"{int(value):,}" if abs(value) >= 10_000 else str(int(value))
+        return f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    return str(value)
