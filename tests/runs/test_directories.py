@@ -9,7 +9,8 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 
 from permlab.errors import UserError
-from permlab.runs import directory, files
+from permlab.runs import directory
+from permlab.storage import files
 
 
 def test_fifty_parallel_starts_give_fifty_directories(tmp_path):
