@@ -2,13 +2,16 @@
 
 Sizes fit a text column: 3.4 inches for one (`width=1`), 7 inches for two, with 8 point type. Colours are Okabe and
 Ito's palette with brown for its yellow, which is too light for lines: readers with any kind of colour blindness can
-tell all of them apart (tests/test_figures.py computes it). A method keeps its colour in every figure.
+tell all of them apart (tests/test_figures.py computes it). A method keeps its colour in every figure: the one that its
+row gives it (`registry.color_of`), and what is no method has a fixed one here.
 """
 
 from __future__ import annotations
 
 import hashlib
 from typing import TYPE_CHECKING, Any
+
+from permlab import registry
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,9 +119,10 @@ def new(
 
 
 def color(method: str) -> str:
-    """Return the colour of a method; names not listed get a stable one from the palette."""
-    if method in FIXED:
-        return PALETTE[FIXED[method]]
+    """Return the colour of a method, by its name or label; names not listed get a stable one from the palette."""
+    given = registry.color_of(method) or FIXED.get(method)
+    if given:
+        return PALETTE[given]
     names = [name for name in PALETTE if name not in ("black", "grey")]
     return PALETTE[names[hashlib.blake2b(method.encode(), digest_size=2).digest()[0] % len(names)]]
 

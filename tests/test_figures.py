@@ -12,7 +12,7 @@ import pytest
 from permlab import figures
 
 PACKAGE = Path(figures.__file__).parent
-DRAWING = [*(PACKAGE / "tasks").glob("*.py"), *(PACKAGE / "reports").rglob("*.py")]
+DRAWING = sorted(path for room in ("tasks", "reports") for path in (PACKAGE / room).rglob("*.py"))
 SEEN_AS = {
     "everyone": np.eye(3),
     # Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB
@@ -53,6 +53,23 @@ def test_a_method_keeps_its_colour():
     assert set(figures.FIXED.values()) <= set(figures.PALETTE)
     assert figures.color("a method nobody listed") == figures.color("a method nobody listed")
     assert figures.color("a method nobody listed") not in (figures.PALETTE["black"], figures.PALETTE["grey"])
+
+
+def test_a_row_gives_its_colour(monkeypatch):
+    monkeypatch.setattr("permlab.registry.color_of", lambda name: {"a method of a plugin": "sky"}.get(name, ""))
+    assert figures.color("a method of a plugin") == figures.PALETTE["sky"]
+
+
+def test_rows_name_colours_of_the_palette():
+    from permlab import registry
+
+    given = {row.color for name in registry.TABLES for row in registry.table(name).values()} - {""}
+    assert given <= set(figures.PALETTE)
+
+
+def test_the_tasks_own_modules_are_looked_at():
+    names = {path.relative_to(PACKAGE).as_posix() for path in DRAWING}
+    assert "tasks/inverse_permutation/figures.py" in names and len([n for n in names if "figures" in n]) >= 4
 
 
 def test_type_is_readable_at_column_width():
