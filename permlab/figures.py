@@ -127,6 +127,11 @@ def color(method: str) -> str:
     return PALETTE[names[hashlib.blake2b(method.encode(), digest_size=2).digest()[0] % len(names)]]
 
 
+def numbered(number: int) -> str:
+    """Return the colour of the first, second, ... of things that have no names of their own in other figures."""
+    return list(PALETTE.values())[number % len(PALETTE)]
+
+
 def heat_map(
     ax: Axes, values: list[list[float]], rows: list[str], columns: list[str], low: float = 0, high: float = 1
 ) -> Any:

@@ -165,6 +165,22 @@ def task(name: str) -> ModuleType:
     return importlib.import_module(row.target.partition(":")[0])
 
 
+def section(name: str) -> ModuleType | None:
+    """Return the module with a task's part of the report: that of its row, else `section` in the task's own package.
+
+    None for a task that is not known here, and for one without either.
+    """
+    row = table("tasks").get(name)
+    if row is None:
+        return None
+    if row.section:
+        return importlib.import_module(row.section)
+    package = importlib.import_module(row.target.partition(":")[0])
+    own = f"{package.__name__}.section"
+    beside = hasattr(package, "__path__") and importlib.util.find_spec(own)
+    return importlib.import_module(own) if beside else None
+
+
 def schemas(group: str) -> dict[str, type]:
     """Return the dataclasses of a config group: by task name, model kind or dataset kind."""
     return {name: row.load() for name, row in table(f"{group}s").items()}

@@ -5,25 +5,19 @@ groups(runs)[0].spread("reverse_accuracy")     # Spread(mean=0.98, deviation=0.0
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from permlab import registry
 from permlab.reports.collect import RunRecord
 from permlab.rules import flatten
-from permlab.tables import Row, Spread, is_number, spread
+from permlab.tables import Row, Spread, grouped, is_number, spread
 
 ASIDE = ("run", "tracker", "experiment", "report")
 """Parts of a configuration that do not decide the result."""
 MACHINE = ("hardware.name", "hardware.threads", "hardware.workers")
 """Keys that change how fast a run is, not what it computes."""
-SEED_KEYS = {
-    "inverse_permutation": ("seeds", "mode", ("train", "scratch_sweep")),
-    "lora_lego": ("repeats", "study", ("merge", "prune")),
-    "merge": ("pairs", "study", ("merge", "lmc", "pleas", "width")),
-}
-"""Tasks that repeat everything with several seeds inside one run: the key with their number, and in which modes."""
 LONGEST_LABEL = 5
 """Keys in a label; where more differ, the run's name is the label."""
 
@@ -123,12 +117,10 @@ class Group:
 
 
 def inner_seeds(run: RunRecord) -> int:
-    """Return how often a run repeats everything with other seeds (`SEED_KEYS`), at least 1."""
-    task = run.config.get("task", {})
-    key, switch, modes = SEED_KEYS.get(run.task, ("", "", ()))
-    count = task.get(key)
-    own = task.get("adapters") or task.get("models")
-    return max(1, count) if isinstance(count, int) and task.get(switch) in modes and not own else 1
+    """Return how many seeds stand inside one run, at least 1: what the `repeats` of its task's section says."""
+    repeats = getattr(registry.section(run.task), "repeats", None)
+    count = repeats(run.config.get("task") or {}) if repeats else 1
+    return count if isinstance(count, int) and count > 1 else 1
 
 
 def groups(runs: Sequence[RunRecord]) -> list[Group]:
@@ -155,23 +147,16 @@ def groups(runs: Sequence[RunRecord]) -> list[Group]:
 
 def aggregated(rows: Iterable[Row], keys: Sequence[str], numbers: Sequence[str]) -> list[Row]:
     """Return one row per combination of `keys`, in order of first appearance, with the Spread of each number."""
-    found: dict[tuple[Hashable, ...], list[Row]] = {}
-    for row in rows:
-        found.setdefault(tuple(row.get(key) for key in keys), []).append(row)
-    made = []
-    for key, members in found.items():
-        line: Row = dict(zip(keys, key))
-        for name in numbers:
-            line[name] = spread(member.get(name) for member in members)
-        made.append(line)
-    return made
+    return [
+        dict(zip(keys, values)) | {name: spread(member.get(name) for member in members) for name in numbers}
+        for values, members in grouped(rows, keys).items()
+    ]
 
 
 def series(rows: Iterable[Row], x: str, y: str) -> tuple[list[float], list[float], list[float], list[float]]:
     """Return (xs, means, lows, highs) of y over the rows of equal x, in increasing order of x."""
-    points: dict[float, list[float]] = {}
-    for row in rows:
-        if is_number(row.get(x)) and is_number(row.get(y)):
-            points.setdefault(row[x], []).append(float(row[y]))
-    xs = sorted(points)
-    return xs, [statistics.fmean(points[v]) for v in xs], [min(points[v]) for v in xs], [max(points[v]) for v in xs]
+    usable = [row for row in rows if is_number(row.get(x)) and is_number(row.get(y))]
+    points = sorted((at, [float(row[y]) for row in found]) for (at,), found in grouped(usable, (x,)).items())
+    means = [spread(values) for _, values in points]
+    lows, highs = [min(values) for _, values in points], [max(values) for _, values in points]
+    return [at for at, _ in points], [found.mean for found in means if found], lows, highs

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+from permlab import registry
 from permlab.reports.aggregate import as_text
 from permlab.reports.collect import Collected, RunRecord
 from permlab.reports.document import Block, Details, Report, Section, Text
-from permlab.reports.sections.common import MODULES, task_section
+from permlab.reports.task_section import task_section
 from permlab.reports.verdict import Claim, Shipped, judge
 from permlab.reports.writer import Output
 from permlab.tables import Row
@@ -56,12 +57,11 @@ def build(
     claims = judge(runs, shipped)
     report = Report(title, subtitle(collected))
     report.sections.append(verdict_section(claims, experiments, out))
-    known = [task for task in MODULES if any(run.task == task for run in runs)]
-    others = sorted({run.task for run in runs if run.status != "corrupt"} - set(MODULES))
-    for task in [*known, *others]:
-        members = [run for run in runs if run.task == task and run.status != "corrupt"]
-        if members:
-            report.sections.append(task_section(task, members, out))
+    readable = [run for run in runs if run.status != "corrupt"]
+    present = {run.task for run in readable}
+    known = [task for task in registry.table("tasks") if task in present]
+    for task in [*known, *sorted(present - set(known))]:
+        report.sections.append(task_section(task, [run for run in readable if run.task == task], out))
     report.sections.append(problem_section(runs, out))
     report.sections.append(run_section(runs, out))
     report.sections.append(environment_section(runs, out))

@@ -9,7 +9,15 @@ from permlab.registry import Row, Table
 
 @dataclass(frozen=True)
 class TaskRow(Row):
-    """A task: `target` is its module and configuration dataclass; the module imports nothing heavy at its top."""
+    """A task: `target` is its module and configuration dataclass; the module imports nothing heavy at its top.
+
+    Attributes:
+        section: the module with its part of the report, where that is not `section` in the task's own package; a task
+            with neither has a part of its tables and figures as the runs left them. Such a module has TITLE, QUESTION,
+            `blocks(collection, out)` and, where one run holds several seeds, `repeats(task) -> int`.
+    """
+
+    section: str = ""
 
 
 TASKS = Table(
@@ -28,10 +36,10 @@ TASKS = Table(
             paper="2509.24125",
         ),
         TaskRow(
-            "lora_lego",
-            "can LoRA adapters be taken apart by rank and rebuilt as one?",
-            target="permlab.tasks.lora_lego:LoraLegoConfig",
-            paper="2409.16167",
+            "ntk",
+            "how many networks must be averaged to learn a permutation exactly?",
+            target="permlab.tasks.ntk:NtkConfig",
+            paper="2502.16763",
         ),
         TaskRow(
             "merge",
@@ -40,10 +48,10 @@ TASKS = Table(
             paper="2209.04836",
         ),
         TaskRow(
-            "ntk",
-            "how many networks must be averaged to learn a permutation exactly?",
-            target="permlab.tasks.ntk:NtkConfig",
-            paper="2502.16763",
+            "lora_lego",
+            "can LoRA adapters be taken apart by rank and rebuilt as one?",
+            target="permlab.tasks.lora_lego:LoraLegoConfig",
+            paper="2409.16167",
         ),
         TaskRow("report", "finished runs as tables, figures and one page", target="permlab.tasks.report:ReportConfig"),
     ],

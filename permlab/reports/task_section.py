@@ -1,25 +1,24 @@
-"""What every task's section has: groups with mean and spread, the task's comparison figures, what differs between runs.
+"""The section of one task: `task_section("spt", runs, out)`.
 
-section = task_section("spt", runs, out)
+What every task has stands here: groups with mean and spread, the comparison figures of the task (`sweep_figures`), what
+differs between the runs. What only one has comes from its own section module (`registry.section`), else from
+`permlab.reports.generic`.
 """
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from permlab import registry
-from permlab.reports.aggregate import Group, as_text, decisive, differing_keys, groups, short_names
+from permlab.reports import generic
+from permlab.reports.aggregate import as_text, decisive, differing_keys, short_names
 from permlab.reports.collect import RunRecord, one_line
-from permlab.reports.document import Block, Details, Figure, Links, Section, Table, Text
+from permlab.reports.collection import Collection, collections, words
+from permlab.reports.document import Block, Details, Links, Section, Table, Text
 from permlab.reports.writer import Output
-from permlab.tables import Row, is_number
+from permlab.tables import Row, number_columns
 
-MODULES = {"spt": "spt", "inverse_permutation": "probe", "ntk": "ntk", "merge": "merge", "lora_lego": "lego"}
-"""task -> module of this package; any other task gets the generic section."""
 MOST_METRICS = 8
 MOST_COLLECTIONS = 12
 """Experiments and sweeps of one task that are shown with figures; the rest is in the table of runs."""
@@ -27,49 +26,9 @@ MOST_KEYS = 8
 """Differing keys up to which the runs are listed one by one."""
 
 
-@dataclass
-class Collection:
-    """Runs of one task that belong together: one experiment, one sweep, or the runs outside of both."""
-
-    task: str
-    name: str
-    title: str
-    runs: list[RunRecord]
-    groups: list[Group]
-
-    @property
-    def many(self) -> bool:
-        """Whether there is more than one group to tell apart."""
-        return len(self.groups) > 1
-
-    def prefix(self, name: str) -> str:
-        """Return a file name that says where a table or figure belongs."""
-        return f"{self.task}-{self.name.removeprefix(self.task + '/')}-{name}"
-
-    def shown(self, out: Output) -> list[Group]:
-        """Return the groups whose own figures are embedded."""
-        return self.groups[: out.own_figures]
-
-
-def collections(task: str, runs: Sequence[RunRecord]) -> list[Collection]:
-    """Sort finished runs of a task into experiments, sweeps and single runs."""
-    found: dict[str, list[RunRecord]] = {}
-    for run in runs:
-        sweep = run.config.get("run", {}).get("sweep") if isinstance(run.config.get("run"), dict) else None
-        name = run.experiment.get("name") or (
-            f"sweep {str(sweep).rsplit('/', 1)[-1]}" if sweep else "runs on their own"
-        )
-        found.setdefault(str(name), []).append(run)
-    made = []
-    for name in sorted(found, key=lambda n: ("/" not in n, n == "runs on their own", n)):
-        title = name if name == "runs on their own" or name.startswith("sweep ") else f"Experiment {name}"
-        made.append(Collection(task, name, title[0].upper() + title[1:], found[name], groups(found[name])))
-    return made
-
-
 def task_section(task: str, runs: Sequence[RunRecord], out: Output) -> Section:
     """Return the section of one task; its parts are those of `collections`."""
-    module = importlib.import_module(f"permlab.reports.sections.{MODULES.get(task, 'generic')}")
+    module = registry.section(task) or generic
     section = Section(anchor("task", task), getattr(module, "TITLE", task))
     done = [run for run in runs if run.status == "done"]
     if not done:
@@ -105,9 +64,6 @@ def anchor(*parts: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-") or "part"
 
 
-# ---- parts that every task has -----------------------------------------------------------------------------------
-
-
 def headline(collection: Collection, out: Output) -> list[Block]:
     """The groups with mean and spread of the headline numbers, and all metrics folded away."""
     about = collection.runs[-1].experiment
@@ -124,9 +80,7 @@ def headline(collection: Collection, out: Output) -> list[Block]:
 
 def headline_metrics(collection: Collection) -> list[str]:
     """Return the metrics that the task puts first, or the first few there are."""
-    present = list(
-        dict.fromkeys(name for run in collection.runs for name, value in run.metrics.items() if is_number(value))
-    )
+    present = number_columns(run.metrics for run in collection.runs)
     try:
         wanted = registry.task(collection.task).HEADLINE
     except Exception:
@@ -199,54 +153,3 @@ def value_counts(runs: Sequence[RunRecord], key: str) -> str:
         counts[text] = counts.get(text, 0) + 1
     shown = ", ".join(f"{value} ({count})" for value, count in list(counts.items())[:8])
     return shown + (f" and {len(counts) - 8} more" if len(counts) > 8 else "")
-
-
-def own_figures(
-    collection: Collection, out: Output, names: Sequence[str], describe: Callable[[str], str]
-) -> list[Block]:
-    """Embed figures that the runs drew themselves: those of the newest run of the first few groups.
-
-    `names` are patterns like `attention_*`; the caption names the configuration and the seed.
-    """
-    blocks: list[Block] = []
-    for group in collection.shown(out):
-        for name in group.newest.files("figures", ".png"):
-            if not any(re.fullmatch(pattern.replace("*", ".*"), name) for pattern in names):
-                continue
-            said = describe(name)
-            where = f"{group.label}, seed {group.newest.seed}"
-            figure = out.embed(group.newest, name, f"{said}; {where}", f"{said}. {where}.")
-            if isinstance(figure, Figure):
-                blocks.append(figure)
-    left = len(collection.groups) - len(collection.shown(out))
-    if blocks and left > 0:
-        rest = collection.groups[len(collection.shown(out)) :]
-        blocks.append(Links(f"{left} more configurations have such figures:", [folder_link(g, out) for g in rest[:30]]))
-    return blocks
-
-
-def folder_link(group: Group, out: Output) -> Any:
-    """Link to the figures of a group's newest run."""
-    return out.link(group.newest.directory / "figures", group.label)
-
-
-def newest_tables(collection: Collection, out: Output, names: Sequence[str], titles: dict[str, str]) -> list[Block]:
-    """Show tables of the newest run of the first few groups; with several, a column names the configuration."""
-    blocks: list[Block] = []
-    for name in names:
-        rows: list[Row] = []
-        for group in collection.shown(out):
-            first = {"configuration": group.label} if collection.many else {}
-            rows += [{**first, **row} for row in group.newest.table(name)]
-        if rows:
-            left = len(collection.groups) - len(collection.shown(out))
-            note = f"The first {len(collection.shown(out))} configurations; {left} more are in their run directories."
-            title = titles.get(name, words(name))
-            blocks.append(out.table(collection.prefix(name), rows, title, note=note if left > 0 else ""))
-    return blocks
-
-
-def words(name: str) -> str:
-    """Turn a file name into words: `recall_by_arm` -> `Recall by arm`."""
-    text = name.replace("_", " ").strip()
-    return text[:1].upper() + text[1:]

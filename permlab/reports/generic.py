@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from permlab.reports.collection import Collection, newest_tables, own_figures, words
 from permlab.reports.document import Block
-from permlab.reports.sections.common import Collection, newest_tables, own_figures, words
 from permlab.reports.writer import Output
 
 MOST_TABLES = 6

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from permlab import figures
 from permlab.reports.aggregate import Group, series
+from permlab.reports.collection import Collection, newest_tables, own_figures, words
 from permlab.reports.document import Block, Figure
-from permlab.reports.sections.common import Collection, newest_tables, own_figures, words
 from permlab.reports.writer import Output
 
 TITLE = "Undoing a permutation (inverse_permutation)"
@@ -25,6 +28,11 @@ FIGURES = {
     "prompts": "Few-shot prompts: share of right lists and places against length",
 }
 SMALLEST = 1e-6
+
+
+def repeats(task: Mapping[str, Any]) -> int:
+    """Return how many seeds stand inside one run: training repeats every arm with `task.seeds`."""
+    return task.get("seeds", 1) if task.get("mode") in ("train", "scratch_sweep") else 1
 
 
 def blocks(collection: Collection, out: Output) -> list[Block]:

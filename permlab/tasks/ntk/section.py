@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from permlab.reports.collection import Collection, own_figures, words
 from permlab.reports.document import Block
-from permlab.reports.sections.common import Collection, own_figures, words
 from permlab.reports.writer import Output
 from permlab.tables import Row
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
+from collections.abc import Mapping
+from typing import Any
 
 from permlab import figures
 from permlab.reports.aggregate import Group, aggregated
+from permlab.reports.collection import Collection, newest_tables, own_figures, words
 from permlab.reports.document import Block, Figure
-from permlab.reports.sections.common import Collection, newest_tables, own_figures, words
 from permlab.reports.writer import Output
-from permlab.tables import Row, is_number
+from permlab.tables import Row, is_number, number_columns
 
 TITLE = "Merging networks after permuting their units (merge)"
 QUESTION = (
@@ -44,6 +45,11 @@ FIGURES = {
 UNITS = {"loss": " (nats)", "accuracy": ""}
 
 
+def repeats(task: Mapping[str, Any]) -> int:
+    """Return how many seeds stand inside one run: networks of our own come in `task.pairs` pairs."""
+    return 1 if task.get("models") else task.get("pairs", 1)
+
+
 def blocks(collection: Collection, out: Output) -> list[Block]:
     """Curves and arms over all pairs and runs of a configuration, then the other figures and tables."""
     made: list[Block] = []
@@ -65,9 +71,7 @@ def blocks(collection: Collection, out: Output) -> list[Block]:
 def means(rows: list[Row], keys: tuple[str, ...]) -> list[Row]:
     """One row per arm with the Spread of every column of numbers."""
     present = [key for key in keys if any(row.get(key) is not None for row in rows)]
-    names = dict.fromkeys(name for row in rows for name in row)
-    numbers = [n for n in names if n not in (*present, *ASIDE) and any(is_number(row.get(n)) for row in rows)]
-    return aggregated(rows, present, numbers)
+    return aggregated(rows, present, number_columns(rows, (*present, *ASIDE)))
 
 
 def curves(collection: Collection, group: Group, out: Output) -> Figure | None:
@@ -83,14 +87,10 @@ def curves(collection: Collection, group: Group, out: Output) -> Figure | None:
     said: list[str] = []
     for ax, key in zip(axes[0], shown):
         for arm in dict.fromkeys(str(row.get("arm")) for row in tested):
-            points: dict[float, list[float]] = {}
-            for row in tested:
-                if str(row.get("arm")) == arm and is_number(row.get(key)):
-                    points.setdefault(row["position"], []).append(float(row[key]))
-            x = sorted(points)
-            mean = [statistics.fmean(points[v]) for v in x]
-            spread = [statistics.stdev(points[v]) if len(points[v]) > 1 else 0.0 for v in x]
-            low, high = ([m + sign * s for m, s in zip(mean, spread)] for sign in (-1, 1))
+            own = [row for row in tested if str(row.get("arm")) == arm and is_number(row.get(key))]
+            points = sorted((row["position"], row[key]) for row in aggregated(own, ("position",), (key,)))
+            x, mean = [at for at, _ in points], [found.mean for _, found in points]
+            low, high = ([found.mean + sign * (found.deviation or 0.0) for _, found in points] for sign in (-1, 1))
             ax.plot(x, mean, color=figures.color(arm), label=arm)
             ax.fill_between(x, low, high, color=figures.color(arm), alpha=0.18, linewidth=0)
             if key == "loss" and mean:

@@ -6,8 +6,8 @@ from typing import Any
 
 from permlab import figures
 from permlab.reports.aggregate import series
+from permlab.reports.collection import Collection, newest_tables
 from permlab.reports.document import Block, Figure
-from permlab.reports.sections.common import Collection, newest_tables
 from permlab.reports.writer import Output
 from permlab.tables import Row
 
@@ -56,8 +56,8 @@ def units(collection: Collection, out: Output) -> Figure | None:
     for number, (rows, labels) in enumerate(found.items()):
         label = labels[0] if len(labels) == 1 else f"{labels[0]} and {len(labels) - 1} more with the same units"
         shift = (number - (len(found) - 1) / 2) * width
-        shade = list(figures.PALETTE.values())[number % len(figures.PALETTE)]
-        ax.bar([u + shift for u, _ in rows], [t for _, t in rows], width=width, color=shade, label=label)
+        marks = [unit + shift for unit, _ in rows], [count for _, count in rows]
+        ax.bar(*marks, width=width, color=figures.numbered(number), label=label)
     ax.set(xlabel="units per text", ylabel="texts")
     ax.xaxis.get_major_locator().set_params(integer=True)
     if len(found) > 1:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from permlab import figures
+from permlab.reports.collection import Collection, newest_tables, own_figures, words
 from permlab.reports.document import Block, Figure
-from permlab.reports.sections.common import Collection, newest_tables, own_figures, words
 from permlab.reports.writer import Output
-from permlab.tables import Row
+from permlab.tables import Row, grouped, spread
 
 TITLE = "LoRA adapters taken apart by rank (lora_lego)"
 QUESTION = "Can LoRA adapters be taken apart by rank and rebuilt as one? (arXiv 2409.16167)"
@@ -29,6 +32,11 @@ FIGURES = {
 }
 
 
+def repeats(task: Mapping[str, Any]) -> int:
+    """Return how many seeds stand inside one run: generated adapters are made `task.repeats` times, one's own once."""
+    return 1 if task.get("study") == "identities" or task.get("adapters") else task.get("repeats", 1)
+
+
 def blocks(collection: Collection, out: Output) -> list[Block]:
     """Methods over all seeds of all runs, then the figures and the other tables of the newest runs."""
     made: list[Block] = []
@@ -48,17 +56,11 @@ def blocks(collection: Collection, out: Output) -> list[Block]:
 
 def methods(scores: list[Row]) -> list[Row]:
     """Mean and spread of every method over (run, repeat): the rows of `scores.csv` of all runs of a group."""
-    from permlab.reports.aggregate import spread
-
-    found: dict[tuple[object, ...], list[Row]] = {}
-    for row in scores:
-        if "scale_rule" in row:
-            key = tuple(row.get(name) for name in ("regime", "adapters", "method", "scale_rule"))
-            found.setdefault(key, []).append(row)
+    scored = [row for row in scores if "scale_rule" in row]
+    keys = ("regime", "adapters", "method", "scale_rule")
     table = []
-    for (regime, adapters, method, rule), members in found.items():
-        scale = "tuned" if rule == "tuned" else rule
-        line: Row = {"method": method, "adapters": adapters, "start of A": regime, "scale": scale}
+    for (regime, adapters, method, rule), members in grouped(scored, keys).items():
+        line: Row = {"method": method, "adapters": adapters, "start of A": regime, "scale": rule}
         line["seeds"] = len({row.get("seed") for row in members})
         for name in ("score", "kept", "norm_ratio"):
             line[name] = spread(row.get(name) for row in members)
