@@ -8,19 +8,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from permlab.adapters.factors import Factors, ModuleInfo
 from permlab.adapters.settings import LoraSettings
 from permlab.errors import UserError
+from permlab.storage.files import read_object
+from permlab.storage.hashes import sha256_of
+from permlab.storage.hub import is_hub_id, snapshot
+from permlab.storage.shards import ForeignShard, read_weights
+from permlab.storage.tensors import FLOATS, DamagedFile, OpenTensors, TensorInfo, torch_dtype
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -30,7 +31,6 @@ _PREFIX = "base_model.model."
 # "...q_proj.lora_A.weight"; older files put the adapter name in: "...lora_A.default.weight"; "...lora_embedding_A".
 _FACTOR_KEY = re.compile(r"(?P<module>.+)\.lora_(?P<half>A|B)(\.[^.]+)?\.weight")
 _EMBEDDING_KEY = re.compile(r"(?P<module>.+)\.lora_embedding_(?P<half>A|B)(\.[^.]+)?")
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class Adapter:
@@ -43,9 +43,11 @@ class Adapter:
     def __init__(self, folder: Path, name: str) -> None:
         self.folder = folder
         self.name = name
-        self.settings = LoraSettings.from_json(_read_json(folder / CONFIG_NAME), f"{name}/{CONFIG_NAME}")
-        self._location = _locate_tensors(folder, name)
-        self._handles: dict[Path, Any] = {}
+        if not (folder / CONFIG_NAME).is_file():
+            raise UserError(f"{folder} holds no {CONFIG_NAME}; is it a PEFT adapter folder?")
+        self.settings = LoraSettings.from_json(read_object(folder / CONFIG_NAME), f"{name}/{CONFIG_NAME}")
+        self._stored = _located(folder, name)
+        self._tensors = OpenTensors(self._stored)
         self._keys: dict[str, dict[str, str]] = {}
         self.extra: list[str] = []
         self.modules: dict[str, ModuleInfo] = {}
@@ -58,8 +60,8 @@ class Adapter:
             UserError: when a value is not finite.
         """
         info = self.modules[module]
-        a = self._tensor(self._keys[module]["A"]).float().reshape(info.rank, info.d_in)
-        b = self._tensor(self._keys[module]["B"]).float().reshape(info.d_out, info.rank)
+        a = self._tensors[self._keys[module]["A"]].float().reshape(info.rank, info.d_in)
+        b = self._tensors[self._keys[module]["B"]].float().reshape(info.d_out, info.rank)
         # One reduction instead of an elementwise mask: a sum is finite only if every entry is (or overflows, which no
         # usable adapter does).
         if not bool(torch.isfinite(a.sum() + b.sum())):
@@ -68,35 +70,24 @@ class Adapter:
 
     def extra_tensor(self, key: str) -> Tensor:
         """A tensor that is not a LoRA factor, by its key in the file."""
-        return self._tensor(key)
+        return self._tensors[key]
+
+    @property
+    def files(self) -> list[Path]:
+        """The weight files."""
+        return sorted({info.file for info in self._stored.values()})
 
     def sha256(self) -> str:
         """Hash of the weight files, in name order."""
-        digest = hashlib.sha256()
-        for path in sorted(set(self._location.values())):
-            with path.open("rb") as handle:
-                while block := handle.read(1 << 22):
-                    digest.update(block)
-        return digest.hexdigest()
+        return sha256_of(self.files)
 
     def n_bytes(self) -> int:
         """Size of the weight files."""
-        return sum(path.stat().st_size for path in set(self._location.values()))
-
-    def _open(self, path: Path) -> Any:
-        if path not in self._handles:
-            try:
-                self._handles[path] = safe_open(str(path), framework="pt", device="cpu")
-            except (SafetensorError, OSError) as problem:
-                raise UserError(f"{self.name}: {path.name} cannot be read (truncated or damaged: {problem})") from None
-        return self._handles[path]
-
-    def _tensor(self, key: str) -> Tensor:
-        return self._open(self._location[key]).get_tensor(key)
+        return sum(path.stat().st_size for path in self.files)
 
     def _read_layout(self) -> None:
         kinds: dict[str, str] = {}
-        for key in self._location:
+        for key in self._stored:
             match, kind = _FACTOR_KEY.fullmatch(key), "linear"
             if match is None:
                 match, kind = _EMBEDDING_KEY.fullmatch(key), "embedding"
@@ -139,11 +130,10 @@ class Adapter:
         return ModuleInfo(rank, shape_a[1:], shape_b[0], self.settings.scaling(module, rank), kind, dtype)
 
     def _shape(self, key: str) -> tuple[tuple[int, ...], torch.dtype]:
-        view = self._open(self._location[key]).get_slice(key)
-        code = view.get_dtype()
-        if code not in _DTYPES:
-            raise UserError(f"{self.name}: {key} is stored as {code}; F64, F32, F16 and BF16 can be merged")
-        return tuple(view.get_shape()), _DTYPES[code]
+        info = self._stored[key]
+        if info.dtype not in FLOATS:
+            raise UserError(f"{self.name}: {key} is stored as {info.dtype}; {', '.join(FLOATS)} can be merged")
+        return info.shape, torch_dtype(info.dtype)
 
 
 def module_path(key: str) -> str:
@@ -162,70 +152,24 @@ def open_adapter(source: str | Path, revision: str | None = None) -> Adapter:
     if folder.is_dir():
         return Adapter(folder, folder.name)
     text = str(source)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not text.startswith("."):
-        return Adapter(_download(text, revision), text)
-    raise UserError(f"adapter {text} is neither a folder nor a hub id like owner/name")
-
-
-def _download(repo: str, revision: str | None) -> Path:
-    import httpx
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    patterns = [CONFIG_NAME, "adapter_model*.safetensors", INDEX_NAME]
+    if not is_hub_id(text):
+        raise UserError(f"adapter {text} is neither a folder nor a hub id like owner/name")
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError, ValueError) as problem:
-        reason = str(problem).strip().splitlines()[0]
-        raise UserError(f"adapter {repo} is no local folder and cannot be fetched from the hub: {reason}") from None
+        return Adapter(snapshot(text, [CONFIG_NAME, "adapter_model*.safetensors", INDEX_NAME], revision), text)
+    except UserError as problem:
+        raise UserError(f"adapter {text} cannot be fetched from the hub: {problem}") from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _located(folder: Path, name: str) -> dict[str, TensorInfo]:
+    """Where every tensor lies: one safetensors file, or the shards that an index names."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path.parent} holds no {path.name}; is it a PEFT adapter folder?") from None
-    except (OSError, ValueError) as problem:
-        raise UserError(f"{path} is not valid JSON ({problem})") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} does not hold a JSON object")
-    return value
-
-
-def _locate_tensors(folder: Path, name: str) -> dict[str, Path]:
-    """File of every tensor key: one safetensors file, or the shards that an index names."""
-    single, index = folder / WEIGHTS_NAME, folder / INDEX_NAME
-    if single.is_file():
-        try:
-            with safe_open(str(single), framework="pt", device="cpu") as handle:
-                return dict.fromkeys(handle.keys(), single)
-        except (SafetensorError, OSError) as problem:
-            raise UserError(f"{name}: {WEIGHTS_NAME} cannot be read (truncated or damaged: {problem})") from None
-    if index.is_file():
-        return _locate_shards(folder, name, _read_json(index).get("weight_map"))
+        tensors = read_weights(folder, WEIGHTS_NAME)
+    except DamagedFile as problem:
+        raise UserError(f"{name}: {problem.path.name} cannot be read (truncated or damaged); get it again") from None
+    except ForeignShard as problem:
+        raise UserError(f"{name}: {INDEX_NAME} points outside the folder ({problem.shard})") from None
+    if tensors is not None:
+        return tensors
     if (folder / _PICKLE_NAME).is_file():
         raise UserError(f"{name}: {_PICKLE_NAME} is a pickle and is not opened; save the adapter as safetensors")
     raise UserError(f"{name} holds no {WEIGHTS_NAME}")
-
-
-def _locate_shards(folder: Path, name: str, weight_map: Any) -> dict[str, Path]:
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise UserError(f"{name}: {INDEX_NAME} has no weight_map")
-    location: dict[str, Path] = {}
-    for key, shard in weight_map.items():
-        # The name, not the resolved path: hub caches link every file to a blob that lies elsewhere.
-        if Path(str(shard)).name != str(shard):
-            raise UserError(f"{name}: {INDEX_NAME} points outside the folder ({shard})")
-        path = folder / str(shard)
-        if path.suffix != ".safetensors" or not path.is_file():
-            raise UserError(f"{name}: {INDEX_NAME} names {shard}, which is no safetensors file of the folder")
-        location[key] = path
-    for path in sorted(set(location.values())):
-        try:
-            with safe_open(str(path), framework="pt", device="cpu") as handle:
-                absent = [key for key, where in location.items() if where == path and key not in set(handle.keys())]
-        except (SafetensorError, OSError) as problem:
-            raise UserError(f"{name}: {path.name} cannot be read (truncated or damaged: {problem})") from None
-        if absent:
-            raise UserError(f"{name}: {path.name} does not hold {absent[0]}, which {INDEX_NAME} says it does")
-    return location

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-import shutil
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from permlab.data.adapter_tasks import Benchmark, Group, Questions
 from permlab.models.causal_lm import build_scratch
 from permlab.models.causal_lm_config import CausalLMConfig, ScratchConfig
+from permlab.storage.folders import replacing_folder
 
 # Called with (steps done, steps in all, loss); may raise to stop.
 Progress = Callable[[int, int, float], None]
@@ -162,19 +162,8 @@ def train_adapter(
         model = peft.get_peft_model(copy.deepcopy(base), config)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     fit(model.get_base_model(), trained, schedule, group.train, seed, group.replay, progress)
-    save_folder(lambda path: model.save_pretrained(path, save_embedding_layers=False), folder)
-
-
-def save_folder(save: Callable[[Path], Any], folder: str | Path) -> None:
-    """Let `save` write into a temporary folder, then give it its name: a killed run leaves no half-written model."""
-    folder = Path(folder)
-    temporary = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    save(temporary)
-    if folder.exists():
-        shutil.rmtree(folder)
-    temporary.rename(folder)
+    with replacing_folder(folder, replace=True) as part:
+        model.save_pretrained(part, save_embedding_layers=False)
 
 
 @torch.no_grad()

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,51 +22,13 @@ from permlab.adapters.files import CONFIG_NAME, WEIGHTS_NAME, Adapter
 from permlab.adapters.merge import Merged, MergeRule, default_weights, merge_adapters, merged_info, plan_ranks
 from permlab.adapters.settings import LoraSettings, merged_config, targets
 from permlab.errors import UserError, check_choice
+from permlab.storage.files import write_text
+from permlab.storage.folders import replacing_folder
+from permlab.storage.tensors import SafetensorsStream
 from permlab.version import __version__
 
 _TARGET_KEYS = ("target_modules", "layers_to_transform", "layers_pattern", "exclude_modules")
 EXTRA_RULES = ("same", "average", "first", "drop")
-_CODES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-
-
-class SafetensorsStream:
-    """A safetensors file whose tensors arrive one by one in any order; shapes and dtypes are stated up front."""
-
-    def __init__(self, path: Path, shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> None:
-        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-        offset = 0
-        for key, (shape, dtype) in shapes.items():
-            size = torch.Size(shape).numel() * dtype.itemsize
-            header[key] = {"dtype": _CODES[dtype], "shape": list(shape), "data_offsets": [offset, offset + size]}
-            offset += size
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        self._header, self._start = header, 8 + len(text)
-        self._missing = set(shapes)
-        self._file: BinaryIO = path.open("wb")
-        self._file.write(len(text).to_bytes(8, "little") + text)
-
-    def put(self, key: str, tensor: Tensor) -> None:
-        """Write one tensor, converted to the stated dtype."""
-        entry = self._header[key]
-        dtype = next(dtype for dtype, code in _CODES.items() if code == entry["dtype"])
-        data = tensor.detach().to(device="cpu", dtype=dtype).contiguous()
-        if list(data.shape) != entry["shape"]:
-            raise ValueError(f"{key} has shape {list(data.shape)}, stated {entry['shape']}")
-        self._file.seek(self._start + entry["data_offsets"][0])
-        self._file.write(memoryview(data.view(torch.uint8).reshape(-1).numpy()))
-        self._missing.discard(key)
-
-    def __enter__(self) -> SafetensorsStream:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Flush to disk; refuse a file with holes when the block ended well."""
-        with self._file:
-            if kind is None and self._missing:
-                raise ValueError(f"{len(self._missing)} tensors were never written, {min(self._missing)} among them")
-            self._file.flush()
-            os.fsync(self._file.fileno())
 
 
 def write_merge(
@@ -99,7 +59,7 @@ def write_merge(
     info = merged_info(adapters, ranks)
     weights = rule.weights or default_weights(rule.method, len(adapters))
     extras = _merge_extra(adapters, weights, extra)
-    with _folder(Path(out)) as folder:
+    with _adapter_folder(out) as folder:
         shapes = dict(_shapes(info)) | {key: (tuple(t.shape), t.dtype) for key, t in extras.items()}
         with SafetensorsStream(folder / WEIGHTS_NAME, shapes) as stream:
             for key, tensor in extras.items():
@@ -122,34 +82,20 @@ def write_adapter(out: str | Path, adapter: AdapterSource, settings: LoraSetting
     """Write any adapter (its scaling folded in) as a PEFT folder; `settings` gives the other configuration keys."""
     info = {name: dataclasses.replace(module, scaling=1.0) for name, module in sorted(adapter.modules.items())}
     first = settings or LoraSettings.from_json({"peft_type": "LORA"})
-    with _folder(Path(out)) as folder:
+    with _adapter_folder(out) as folder:
         with SafetensorsStream(folder / WEIGHTS_NAME, dict(_shapes(info))) as stream:
             for module in info:
                 _put(stream, module, info[module], adapter.load(module).folded())
         _write_config(folder, first, {name: module.rank for name, module in info.items()}, [first.raw], {})
 
 
-class _folder:
-    """A temporary folder beside `out` that becomes `out` when the block ends well and disappears when it does not."""
-
-    def __init__(self, out: Path) -> None:
-        self.out = out
-        if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / CONFIG_NAME).is_file())):
-            raise UserError(f"{out} exists and is no adapter folder; it is not overwritten")
-
-    def __enter__(self) -> Path:
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        self.temporary = Path(tempfile.mkdtemp(prefix=f".{self.out.name}.", dir=self.out.parent))
-        self.temporary.chmod(0o755)
-        return self.temporary
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            shutil.rmtree(self.temporary, ignore_errors=True)
-            return
-        if self.out.exists():
-            shutil.rmtree(self.out)
-        self.temporary.rename(self.out)
+def _adapter_folder(out: str | Path) -> AbstractContextManager[Path]:
+    """A folder that gets its name at the end; only an adapter is replaced."""
+    place = Path(out)
+    adapter = (place / CONFIG_NAME).is_file()
+    if place.exists() and not (place.is_dir() and (adapter or not any(place.iterdir()))):
+        raise UserError(f"{out} exists and is no adapter folder; it is not overwritten")
+    return replacing_folder(place, replace=adapter)
 
 
 def _keys(module: str, kind: str) -> tuple[str, str]:
@@ -207,7 +153,7 @@ def _write_config(
     if named is not target:
         changes = changes | dict.fromkeys(_TARGET_KEYS[1:])
     config = merged_config(first, ranks, named, **changes)
-    _write_text(folder / CONFIG_NAME, json.dumps(config, indent=2, sort_keys=True) + "\n")
+    write_text(folder / CONFIG_NAME, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _unordered(value: Any) -> Any:
@@ -221,13 +167,6 @@ def _extra_keys(raws: Sequence[dict[str, Any]], kept: bool) -> dict[str, Any]:
     modules = sorted({name for raw in raws for name in raw.get("modules_to_save") or []})
     bias = next((raw["bias"] for raw in raws if raw.get("bias", "none") != "none"), "none")
     return {"modules_to_save": modules or None, "bias": bias}
-
-
-def _write_text(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
 
 
 def _write_card(folder: Path, adapters: Sequence[Adapter], rule: MergeRule, weights: Sequence[float]) -> None:
@@ -244,7 +183,7 @@ def _write_card(folder: Path, adapters: Sequence[Adapter], rule: MergeRule, weig
         for adapter, weight in zip(adapters, weights)
     ]
     record = {"permlab": __version__, "rule": dataclasses.asdict(rule), "inputs": inputs}
-    _write_text(folder / "merge.json", json.dumps(record, indent=2) + "\n")
+    write_text(folder / "merge.json", json.dumps(record, indent=2) + "\n")
     head = ["---", "library_name: peft", "tags: [lora, merge, permlab]"]
     if base:
         head.append(f"base_model: {json.dumps(base)}")
@@ -262,4 +201,4 @@ def _write_card(folder: Path, adapters: Sequence[Adapter], rule: MergeRule, weig
     lines += ["", "| setting | value |", "|---|---|"]
     lines += [f"| {key} | {value} |" for key, value in settings.items() if value is not None]
     lines += ["", "The scalings of the inputs are folded in: lora_alpha equals the rank, so PEFT scales by 1.", ""]
-    _write_text(folder / "README.md", "\n".join(lines))
+    write_text(folder / "README.md", "\n".join(lines))

@@ -15,8 +15,8 @@ from typing import Any
 from torch import Tensor
 
 from permlab.errors import UserError
-
-WEIGHTS, RECORD = "model.safetensors", "merge.json"
+from permlab.models.checkpoints import RECORD, WEIGHTS
+from permlab.storage.folders import replacing_folder
 
 
 def save_merged(
@@ -25,23 +25,26 @@ def save_merged(
     """Write a state dict and its record.
 
     Args:
-        folder: made if it is not there.
+        folder: made, complete or not at all; a merged network that is there already is replaced.
         state: tensors of any shape.
         record: plain values that JSON can hold: network, width, matching, ratios, provenance of the endpoints.
         tied: alias name -> name of the tensor it shares (`spec.tied`): written once, and noted in the record.
+
+    Raises:
+        UserError: the folder holds something else already; nothing is written then.
     """
     from safetensors.torch import save_file
 
     path = Path(folder)
     text = json.dumps({**record, "tied": dict(tied or {})}, indent=2, sort_keys=True)
-    path.mkdir(parents=True, exist_ok=True)
     tensors = {
         name: value.detach().cpu().contiguous().clone()
         for name, value in state.items()
         if not (tied and name in tied and tied[name] in state)
     }
-    save_file(tensors, str(path / WEIGHTS), metadata={"format": "pt"})
-    (path / RECORD).write_text(text + "\n", encoding="utf-8")
+    with replacing_folder(path, replace=(path / RECORD).is_file()) as part:
+        save_file(tensors, str(part / WEIGHTS), metadata={"format": "pt"})
+        (part / RECORD).write_text(text + "\n", encoding="utf-8")
     return path
 
 

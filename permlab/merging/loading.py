@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from permlab.errors import UserError
 from permlab.models.checkpoints import Checkpoint, open_checkpoint
 from permlab.models.vision import build_vision_model
+from permlab.storage.tensors import OpenTensors
 from permlab.symmetry import Spec, declare, permute_tensor, verify
 
 DTYPES = {
@@ -168,18 +168,10 @@ def read_tensors(checkpoint: Checkpoint, names: Mapping[str, str] | None = None)
     Raises:
         UserError: naming the tensor.
     """
-    from safetensors import SafetensorError, safe_open
-
-    handles: dict[Path, Any] = {}
+    tensors = OpenTensors(checkpoint.tensors)
     state: dict[str, Tensor] = {}
     for name, stored in (names or {each: each for each in checkpoint.tensors}).items():
-        file = checkpoint.tensors[stored].file
-        try:
-            if file not in handles:
-                handles[file] = safe_open(str(file), framework="pt", device="cpu")
-            value = handles[file].get_tensor(stored)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{file} cannot be read ({error}): copy or download it again") from None
+        value = tensors[stored]
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise UserError(f"{checkpoint.path}: {stored} holds NaN or infinite values, so it cannot be merged")
         state[name] = value

@@ -7,19 +7,16 @@ The folder loads with `from_pretrained`: configuration and tokenizer of the firs
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from permlab.errors import UserError
 from permlab.merging.loading import Loaded
 from permlab.models.checkpoints import CONFIG, INDEX, RECORD
+from permlab.storage.folders import replacing_folder
 from permlab.version import __version__
 
 COPIED = (
@@ -41,22 +38,20 @@ def save_network(
     """Write a merged Hugging Face network.
 
     Args:
-        folder: made; it must not hold anything yet.
+        folder: made; a merged network that is there already (a run that was stopped) is replaced, nothing else is.
         state: the merged tensors under the names of `loaded.stored`, each of the number type it had there.
         loaded: where the networks came from.
         record: plain values for merge.json and the model card; "method" and "weights" are shown in words.
         shard_size: largest file.
 
     Raises:
-        UserError: the folder holds something already; nothing is written then.
+        UserError: the folder holds something else already; nothing is written then.
     """
     out = Path(folder)
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out} exists already and is not overwritten: choose another folder")
     inputs = [{"path": each.path, "sha256": each.sha256()} for each in loaded.checkpoints]
     if loaded.ancestor is not None:
         inputs[-1]["role"] = "ancestor"
-    with _whole(out) as temporary:
+    with replacing_folder(out, replace=(out / RECORD).is_file()) as temporary:
         _write_weights(temporary, state, loaded, shard_size)
         source = loaded.checkpoints[0].folder
         shutil.copyfile(source / CONFIG, temporary / CONFIG)
@@ -67,25 +62,6 @@ def save_network(
         (temporary / RECORD).write_text(text + "\n", encoding="utf-8")
         (temporary / "README.md").write_text(_card(loaded, inputs, record), encoding="utf-8")
     return out
-
-
-@contextmanager
-def _whole(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that becomes `out` when the block ends well, and disappears when it does not."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        temporary.chmod(0o755)
-        yield temporary
-        for path in [*temporary.iterdir(), temporary]:
-            descriptor = os.open(path, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
-        if out.exists():
-            out.rmdir()
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_weights(folder: Path, state: Mapping[str, Tensor], loaded: Loaded, shard_size: int | str) -> None:

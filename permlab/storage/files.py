@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from permlab.errors import UserError
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -71,11 +73,23 @@ def save_figure(folder: Path, name: str, figure: Figure) -> list[Path]:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON, or return None when the file is missing or broken."""
+    """Read JSON, or return None when the file is missing or broken, or nested so deep that no program wrote it."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object of the user.
+
+    Raises:
+        UserError: the file cannot be read, is no JSON, or holds something else than an object.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not a JSON object: get the file again")
+    return value
 
 
 def finite(value: Any) -> Any:

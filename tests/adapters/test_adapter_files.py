@@ -253,7 +253,7 @@ def test_memory_adapter_and_file_give_the_same_merge(tmp_path):
 
 
 def test_a_stream_with_holes_is_refused(tmp_path):
-    from permlab.adapters.writing import SafetensorsStream
+    from permlab.storage.tensors import SafetensorsStream
 
     shapes = {"a": ((2, 3), torch.float32), "b": ((4,), torch.bfloat16)}
     with (

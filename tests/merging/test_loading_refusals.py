@@ -196,3 +196,11 @@ def test_nothing_is_left_of_a_merge_that_fails(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"no space"):
         save_network(tmp_path / "m", mean, loaded, {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "full"]
+
+
+def test_a_run_that_goes_on_replaces_the_merge_it_had_written(tmp_path):
+    loaded = load_networks(save_pair(tmp_path))
+    mean = average(align(loaded.spec, loaded.stored, identity_matching(loaded.spec)))
+    for method in ("first", "second"):
+        save_network(tmp_path / "m", mean, loaded, {"method": method})
+    assert json.loads((tmp_path / "m" / "merge.json").read_text())["method"] == "second"

@@ -44,3 +44,23 @@ def test_broken_folders_are_refused(tmp_path):
     with pytest.raises(TypeError):
         save_merged(tmp_path / "new", {"w": torch.ones(2)}, {"bad": object()})
     assert not (tmp_path / "new").exists()
+
+
+def test_a_save_that_fails_leaves_the_old_network(tmp_path, monkeypatch):
+    folder = save_merged(tmp_path / "m", {"w": torch.ones(2)}, {"seed": 0})
+
+    def full_disk(*_, **__):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save_file", full_disk)
+        for out in ("m", "new"):
+            with pytest.raises(OSError, match="no space"):
+                save_merged(tmp_path / out, {"w": torch.zeros(2)}, {"seed": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+    state, record = load_merged(folder)
+    assert record["seed"] == 0 and torch.equal(state["w"], torch.ones(2))
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="is not overwritten"):
+        save_merged(tmp_path / "notes", {"w": torch.ones(2)}, {})

@@ -13,13 +13,13 @@ from permlab.adapters.training import (
     Schedule,
     build_base,
     fit,
-    save_folder,
     spread_embeddings,
     train_adapter,
 )
 from permlab.config import Config
 from permlab.data.adapter_tasks import Benchmark, knowledge, lists, sentences
 from permlab.runs.run import Run
+from permlab.storage.folders import replacing_folder
 
 # benchmark: base steps, base batch, adapter steps, adapter batch (knowledge takes all facts of an adapter in a step)
 PRESETS = {"knowledge": (400, 256, 300, 64), "lists": (1200, 128, 300, 64), "text": (400, 64, 300, 64)}
@@ -71,7 +71,8 @@ def prepare_base(config: Config, run: Run, benchmark: Benchmark, seed: int) -> A
             fit(model, model.parameters(), schedule, benchmark.base, seed, progress=show)
         if benchmark.fresh is not None:
             spread_embeddings(model, benchmark.fresh, seed)
-        save_folder(model.save_pretrained, folder)
+        with replacing_folder(folder, replace=True) as part:
+            model.save_pretrained(part)
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(run.device).eval()
 
 

@@ -16,7 +16,8 @@ from permlab.config import Config
 from permlab.data.image_configs import IMAGE_DATASETS
 from permlab.data.text_configs import TEXT_DATASETS
 from permlab.errors import UserError, check_range
-from permlab.models.checkpoints import Checkpoint, is_hub_id, open_checkpoint
+from permlab.models.checkpoints import Checkpoint, open_checkpoint
+from permlab.storage.hub import is_hub_id
 
 if TYPE_CHECKING:
     from permlab.runs.run import Run

@@ -1,0 +1,56 @@
+"""The Hugging Face hub: `snapshot("owner/name", ["*.json", "model*.safetensors"])` returns a folder of its cache."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from permlab.errors import UserError
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+"""Suffixes of files that can run any code when they are opened; never downloaded, never read."""
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether a path can only mean something of the hub (`owner/name`): nothing of that name is on this disk."""
+    known = Path(path).exists() or (Path(path).parent.is_dir() and str(Path(path).parent) != ".")
+    return bool(_HUB_ID.fullmatch(path)) and not known and Path(path).suffix not in (*PICKLES, ".safetensors")
+
+
+def snapshot(name: str, patterns: Sequence[str], revision: str | None = None) -> Path:
+    """Download the files of a repository that match `patterns`, or find them in the cache.
+
+    Args:
+        name: `owner/name`.
+        patterns: which files, as the shell writes them; name no pickle.
+        revision: branch, tag or commit.
+
+    Returns:
+        The folder in the cache.
+
+    Raises:
+        UserError: in one line, with the remedy: gated, not there, not reachable.
+    """
+    import httpx
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError, ValueError) as error:
+        raise UserError(f"{name} {_problem(error)}") from None
+
+
+def _problem(error: Exception) -> str:
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if isinstance(error, GatedRepoError):  # before its base class RepositoryNotFoundError
+        return "is gated: accept its licence on the model page and run `hf auth login`"
+    if isinstance(error, RevisionNotFoundError):
+        return "has no such revision on the hub: check the branch, tag or commit"
+    where = (
+        "is not on the hub" if isinstance(error, RepositoryNotFoundError) else "is neither in the cache nor reachable"
+    )
+    return f"{where}, and no folder of that name is here: give the path of a local copy"
