@@ -1,5 +1,5 @@
 # make demo      sets everything up on a fresh machine and runs the main job
-# make test      sets everything up and runs all tests
+# make test      sets everything up and runs the tests (make test-all: with the slow ones)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 DATA ?= ../shared/data
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint ls
+.PHONY: help setup demo test test-all lint ls
 
 help: ## print this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-28s %s\n", $$1, $$2}'
@@ -27,12 +27,18 @@ demo: setup ## set up, then train and ask the embedded default (task=spt)
 	$(BIN)/permlab
 
 # One thread a process: the tests train tiny models, where more threads wait for each other.
-test: setup ## set up, then run every test
-	OMP_NUM_THREADS=1 PERMLAB_DATA="$${PERMLAB_DATA:-$(DATA)}" $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
+PYTEST := OMP_NUM_THREADS=1 PERMLAB_DATA="$${PERMLAB_DATA:-$(DATA)}" $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
-lint: setup ## check style and formatting
+test: setup ## set up, then run the tests, without the slow ones
+	$(PYTEST) -m "not slow"
+
+test-all: setup ## set up, then run every test
+	$(PYTEST)
+
+lint: setup ## check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 ls: setup ## list tasks, models, datasets, hardware and experiments
 	$(BIN)/permlab ls

@@ -5,39 +5,25 @@ from __future__ import annotations
 import csv
 import json
 import re
-import shutil
-from pathlib import Path
 
 import pytest
+from overlay import ROOT, TASK_ROWS, overlay
 
-ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"<!-- (file|line): (\S+) -->\n```\w+\n(.*?)```", re.DOTALL)
 
 
 @pytest.fixture(scope="module")
-def overlay(tmp_path_factory):
-    """A copy of the package and of conf/ with the three pieces of the page."""
-    folder = tmp_path_factory.mktemp("overlay")
-    for name in ("permlab", "conf"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+def copy(tmp_path_factory):
+    """The package and conf/ with the pieces of the page added."""
     blocks = BLOCK.findall((ROOT / "README.md").read_text())
     assert [kind for kind, *_ in blocks] == ["file", "file", "line", "file"]
-    for kind, path, text in blocks:
-        target = folder / path
-        if kind == "file":
-            assert not target.exists()
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text)
-        else:
-            opening = 'TASKS = Table(\n    "task",\n    [\n'
-            before = target.read_text()
-            assert before.count(opening) == 1
-            target.write_text(before.replace(opening, opening + text.rstrip() + ",\n"))
-    return folder
+    files = {path: text for kind, path, text in blocks if kind == "file"}
+    rows = {path: (TASK_ROWS, text) for kind, path, text in blocks if kind == "line"}
+    return overlay(tmp_path_factory.mktemp("overlay"), files, rows)
 
 
-def test_the_task_of_the_readme_runs_and_writes_its_result(permlab, overlay, tmp_path):
-    path = {"PYTHONPATH": str(overlay)}
+def test_the_task_of_the_readme_runs_and_writes_its_result(permlab, copy, tmp_path):
+    path = {"PYTHONPATH": str(copy)}
     done = permlab("task=fixed_points", "task.n=10", "task.draws=4000", "tracker=none", "run.dir=run", **path)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -50,12 +36,12 @@ def test_the_task_of_the_readme_runs_and_writes_its_result(permlab, overlay, tmp
     assert typo.returncode == 2 and "did you mean 'task.draws'" in typo.stderr
     plan = permlab("task=fixed_points", "run.dry_run=true", **path)
     assert "20000 of 52 points" in plan.stdout
-    # Without the overlay the installed command does not know it: what ran was the copy.
+    # Without the copy the installed command does not know it: what ran was the copy.
     assert "task=fixed_points is not known" in permlab("task=fixed_points").stderr
 
 
-def test_the_experiment_of_the_readme_is_judged(permlab, overlay, tmp_path):
-    path = {"PYTHONPATH": str(overlay)}
+def test_the_experiment_of_the_readme_is_judged(permlab, copy, tmp_path):
+    path = {"PYTHONPATH": str(copy)}
     done = permlab("experiment=fixed_points/sizes", "tracker=none", **path)
     assert done.returncode == 0, done.stdout + done.stderr
     done = permlab("task=report", **path)
