@@ -29,6 +29,8 @@ TABLES: dict[str, str] = {
     "tasks": "permlab.tasks.table:TASKS",
     "models": "permlab.models.table:MODELS",
     "datasets": "permlab.data.table:DATASETS",
+    "studies": "permlab.tasks.merge.table:STUDIES",
+    "analyses": "permlab.tasks.merge.table:ANALYSES",
 }
 """table name -> where it stands; `permlab ls methods` prints all but the tasks, models and data sets."""
 

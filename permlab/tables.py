@@ -60,7 +60,12 @@ def number_columns(rows: Iterable[Row], aside: Iterable[str] = ()) -> list[str]:
 
 
 def summarise(
-    rows: Iterable[Row], keys: Sequence[str], numbers: Sequence[str] | None = None, *, count: str = "count"
+    rows: Iterable[Row],
+    keys: Sequence[str],
+    numbers: Sequence[str] | None = None,
+    *,
+    count: str = "count",
+    aside: Iterable[str] = (),
 ) -> list[Row]:
     """Return one row per value of `keys`: how many rows (column `count`), then mean and deviation (`_sd`) of numbers.
 
@@ -69,9 +74,10 @@ def summarise(
         keys: columns that name a group.
         numbers: columns to average; default all that hold numbers.
         count: name of the column with the number of rows.
+        aside: numbers that are names (of pairs, of seeds), left out where `numbers` is.
     """
     rows = list(rows)
-    wanted = number_columns(rows, keys) if numbers is None else list(numbers)
+    wanted = number_columns(rows, (*keys, *aside)) if numbers is None else list(numbers)
     made = []
     for values, members in grouped(rows, keys).items():
         line: Row = dict(zip(keys, values)) | {count: len(members)}
@@ -86,6 +92,53 @@ def mean(rows: Iterable[Row], name: str) -> float | None:
     """Return the mean of one column over the rows that have a number there, or None."""
     found = spread(row.get(name) for row in rows)
     return found.mean if found else None
+
+
+def paired(rows: Iterable[Row], key: str, reference: Hashable, score: str, *, on: str = "pair") -> list[Row]:
+    """Return by the value of `key` how far a score is above that of the reference on the same pairs.
+
+    Differences on the same pairs do not vary with how good the pairs are, so they tell more than two means.
+
+    Args:
+        rows: at most one per value of `key` and `on`.
+        key: column that names what is compared, of which `reference` is one value.
+        score: column of the numbers; rows without one, and pairs that the reference lacks, are left out.
+        on: column that names what a comparison has in common.
+
+    Returns:
+        Rows of `key`, the mean difference (column `score`), its deviation (`sd`), in how many pairs it is positive
+        (`above`) and of how many (`pairs`).
+    """
+    rows = [row for row in rows if is_number(row.get(score))]
+    base = {row.get(on): row[score] for row in rows if row.get(key) == reference}
+    made: list[Row] = []
+    for (name,), members in grouped(rows, (key,)).items():
+        gains = [row[score] - base[row.get(on)] for row in members if row.get(on) in base]
+        found = spread(gains)
+        if found is not None and name != reference:
+            above = sum(gain > 0 for gain in gains)
+            made.append({key: name, score: found.mean, "sd": found.deviation, "above": above, "pairs": found.count})
+    return made
+
+
+def pick(rows: Iterable[Row], **wanted: Any) -> Row:
+    """Return the first row with these values.
+
+    Raises:
+        KeyError: there is none.
+    """
+    for row in rows:
+        if all(row.get(key) == value for key, value in wanted.items()):
+            return row
+    raise KeyError(f"no row with {wanted}")
+
+
+def pivoted(rows: Iterable[Row], across: str, value: str, keys: Sequence[str]) -> list[Row]:
+    """Return one row per value of `keys`, with a column of `value` for every value of `across`."""
+    made = []
+    for names, members in grouped(rows, keys).items():
+        made.append(dict(zip(keys, names)) | {plain(row[across]): row[value] for row in members})
+    return made
 
 
 def words(values: Iterable[Any], digits: int = 3) -> str:

@@ -16,6 +16,7 @@ from permlab.data.text_configs import TEXT_DATASETS
 from permlab.errors import UserError, check_choice, check_range
 from permlab.tasks.merge.checks import plan_images, validate_images
 from permlab.tasks.merge.language import is_language, plan_language, validate_language
+from permlab.tasks.merge.table import ANALYSES, STUDIES
 
 if TYPE_CHECKING:
     from permlab.runs.run import Run
@@ -24,9 +25,7 @@ HEADLINE = ("loss_barrier", "accuracy_barrier", "midpoint_accuracy", "naive_loss
             "own_accuracy", "joint_accuracy")  # fmt: skip
 MODELS = ("none", "vision", "causal_lm")
 DATASETS = ("none", *dict.fromkeys((*IMAGE_DATASETS, *TEXT_DATASETS)))
-STUDIES = ("merge", "lmc", "pleas", "width")
 ALLOCATIONS = ("uniform", "prefix", "greedy", "qp")
-ANALYSES = ("distances", "spectra", "trace", "taylor", "causal", "three", "start")
 SIMILARITIES = ("inner", "pearson", "distance")
 
 
@@ -142,8 +141,8 @@ def validate(config: Config) -> None:
         validate_images(config)
         if task.models and task.study != "merge":
             raise UserError(f"task.study={task.study} trains its own networks: drop task.models, or use study=merge")
-        if task.study == "lmc" and (task.labels > 1 or task.domains):
-            raise UserError("task.study=lmc compares networks of one task: drop task.labels and task.domains")
+        if STUDIES[task.study].one_task and (task.labels > 1 or task.domains):
+            raise UserError(f"task.study={task.study} compares networks of one task: drop task.labels and task.domains")
 
 
 def plan(config: Config) -> dict[str, str]:
@@ -157,23 +156,17 @@ def plan(config: Config) -> dict[str, str]:
 
 def run(config: Config, run: Run) -> None:
     """Get the networks, match, combine, judge, write."""
-    study = config.task.study
     if is_language(config):
-        from permlab.tasks.merge.language import run_language as work
-    elif study == "lmc":
-        from permlab.tasks.merge.lmc import run_lmc as work
-    elif study == "pleas":
-        from permlab.tasks.merge.pleas import run_pleas as work
-    elif study == "width":
-        from permlab.tasks.merge.width import run_width as work
+        from permlab.tasks.merge.language import run_language
+
+        run_language(config, run)
     else:
-        from permlab.tasks.merge.vision import run_pairs as work
-    work(config, run)
+        STUDIES[config.task.study].load()(config, run)
 
 
 def sweep_figures(groups: list[tuple[dict[str, str], list[dict[str, float]]]]) -> dict[str, Any]:
     """Every arm against the width, when jobs of a sweep differ in it."""
-    from permlab.tasks.merge.figures import draw_sweep
+    from permlab.tasks.merge.figures.arms import draw_sweep
 
     key = next((key for key in ("model.width", "task.share", "task.budget") if key in groups[0][0]), None)
     if key is None or len(groups[0][0]) > 1 or not all(metrics for _, metrics in groups):

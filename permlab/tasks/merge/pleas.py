@@ -12,21 +12,16 @@ zeros not counted.
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config
+from permlab.tables import Row, paired, pick, summarise
 from permlab.tasks.merge.report import slug
 
 if TYPE_CHECKING:
+    from permlab.merging.studies.pleas.case import Case
     from permlab.runs.run import Run
-    from permlab.tasks.merge.pleas_parts import Case
-
-Row = dict[str, Any]
-REFERENCE = "activation matching, least squares"
-"""PLeaS at the price of one network, which every other arm is compared with."""
 
 
 def run_pleas(config: Config, run: Run) -> None:
@@ -35,8 +30,9 @@ def run_pleas(config: Config, run: Run) -> None:
     Raises:
         UserError: training diverged, or a model without a linear head.
     """
+    from permlab.merging.studies.pleas.arms import arm_rows, plans
+    from permlab.merging.studies.pleas.budgets import budget_rows
     from permlab.tasks.merge.pairs import build, forget_networks, load_data, spec_of
-    from permlab.tasks.merge.pleas_parts import budget_rows, plans, table_rows
 
     task = config.task
     data = load_data(config)
@@ -47,7 +43,7 @@ def run_pleas(config: Config, run: Run) -> None:
     for pair in range(saved["pairs"] if saved else 0, task.pairs):
         case = _case(config, run, data, model, spec, pair, tables)
         with run.progress(f"merging pair {pair + 1}", len(list(plans(case)))) as bar:
-            tables["pleas"] += table_rows(case, bar.update)
+            tables["pleas"] += arm_rows(case, bar.update)
         run.check_stop()
         with run.progress(f"budgets of pair {pair + 1}", 18) as bar:
             tables["budgets"] += budget_rows(case, bar.update)
@@ -60,9 +56,9 @@ def run_pleas(config: Config, run: Run) -> None:
 def _case(config: Config, run: Run, data: Any, model: Any, spec: Any, pair: int, tables: dict[str, list[Row]]) -> Case:
     """Train the two networks of a pair; put together what merging them may read."""
     from permlab.merging import batches_of, find_head, head_tensors
+    from permlab.merging.studies.pleas.case import Case
     from permlab.seeding import derived_seed
     from permlab.tasks.merge.pairs import BATCH, network_data, statistics_batches, train_pair, untrained
-    from permlab.tasks.merge.pleas_parts import Case
 
     ends = train_pair(config, run, data, model, pair)
     for name, end in zip("AB", ends):
@@ -101,48 +97,32 @@ def _mixed(own: Sequence[Sequence[Any]]) -> list[Any]:
 
 def report(run: Run, tables: dict[str, list[Row]]) -> None:
     """Write what `run_pleas` measured."""
-    from permlab.tasks.merge.lmc import means
-    from permlab.tasks.merge.pleas_figures import draw_arms, draw_budgets
+    from permlab.merging.studies.pleas.arms import REFERENCE, with_reset
+    from permlab.tasks.merge.figures.pleas import draw_arms, draw_budgets
 
     for name, rows in tables.items():
         run.table(name, rows, show=False)
-    lines = means(tables["pleas"], ("arm",))
-    scores = [name for name in ("own", "joint", "probe") if any(name in line for line in lines)]
+    lines = summarise(tables["pleas"], ("arm",), count="pairs", aside=("pair",))
+    scores = [name for name in ("own", "joint", "probe") if any(line.get(name) is not None for line in lines)]
     columns = ["arm", *(column for name in scores for column in (name, f"{name}_sd")), "macs", "dense_macs"]
     run.table("pleas_mean", lines, title="merged networks, mean and deviation over pairs", columns=columns)
-    budgets = means(tables["budgets"], ("matching", "allocator", "budget"))
-    columns = ["matching", "allocator", "budget", "macs", *scores[: 2 if "joint" in scores else 1]]
+    by = ("matching", "allocator", "budget")
+    budgets = summarise(tables["budgets"], by, count="pairs", aside=("pair",))
+    columns = [*by, "macs", *scores[: 2 if "joint" in scores else 1]]
     run.table("budgets_mean", budgets, title="least squares at equal budgets, means over pairs", columns=columns)
     reference = with_reset(REFERENCE, [line["arm"] for line in lines])
     score = "joint" if "joint" in scores else "own"
-    differences = paired(tables["pleas"], reference, score)
+    differences = paired(tables["pleas"], "arm", reference, score)
     run.table("differences", differences, title=f"difference to {reference}, pair by pair")
-    numbers = {}
+    numbers: dict[str, Any] = {}
     for line in lines:
-        numbers |= {f"{slug(line['arm'])}_{key}": line[key] for key in (*scores, "macs") if key in line}
+        numbers |= {f"{slug(line['arm'])}_{key}": line.get(key) for key in (*scores, "macs")}
     for line in budgets:
         label = f"{slug(line['matching'])}_{line['allocator']}_{line['budget']:g}"
-        numbers |= {f"{label}_{key}": line[key] for key in ("own", "joint", "macs") if key in line}
-    at_price = next(line for line in lines if line["arm"] == reference)
-    run.summary(**numbers, **{f"{key}_accuracy": at_price[key] for key in ("own", "joint") if key in at_price})
+        numbers |= {f"{label}_{key}": line.get(key) for key in ("own", "joint", "macs")}
+    at_price = pick(lines, arm=reference)
+    numbers |= {f"{key}_accuracy": at_price.get(key) for key in ("own", "joint")}
+    run.summary(**{name: value for name, value in numbers.items() if value is not None})
     run.figure("arms", draw_arms(lines, score))
     if budgets:
         run.figure("budgets", draw_budgets(budgets, lines, score))
-
-
-def with_reset(arm: str, arms: Sequence[str]) -> str:
-    """An arm as it counts: with BatchNorm statistics measured again where the network has any."""
-    return f"{arm} + reset" if f"{arm} + reset" in arms else arm
-
-
-def paired(rows: Sequence[Row], reference: str, score: str) -> list[Row]:
-    """Per arm the difference of a score to the reference on the same pairs: mean, deviation, pairs above, pairs."""
-    base = {row["pair"]: row[score] for row in rows if row["arm"] == reference}
-    found = []
-    for arm in dict.fromkeys(row["arm"] for row in rows):
-        own = [row[score] - base[row["pair"]] for row in rows if row["arm"] == arm and row.get(score) is not None]
-        if own and arm != reference:
-            spread = statistics.stdev(own) if len(own) > 1 else math.nan
-            above = sum(value > 0 for value in own)
-            found.append({"arm": arm, score: statistics.fmean(own), "sd": spread, "above": above, "pairs": len(own)})
-    return found

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from permlab.arms import Arm
 from permlab.config import Config
 from permlab.tables import words as mean_and_spread
-from permlab.tasks.merge.figures import draw_arms, draw_curves
+from permlab.tasks.merge.figures.arms import draw_arms, draw_curves
 
 if TYPE_CHECKING:
     from pathlib import Path

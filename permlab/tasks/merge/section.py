@@ -11,6 +11,7 @@ from permlab.reports.collection import Collection, newest_tables, own_figures, w
 from permlab.reports.document import Block, Figure
 from permlab.reports.writer import Output
 from permlab.tables import Row, is_number, number_columns
+from permlab.tasks.merge.table import ANALYSES, measured
 
 TITLE = "Merging networks after permuting their units (merge)"
 QUESTION = (
@@ -21,11 +22,7 @@ TABLES = {
     "arms": (("width", "texts", "arm", "role"), "Every arm, mean ± standard deviation over pairs and runs"),
     "pleas": (("arm",), "Partial merges: every arm, mean ± standard deviation over pairs and runs"),
     "budgets": (("matching", "allocator", "budget"), "Least squares at equal budgets"),
-    "distances": (("networks", "arm"), "Distances and alignment by matching"),
-    "three": (("method", "arm", "pair_of"), "Three networks"),
-    "taylor": (("arm",), "Taylor estimate of the barrier"),
-    "causal": (("part", "gamma"), "Matching with a part of the singular vectors"),
-    "start": (("start", "rate"), "Where straight-through matching starts"),
+    **{each.name: (each.keys, each.title) for each in measured(ANALYSES) if each.title},
 }
 """Tables with one row per pair: the columns that say what a row is about, and the title of the means."""
 ASIDE = ("run_seed", "pair", "seed", "match", "combine", "renorm", "solver", "note", "ratios", "pair_of")
@@ -33,12 +30,7 @@ OWN_TITLES = {"r_by_gamma": "R(gamma): alignment of the leading singular vectors
 FIGURES = {
     "arms": "Every arm and control, with the spread over pairs",
     "arms_against_width": "Barriers against width",
-    "spectra": "R(gamma): alignment of leading singular vectors against gamma",
-    "singular_values": "Singular values of the layers, trained and untrained",
-    "trace": "Barrier along the steps of weight matching, against alignment and distance",
-    "causal": "Matching that sees a part of the singular vectors",
-    "taylor": "Taylor estimate against the measured barrier",
-    "three": "Three networks: barriers of every pair",
+    **{each.name: each.caption for each in measured(ANALYSES) if each.caption},
     "budgets": "Accuracy against multiply-accumulates (MACs) of partial merges, by allocation",
 }
 

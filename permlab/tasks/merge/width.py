@@ -10,18 +10,14 @@ statistics are measured again at every point.
 
 from __future__ import annotations
 
-import statistics
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from permlab.config import Config
 from permlab.seeding import derived_seed
+from permlab.tables import Row, summarise
 
 if TYPE_CHECKING:
     from permlab.runs.run import Run
-
-Row = dict[str, Any]
-ARMS = ("no permutation", "no permutation, calibrated", "weight matching", "weight matching, calibrated")
-KEYS = ("loss_barrier", "accuracy_barrier", "midpoint_loss", "midpoint_accuracy", "end_loss", "end_accuracy")
 
 
 def widths_of(config: Config) -> list[float]:
@@ -31,7 +27,8 @@ def widths_of(config: Config) -> list[float]:
 
 def run_width(config: Config, run: Run) -> None:
     """Train the pairs of every width, score the four arms, write table, figure and numbers."""
-    from permlab.tasks.merge.pairs import build, forget_networks, load_data, spec_of, train_pair
+    from permlab.merging.studies.width import ARMS, width_rows
+    from permlab.tasks.merge.pairs import build, forget_networks, load_data, spec_of, statistics_batches, train_pair
 
     task, widths = config.task, widths_of(config)
     data = load_data(config)
@@ -44,8 +41,17 @@ def run_width(config: Config, run: Run) -> None:
         model = build(config, data, width)
         spec = spec_of(model, data)
         run.say(f"width {width:g}, pair {pair + 1} of {task.pairs}")
-        networks = [endpoint.state for endpoint in train_pair(config, run, data, model, pair, width=width)]
-        found = judge(config, model, spec, data, networks, pair)
+        states = [endpoint.state for endpoint in train_pair(config, run, data, model, pair, width=width)]
+        found = width_rows(
+            spec,
+            model,
+            states,
+            (data.x_test, data.y_test),
+            statistics_batches(config, data),
+            points=task.points,
+            restarts=task.restarts,
+            seed=derived_seed(config.seed, "match", pair),
+        )
         rows += [{"width": width, "pair": pair, "seed": config.seed, **row} for row in found]
         run.log(
             {"width": width, **{f"{row['arm']} loss_barrier": row["loss_barrier"] for row in found}}, step=number + 1
@@ -56,57 +62,16 @@ def run_width(config: Config, run: Run) -> None:
     report(config, run, rows)
 
 
-def judge(config: Config, model: Any, spec: Any, data: Any, networks: list[Any], pair: int) -> list[Row]:
-    """The four arms on one pair."""
-    import torch
-
-    from permlab.matching import weight_matching
-    from permlab.merging import align, barrier_curve, batches_of, l2_reduction
-    from permlab.tasks.merge.pairs import BATCH, statistics_batches
-
-    seed = derived_seed(config.seed, "match", pair)
-    matching = weight_matching(spec, *networks, restarts=config.task.restarts, seed=seed)
-    order = torch.randperm(len(data.x_test), generator=torch.Generator().manual_seed(0)).to(data.x_test.device)
-    calibration, judged = (batches_of(data.x_test[half], data.y_test[half], BATCH) for half in order.chunk(2))
-    reset = statistics_batches(config, data)
-    rows = []
-    for arm in ARMS:
-        matched = arm.startswith("weight")
-        states = align(spec, networks, matching) if matched else networks
-        options = {"calibrate": calibration} if arm.endswith("calibrated") else {}
-        curve = barrier_curve(model, *states, judged, points=config.task.points, reset=reset, **options)
-        row = {"arm": arm, **{key: getattr(curve, key) for key in KEYS[:4]}}
-        row["end_loss"], row["end_accuracy"] = ((v[0] + v[-1]) / 2 for v in (curve.loss, curve.accuracy))
-        row["l2_reduction"] = l2_reduction(spec, *networks, matching.permutation) if matched else 0.0
-        rows.append(row)
-    return rows
-
-
-def summarise(rows: list[Row]) -> list[Row]:
-    """One row per width and arm: mean and standard deviation over pairs."""
-    groups: dict[tuple[float, str], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row["width"], row["arm"]), []).append(row)
-    found = []
-    for (width, arm), group in groups.items():
-        entry: Row = {"width": width, "arm": arm, "pairs": len(group)}
-        for key in (*KEYS, "l2_reduction"):
-            values = [row[key] for row in group]
-            entry[key] = statistics.fmean(values)
-            entry[f"{key}_sd"] = statistics.stdev(values) if len(values) > 1 else None
-        found.append(entry)
-    return found
-
-
 def report(config: Config, run: Run, rows: list[Row]) -> None:
     """arms.csv, summary.csv, a figure against width, and numbers at the widest."""
-    from permlab.tasks.merge.figures import draw_width
+    from permlab.merging.studies.width import QUANTITIES
+    from permlab.tasks.merge.figures.width import draw_width
     from permlab.tasks.merge.report import slug
 
-    means = summarise(rows)
+    means = summarise(rows, ("width", "arm"), (*QUANTITIES, "l2_reduction"), count="pairs")
     run.table("arms", rows, show=False)
-    run.table("summary", means, title="means over pairs", columns=["width", "arm", "pairs", *KEYS])
-    run.figure("arms_against_width", draw_width(rows, config.task.train.weight_decay))
+    run.table("summary", means, title="means over pairs", columns=["width", "arm", "pairs", *QUANTITIES])
+    run.figure("arms_against_width", draw_width(means, config.task.train.weight_decay))
     metrics: dict[str, float] = {}
     for entry in means:
         for key in ("loss_barrier", "accuracy_barrier", "midpoint_accuracy"):
@@ -117,6 +82,6 @@ def report(config: Config, run: Run, rows: list[Row]) -> None:
             metrics[f"{slug(entry['arm'])}_{key}"] = entry[key]
         if entry["arm"] in ("weight matching", "no permutation"):
             prefix = "" if entry["arm"] == "weight matching" else "naive_"
-            metrics |= {prefix + key: entry[key] for key in KEYS[:4]}
+            metrics |= {prefix + key: entry[key] for key in QUANTITIES[:4]}
     metrics["l2_reduction"] = next(entry["l2_reduction"] for entry in widest if entry["arm"] == "weight matching")
     run.summary(**metrics)

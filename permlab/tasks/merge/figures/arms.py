@@ -105,30 +105,3 @@ def draw_sweep(key: str, groups: list[tuple[dict[str, str], list[dict[str, float
     axes[1].set_ylabel("test accuracy, merged network")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return fig
-
-
-def draw_width(rows: list[Row], weight_decay: float) -> Any:
-    """Loss and accuracy barriers against the width: solid as they are, dashed with calibrated outputs."""
-    widths = sorted({row["width"] for row in rows})
-    arms = list(dict.fromkeys(row["arm"] for row in rows))
-    fig, axes = figures.new(width=2, columns=2, height=2.9)
-    for ax, (key, words) in zip(
-        axes, (("loss_barrier", "test loss barrier (nats)"), ("accuracy_barrier", "test accuracy barrier"))
-    ):
-        for arm in arms:
-            found = [[row[key] for row in rows if row["width"] == width and row["arm"] == arm] for width in widths]
-            spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in found]
-            style = "--" if arm.endswith("calibrated") else "-"
-            color = figures.color(arm.removesuffix(", calibrated"))
-            ax.errorbar(
-                widths, [statistics.fmean(values) for values in found], yerr=spread, fmt=f"o{style}", color=color,
-                label=arm, capsize=2,
-            )  # fmt: skip
-        ax.axhline(0, color=figures.PALETTE["black"], linewidth=0.8, linestyle=":")
-        ax.set_xscale("log")
-        ax.set_xticks(widths, [f"{width:g}" for width in widths])
-        ax.minorticks_off()
-        ax.set_xlabel(f"width (weight decay {weight_decay:g})")
-        ax.set_ylabel(words)
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
-    return fig

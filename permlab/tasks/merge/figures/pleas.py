@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from permlab import figures
-from permlab.tasks.merge.pleas import with_reset
+from permlab.merging.studies.pleas.arms import with_reset
+from permlab.tables import Row
+from permlab.tasks.merge.figures.lmc import deviations
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from matplotlib.figure import Figure
 
-Row = dict[str, Any]
 LABELS = {"joint": "accuracy, one decision among all labels", "own": "accuracy, mean over tasks"}
 STYLES = {"uniform": ("o", "sky"), "prefix": ("s", "green"), "greedy": ("^", "purple"), "qp": ("D", "blue")}
 """Allocator -> (marker, colour); without a permutation the colour is that of the control."""
@@ -22,13 +23,13 @@ STYLES = {"uniform": ("o", "sky"), "prefix": ("s", "green"), "greedy": ("^", "pu
 
 def draw_arms(lines: Sequence[Row], score: str) -> Figure:
     """One bar per arm in the order of the table, coloured by matching; the whisker is one deviation over pairs."""
-    own = [line for line in lines if score in line]
+    own = [line for line in lines if line[score] is not None]
     figure, ax = figures.new(width=2, height=0.6 + 0.17 * len(own))
     at = np.arange(len(own))[::-1]
     ax.barh(
         at,
         [line[score] for line in own],
-        xerr=np.nan_to_num([line[f"{score}_sd"] for line in own]),
+        xerr=deviations(own, score),
         color=[figures.color(line["arm"].removesuffix(" + reset").split(",")[0]) for line in own],
         height=0.75,
         error_kw={"linewidth": 0.8},
@@ -53,7 +54,7 @@ def draw_budgets(budgets: Sequence[Row], arms: Sequence[Row], score: str) -> Fig
         ax.errorbar(
             [line["macs"] for line in points],
             [line[score] for line in points],
-            np.nan_to_num([line[f"{score}_sd"] for line in points]),
+            deviations(points, score),
             fmt=marker + ("-" if matched else "--"),
             color=figures.PALETTE[color] if matched else figures.color(match),
             label=f"{match}, {allocator}",

@@ -1,19 +1,20 @@
-"""Figures of `task.study=lmc`: `FIGURES["trace"](tables)`, drawn from the rows of all tables."""
+"""Figures of `task.study=lmc`: `draw_trace(tables)`; each is drawn from the rows of all tables of a run."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from permlab import figures
-from permlab.tasks.merge.lmc import means
+from permlab.tables import Row, mean, pick, summarise
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Row = dict[str, Any]
 Tables = dict[str, list[Row]]
 COLORS = {
     "leading vectors only": "green", "other vectors only": "red", "random vectors": "purple",
@@ -23,16 +24,21 @@ FLOOR = 1e-2
 """Barriers below this are drawn on a linear scale."""
 
 
+def deviations(lines: Sequence[Row], column: str) -> np.ndarray:
+    """Deviations over pairs of one column, 0 where there is a single pair."""
+    return np.array([line[f"{column}_sd"] or 0.0 for line in lines])
+
+
 def draw_alignment(tables: Tables) -> Figure:
     """R against gamma: trained and untrained, matched and not; bands are one deviation over pairs."""
     figure, ax = figures.new(width=1, height=3.1)
-    lines = means(tables["spectra"], ("networks", "arm", "gamma"))
+    lines = summarise(tables["spectra"], ("networks", "arm", "gamma"))
     for kind, arm in dict.fromkeys((line["networks"], line["arm"]) for line in lines):
         if arm in ("with itself", "random permutation"):
             continue
         own = [line for line in lines if (line["networks"], line["arm"]) == (kind, arm)]
         gamma, r = np.array([row["gamma"] for row in own]), np.array([row["r"] for row in own])
-        spread = np.nan_to_num(np.array([row["r_sd"] for row in own]))
+        spread = deviations(own, "r")
         style = "-" if kind == "trained" else "--"
         label = arm if kind == "trained" else f"untrained, {arm}"
         ax.plot(gamma, r, style, marker=".", color=figures.color(arm), label=label)
@@ -88,22 +94,22 @@ def _others(ax: Axes, tables: Tables, column: str) -> None:
 def draw_causal(tables: Tables) -> Figure:
     """Barrier of permutations from the leading vectors only and from the others only, against gamma."""
     figure, axes = figures.new(width=2, height=2.6, columns=2)
-    lines = means(tables["causal"], ("part", "gamma"))
-    whole = next(line for line in lines if line["part"] == "all")
+    lines = summarise(tables["causal"], ("part", "gamma"))
+    whole = pick(lines, part="all")
     names = {"leading": "leading vectors only", "rest": "other vectors only", "random ranks": "random vectors"}
     for ax, column in zip(axes, ("loss_barrier", "l2_reduction")):
         for part, name in names.items():
             own = [line for line in lines if line["part"] == part]
             x, y = [line["gamma"] for line in own], [line[column] for line in own]
-            error = np.nan_to_num([line[f"{column}_sd"] for line in own])
+            error = deviations(own, column)
             ax.errorbar(x, y, error, marker="o", color=figures.PALETTE[COLORS[name]], label=name)
         ax.axhline(whole[column], color=figures.color("weight matching"), linestyle="--", label="all vectors")
         ax.set_xlabel("gamma (share of the largest singular value)")
     _barrier_axis(axes[0])
     axes[1].set_ylabel("reduction of the L2 distance")
-    naive = [row["loss_barrier"] for row in tables["trace"] if not row["step"]] if "trace" in tables else []
-    if naive:
-        axes[0].axhline(float(np.mean(naive)), color=figures.color("no permutation"), label="no permutation")
+    naive = mean([row for row in tables.get("trace", []) if not row["step"]], "loss_barrier")
+    if naive is not None:
+        axes[0].axhline(naive, color=figures.color("no permutation"), label="no permutation")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
     return figure
@@ -162,27 +168,17 @@ def _short(method: str, arm: str) -> str:
 
 def draw_three(tables: Tables) -> Figure:
     """Barriers between the three networks by method and arm."""
-    lines = [line for line in means(tables["three"], ("method", "arm", "pair_of")) if "loss_barrier" in line]
+    lines = summarise(tables["three"], ("method", "arm", "pair_of"))
+    lines = [line for line in lines if line["loss_barrier"] is not None]
     arms = list(dict.fromkeys((line["method"], line["arm"]) for line in lines))
     figure, ax = figures.new(width=2, height=2.6)
     shades = {"a-b": "sky", "a-c": "blue", "b-c": "orange"}
     for shift, (pair, color) in enumerate(shades.items()):
         own = [line for line in lines if line["pair_of"] == pair]
         at = [arms.index((line["method"], line["arm"])) + 0.27 * (shift - 1) for line in own]
-        spread = np.nan_to_num([line["loss_barrier_sd"] for line in own])
+        spread = deviations(own, "loss_barrier")
         ax.bar(at, [line["loss_barrier"] for line in own], 0.25, yerr=spread, color=figures.PALETTE[color], label=pair)
     ax.set_xticks(range(len(arms)), [_short(*arm) for arm in arms])
     _barrier_axis(ax)
     ax.legend(title="networks")
     return figure
-
-
-FIGURES = {
-    "spectra": draw_alignment,
-    "trace": draw_trace,
-    "causal": draw_causal,
-    "singular_values": draw_singular_values,
-    "taylor": draw_taylor,
-    "three": draw_three,
-}
-"""Table that must be there -> figure of the same name."""

@@ -1,0 +1,37 @@
+"""R against gamma and the singular values behind it: `spectra(subject)["spectra"]`."""
+
+from __future__ import annotations
+
+from permlab.merging.studies.lmc.subject import ARMS, Subject, Tables
+from permlab.tables import Row
+
+GAMMAS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7)
+
+
+def spectra(subject: Subject) -> Tables:
+    """R against gamma for every arm, and the singular values of both networks layer by layer."""
+    alignment: list[Row] = []
+    values: list[Row] = []
+    gaps: list[Row] = []
+    for kind, each in (("trained", subject), ("untrained", subject.before_training)):
+        first, second = each.spectra
+        arms = ARMS if kind == "trained" else ("no permutation", "weight matching")
+        for gamma in GAMMAS:
+            head = {"pair": subject.pair, "networks": kind, "gamma": gamma}
+            alignment.append({**head, "arm": "with itself", "r": first.cosine(first, gamma).total})
+            for arm in arms:
+                found = first.cosine(second, gamma, each.match(arm).permutation)
+                alignment.append({**head, "arm": arm, "r": found.total})
+        for layer, (_, s, _) in first.parts.items():
+            other = second.parts[layer][1]
+            gap = float((s - other).norm() / s.norm())
+            above = float((s >= 0.3 * s[0]).double().mean())
+            head = {"pair": subject.pair, "networks": kind, "layer": layer}
+            gaps.append({**head, "gap": gap, "largest": float(s[0]), "above_0.3": above})
+            if subject.pair == 0:
+                for name, column in (("A", s), ("B", other)):
+                    values += [
+                        {"networks": kind, "network": name, "layer": layer, "index": index, "value": value}
+                        for index, value in enumerate(column.tolist())
+                    ]
+    return {"spectra": alignment, "singular_value_gaps": gaps, "singular_values": values}

@@ -1,0 +1,36 @@
+"""The second-order estimate of a barrier against the true one: `taylor(subject)["taylor"]`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from permlab.merging import taylor_estimate
+from permlab.merging.studies.lmc.subject import Subject, Tables
+from permlab.symmetry import apply
+from permlab.tables import Row, pick
+
+
+def taylor(subject: Subject) -> Tables:
+    """Second-order estimate of the midpoint barrier against the true one, on the training images."""
+    rows = []
+    for arm in ("no permutation", "weight matching"):
+        moved = apply(subject.spec, subject.states[1], subject.match(arm).permutation)
+        found = taylor_estimate(subject.model, subject.states[0], moved, subject.sets["train"])
+        rows.append(
+            {
+                "pair": subject.pair, "arm": arm, "first": found.first, "second": found.second,
+                "estimate": found.estimate, "barrier": found.barrier,
+                "relative_error": abs(found.estimate - found.barrier) / max(abs(found.barrier), 1e-12),
+            }
+        )  # fmt: skip
+    return {"taylor": rows}
+
+
+def taylor_metrics(lines: Sequence[Row]) -> dict[str, float]:
+    """Estimate, barrier and error with weight matching, and without a permutation (`naive`)."""
+    naive, matched = (pick(lines, arm=arm) for arm in ("no permutation", "weight matching"))
+    return {
+        "taylor_estimate": matched["estimate"], "taylor_barrier": matched["barrier"],
+        "taylor_relative_error": matched["relative_error"], "taylor_naive_estimate": naive["estimate"],
+        "taylor_naive_barrier": naive["barrier"], "taylor_naive_relative_error": naive["relative_error"],
+    }  # fmt: skip
