@@ -17,7 +17,7 @@ import functools
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -133,6 +133,10 @@ class Table(Mapping[str, R], Generic[R]):
         """Return the names of the rows whose attributes have these values."""
         return tuple(n for n, row in self._rows().items() if all(getattr(row, k) == v for k, v in wanted.items()))
 
+    def those(self, **wanted: Any) -> Selection:
+        """Return `where(**wanted)` as a collection that sees rows of plugins that are activated later."""
+        return Selection(self, wanted)
+
     def check(self, key: str, name: str) -> R:
         """Return the row, refusing an unknown name as the value of a key of the command line.
 
@@ -141,6 +145,22 @@ class Table(Mapping[str, R], Generic[R]):
         """
         check_choice(key, name, self)
         return self[name]
+
+
+class Selection(Collection[str]):
+    """The names of the rows of a table that have some traits, looked up anew each time: for constants of modules."""
+
+    def __init__(self, rows: Table[Any], wanted: dict[str, Any]) -> None:
+        self._rows, self._wanted = rows, wanted
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._rows.where(**self._wanted)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows.where(**self._wanted))
+
+    def __len__(self) -> int:
+        return len(self._rows.where(**self._wanted))
 
 
 def load(target: str) -> Any:

@@ -32,7 +32,7 @@ def bench_training(rounds: int, epochs: int) -> None:
     from transformers.trainer_callback import PrinterCallback
 
     from permlab.config import HardwareConfig
-    from permlab.data.people import people_corpus
+    from permlab.data import people_corpus
     from permlab.hardware import set_threads
     from permlab.models.causal_lm import load_causal_lm
     from permlab.models.causal_lm_config import CausalLMConfig

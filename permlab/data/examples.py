@@ -5,6 +5,7 @@ Offsets are character offsets into `Example.text`. A unit is a piece of text tha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 class Example:
     """One training text.
 
-    `units`: the pieces the dataset itself knows, in reading order, or None; joined by `text.units.join_units` they give
+    `units`: the pieces the dataset itself knows, in reading order, or None; joined by `data.texts.join_units` they give
     back `text`. `protected`: strings that no segmenter may split (entities). `source`: file and line, for messages.
     """
 
@@ -47,3 +48,17 @@ class Corpus:
     examples: list[Example]
     queries: list[Query] = field(default_factory=list)
     rejected: list[str] = field(default_factory=list)
+
+
+def limit_queries(queries: Sequence[Query], limit: int | None) -> list[Query]:
+    """Keep at most `limit` queries per wording, direction, group and kind, spread evenly over each."""
+    if limit is None:
+        return list(queries)
+    groups: dict[tuple[str, ...], list[Query]] = {}
+    for query in queries:
+        groups.setdefault((query.wording, query.direction, query.group, query.kind), []).append(query)
+    kept = []
+    for items in groups.values():
+        step = max(1, len(items) / limit)
+        kept += [items[int(i * step)] for i in range(min(limit, len(items)))]
+    return kept

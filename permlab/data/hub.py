@@ -1,13 +1,100 @@
-"""Text columns of `datasets`: `read_hub("roneneldan/TinyStories", split="train[:1000]", text_column="text")`."""
+"""Data sets of `datasets`: `read_hub("roneneldan/TinyStories", split="train[:1000]", text_column="text")`.
+
+A hub id or a folder in one of its formats, with a column of texts or with columns of pictures and labels.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from permlab.data.checks import check_bad_rows, check_pictures, need_path
 from permlab.data.examples import Corpus, Example
-from permlab.data.text_files import BadRows
-from permlab.errors import UserError, did_you_mean
+from permlab.data.texts.rows import BadRows
+from permlab.errors import UserError, check_range, did_you_mean
+
+if TYPE_CHECKING:
+    from permlab.data.images.image_set import ImageData
+
+
+@dataclass
+class HubConfig:
+    """A dataset id of the Hugging Face hub, or a local dataset folder."""
+
+    name: str = "hub"
+    kind: str = "hub"
+    path: str | None = None
+    """Dataset id, or a folder of data files or of `save_to_disk`."""
+    subset: str | None = None
+    split: str = "train"
+    text_column: str = "text"
+    image_column: str = "image"
+    """task=merge: column with pictures."""
+    label_column: str = "label"
+    """task=merge: column with class numbers or names."""
+    test_split: str | None = None
+    """task=merge: split that is tested on; null keeps a quarter of `split` for testing."""
+    side: int = 32
+    """task=merge: pictures are scaled to side x side pixels."""
+    channels: int = 3
+    """task=merge: 3 (colour) | 1 (grey)"""
+    limit: int | None = None
+    """First rows to use; null = all."""
+    on_bad_row: str = "raise"
+    """raise | skip"""
+
+
+def check_hub(config: HubConfig) -> None:
+    """Check path, ranges and choices; the network is not asked.
+
+    Raises:
+        UserError: naming the key.
+    """
+    need_path(config, "ID_OR_FOLDER")
+    check_local(str(config.path), "dataset.path=")
+    check_pictures(config)
+    if config.limit is not None:
+        check_range("dataset.limit", config.limit, 1)
+    check_bad_rows(config)
+
+
+def load_hub_corpus(config: HubConfig, seed: int) -> Corpus:
+    """Read the text column of a configuration."""
+    return read_hub(
+        str(config.path),
+        split=config.split,
+        text_column=config.text_column,
+        subset=config.subset,
+        limit=config.limit,
+        on_bad_row=config.on_bad_row,
+    )
+
+
+def load_hub_pictures(config: HubConfig) -> ImageData:
+    """Read the pictures and labels of a configuration."""
+    return load_hub_images(
+        str(config.path),
+        subset=config.subset,
+        split=config.split,
+        test_split=config.test_split,
+        image_column=config.image_column,
+        label_column=config.label_column,
+        limit=config.limit,
+        size=config.side,
+        channels=config.channels,
+    )
+
+
+def check_local(id_or_path: str, prefix: str = "") -> None:
+    """Refuse what can only be a folder and is not there: `./data`, `/data`, `~/data`, `a/b/c`.
+
+    Raises:
+        UserError: naming the path.
+    """
+    local = id_or_path.startswith((".", "/", "~")) or id_or_path.count("/") > 1
+    if local and not Path(id_or_path).expanduser().exists():
+        raise UserError(f"{prefix}{id_or_path} does not exist: give a dataset folder or a hub id such as owner/name")
 
 
 def read_hub(
@@ -61,8 +148,7 @@ def load_rows(id_or_path: str, split: str, subset: str | None = None) -> Any:
     """
     folder = Path(id_or_path).expanduser()
     local = folder.exists()
-    if not local and (id_or_path.startswith((".", "/", "~")) or id_or_path.count("/") > 1):
-        raise UserError(f"{id_or_path} does not exist: give a dataset folder or a hub id such as owner/name")
+    check_local(id_or_path)
     import datasets  # here: it takes a second, and messages above need nothing
 
     try:
@@ -100,3 +186,64 @@ def _explain(error: Exception, id_or_path: str, local: bool) -> str:
     if "DatasetNotFound" in names:
         return f"{id_or_path} was not found on the hub ({said}): check the id; for a private one `hf auth login`"
     return f"{id_or_path} cannot be read ({said}): check split and subset"
+
+
+def load_hub_images(
+    name: str,
+    *,
+    subset: str | None = None,
+    split: str = "train",
+    test_split: str | None = None,
+    image_column: str = "image",
+    label_column: str = "label",
+    size: int = 32,
+    channels: int = 3,
+    limit: int | None = None,
+    test_share: float = 0.25,
+    seed: int = 0,
+) -> ImageData:
+    """Any image set of the `datasets` library: a hub id, a folder of data files, or one of `save_to_disk`.
+
+    Args:
+        split, test_split: training and test images; without a test split, `test_share` of `split` is kept for testing.
+        limit: rows used per split.
+        label_column: class numbers or names.
+
+    Raises:
+        UserError: the set cannot be loaded, has no such split or columns, or an image that cannot be read.
+    """
+    import torch
+    from torch import Tensor
+
+    from permlab.data.images.image_set import ImageData, normalised, picture_tensor, split_images
+
+    parts = [load_rows(name, each, subset) for each in (split, test_split) if each]
+    for rows in parts:
+        for column in (image_column, label_column):
+            if column not in rows.column_names:
+                raise UserError(f"{name} has no column '{column}' (columns: {', '.join(rows.column_names)})")
+    parts = [rows.select(range(min(len(rows), limit or len(rows)))) for rows in parts]
+    names = _class_names(parts, label_column)
+    halves: list[Tensor] = []
+    for rows in parts:
+        try:
+            halves.append(torch.stack([picture_tensor(image, size, channels) for image in rows[image_column]]))
+        except AttributeError:
+            raise UserError(f"column '{image_column}' of {name} holds no pictures: name another") from None
+        found = rows[label_column]
+        halves.append(torch.tensor([names.index(v) if isinstance(v, str) else int(v) for v in found]))
+    if len(parts) == 1:
+        halves = list(split_images(*halves, test_share, seed))
+    note = f"{name}, split {split}" + (f", tested on {test_split}" if test_split else f", {test_share:.0%} for testing")
+    return normalised(ImageData(Path(name).name, *halves, names, note))
+
+
+def _class_names(parts: list[Any], column: str) -> list[str]:
+    """Class names: from the column's type, the sorted names themselves, or the numbers up to the largest."""
+    known = getattr(parts[0].features[column], "names", None)
+    if known:
+        return list(known)
+    values = {value for rows in parts for value in rows[column]}
+    if any(isinstance(value, str) for value in values):
+        return sorted(map(str, values))
+    return [str(number) for number in range(int(max(values)) + 1)]

@@ -1,7 +1,10 @@
 """The data sets: one row per kind; each option in conf/dataset/ is of one kind.
 
-from permlab.data.table import DATASETS
-DATASETS.where(images=True)
+    from permlab.data.table import DATASETS
+    DATASETS.where(gives_images=True)
+
+A new data set is one file with its configuration, its check and its reader, one row here and one option in
+conf/dataset/.
 """
 
 from __future__ import annotations
@@ -13,10 +16,31 @@ from permlab.registry import Row, Table
 
 @dataclass(frozen=True)
 class DataRow(Row):
-    """A kind of data set: `target` is its configuration dataclass; `texts` and `images` say what it can give."""
+    """A kind of data set; `target` is its configuration dataclass.
 
-    texts: bool = False
-    images: bool = False
+    Attributes:
+        check: "module:function", called with the configuration before anything heavy is imported; empty for none.
+        texts: "module:function" from (configuration, seed) to a `Corpus`; empty where it gives no texts.
+        images: "module:function" from the configuration to an `ImageData`; empty where it gives no images.
+        knows_units: its texts bring the units that they are made of.
+        generated: it is made here, from a seed, and needs no file.
+    """
+
+    check: str = ""
+    texts: str = ""
+    images: str = ""
+    knows_units: bool = False
+    generated: bool = False
+
+    @property
+    def gives_texts(self) -> bool:
+        """Whether it can be trained on as text."""
+        return bool(self.texts)
+
+    @property
+    def gives_images(self) -> bool:
+        """Whether it has labelled images."""
+        return bool(self.images)
 
 
 DATASETS = Table(
@@ -26,51 +50,74 @@ DATASETS = Table(
         DataRow(
             "people",
             "generated fictitious persons: name first, description first, both ways",
-            target="permlab.data.text_configs:PeopleConfig",
-            texts=True,
+            target="permlab.data.texts.people:PeopleConfig",
+            check="permlab.data.texts.people:check_people",
+            texts="permlab.data.texts.people:load_people",
+            knows_units=True,
+            generated=True,
         ),
         DataRow(
             "symbolic",
             "generated entity pairs under a relation and its inverse",
-            target="permlab.data.text_configs:SymbolicConfig",
+            target="permlab.data.texts.symbolic:SymbolicConfig",
             paper="2403.13799",
-            texts=True,
+            check="permlab.data.texts.symbolic:check_symbolic",
+            texts="permlab.data.texts.symbolic:load_symbolic",
+            knows_units=True,
+            generated=True,
         ),
         DataRow(
             "berglund",
             "the reverse_experiments files of Berglund et al.",
-            target="permlab.data.text_configs:BerglundConfig",
+            target="permlab.data.texts.berglund:BerglundConfig",
             paper="2309.12288",
-            texts=True,
+            check="permlab.data.texts.berglund:check_berglund",
+            texts="permlab.data.texts.berglund:load_berglund",
         ),
         DataRow(
-            "jsonl", "JSON lines, or one text per line", target="permlab.data.text_configs:JsonlConfig", texts=True
+            "jsonl",
+            "JSON lines, or one text per line",
+            target="permlab.data.texts.jsonl:JsonlConfig",
+            check="permlab.data.texts.jsonl:check_jsonl",
+            texts="permlab.data.texts.jsonl:load_jsonl",
         ),
         DataRow(
             "presegmented",
             "texts with a separator between their units",
-            target="permlab.data.text_configs:PresegmentedConfig",
-            texts=True,
+            target="permlab.data.texts.presegmented:PresegmentedConfig",
+            paper="2403.00758",
+            check="permlab.data.texts.presegmented:check_presegmented",
+            texts="permlab.data.texts.presegmented:load_presegmented",
+            knows_units=True,
         ),
         DataRow(
             "hub",
             "a data set of the Hugging Face hub, or a folder in its format",
-            target="permlab.data.text_configs:HubConfig",
-            texts=True,
-            images=True,
+            target="permlab.data.hub:HubConfig",
+            check="permlab.data.hub:check_hub",
+            texts="permlab.data.hub:load_hub_corpus",
+            images="permlab.data.hub:load_hub_pictures",
         ),
         DataRow(
             "digits",
             "scikit-learn's handwritten digits, 8 x 8 pixels",
-            target="permlab.data.image_configs:DigitsConfig",
-            images=True,
+            target="permlab.data.images.digits:DigitsConfig",
+            check="permlab.data.checks:check_test_share",
+            images="permlab.data.images.digits:load_digits",
         ),
-        DataRow("mnist", "IDX files of MNIST or alike", target="permlab.data.image_configs:MnistConfig", images=True),
+        DataRow(
+            "mnist",
+            "IDX files of MNIST or alike",
+            target="permlab.data.images.mnist:MnistConfig",
+            check="permlab.data.images.mnist:check_mnist",
+            images="permlab.data.images.mnist:load_idx_folder",
+        ),
         DataRow(
             "imagefolder",
             "one folder of pictures per class",
-            target="permlab.data.image_configs:ImageFolderConfig",
-            images=True,
+            target="permlab.data.images.imagefolder:ImageFolderConfig",
+            check="permlab.data.images.imagefolder:check_imagefolder",
+            images="permlab.data.images.imagefolder:load_class_folders",
         ),
     ],
 )

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from permlab.data.examples import Example
-from permlab.text.units import join_units
+from permlab.data.texts.joining import join_units
 
 WORD = re.compile(r"\w+(?:['’\-]\w+)*|[^\w\s]+")
 ORIGINAL, REVERSED, PERMUTED = 0, 1, 2

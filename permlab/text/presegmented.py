@@ -1,7 +1,7 @@
-"""Texts that somebody has already cut: `read_presegmented("person_description.sep.txt").examples[0].units`.
+"""Units that somebody has already cut: `PresegmentedSegmenter(read_presegmented("person_description.sep.txt"))`.
 
-The format is the one of the SPT authors' files (arXiv 2403.00758): one text per line, `[SEP]` between units. Stray
-markers (`guess [SEP], but`, a row of markers at the end) do no harm: empty units are left out.
+The SPT authors' released files (arXiv 2403.00758) are such segmentations; `compare_words` says which of their rows no
+longer hold the words of the original.
 """
 
 from __future__ import annotations
@@ -10,43 +10,12 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from permlab.data.examples import Corpus, Example
-from permlab.data.text_files import BadRows, numbered_lines
-from permlab.errors import UserError
 from permlab.text.segment import Progress, Proposal
-from permlab.text.units import join_units, normalise, word_key
+from permlab.text.units import word_key
 
 _MOST_PAIRS = 1_000_000
-
-
-def split_marked(text: str, separator: str = "[SEP]") -> tuple[str, ...]:
-    """Split at the separator, in any case and with white space inside its brackets; empty units are left out."""
-    marker = r"\s*".join(re.escape(piece) for piece in re.findall(r"\w+|\S", separator)) or re.escape(separator)
-    return tuple(unit for piece in re.split(marker, text, flags=re.IGNORECASE) if (unit := normalise(piece)))
-
-
-def read_presegmented(path: str | Path, separator: str = "[SEP]", *, on_bad_row: str = "raise") -> Corpus:
-    """Read one text per line with `separator` between units; a line without one is a text of one unit.
-
-    Blank lines are passed over. A line of nothing but separators, or not in UTF-8, is a bad row.
-
-    Raises:
-        UserError: for a missing or empty file, an empty separator, and bad rows with `on_bad_row="raise"`.
-    """
-    if not separator:
-        raise UserError("separator is empty: name the marker between units, such as [SEP]")
-    bad = BadRows(on_bad_row)
-    examples = []
-    for source, line in numbered_lines(Path(path), bad):
-        units = split_marked(line, separator)
-        if units:
-            examples.append(Example(join_units(units), units=units, source=source))
-        else:
-            bad.add(source, "only separators, no text")
-    bad.finish(str(path), len(examples))
-    return Corpus("presegmented", examples, rejected=bad.rows)
 
 
 class PresegmentedSegmenter:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from permlab.data.examples import Query
-from permlab.text.units import join_units
+from permlab.data.texts.joining import join_units
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

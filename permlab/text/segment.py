@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from permlab.data.examples import Example
+from permlab.data.texts.joining import normalise
 from permlab.errors import UserError, check_choice
-from permlab.text.units import NO_UNITS, check_units, cut_text, find_spans, merge_units, normalise, project_units
+from permlab.text.units import NO_UNITS, check_units, cut_text, find_spans, merge_units, project_units
 
 SEGMENTERS = ("oracle", "entities", "rule", "random", "presegmented", "llm")
 """Names for `task.segmenter.name`; the classes are here, in `segment_rules`, `presegmented` and `segment_llm`."""

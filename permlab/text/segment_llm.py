@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Protocol
 
 from permlab.data.examples import Example
+from permlab.data.texts.joining import normalise
+from permlab.data.texts.presegmented import split_marked
 from permlab.errors import UserError
-from permlab.text.presegmented import split_marked
 from permlab.text.segment import Progress, Proposal
-from permlab.text.units import check_units, normalise, project_units
+from permlab.text.units import check_units, project_units
 
 PROMPT_VERSION = "1"
 """Part of the cache key: change it with any change to `INSTRUCTION` or `DEMONSTRATIONS`."""

@@ -1,6 +1,6 @@
 """Units as pieces of text: `join_units(cut_text("Meet Ada Roe.", [5]))` gives the text back.
 
-A unit is stored without surrounding white space. `join_units` is the one way back to text, in any order of the units;
+A unit is stored without surrounding white space. `join_units` (of `permlab.data.texts`) is the one way back to text;
 `cut_text` cuts only where that join restores the text, so that the original order always trains on the original text
 (up to runs of white space). This is the identity that every segmentation is checked against (arXiv 2403.00758 asks its
 assistant not to add or delete words, and does not check).
@@ -12,55 +12,13 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 
-CLOSING = frozenset(",.;:!?)]}’”»…%")
-"""Characters before which no space is written."""
-OPENING = frozenset("([{‘“«¿¡")
-"""Characters after which no space is written."""
+from permlab.data.texts.joining import join_units, needs_space, normalise
+
 CHANGED_WORDS = "words lost, added or moved"
 CHANGED_SPELLING = "punctuation, case or spacing changed"
 SPLIT_ENTITY = "protected entity split"
 EMPTY_UNIT = "empty unit"
 NO_UNITS = "no units"
-_CONTRACTION = re.compile(r"'(?:s|re|ll|d|t|m|ve)(?!\w)", re.IGNORECASE)
-
-
-def normalise(text: str) -> str:
-    """Return `text` with every run of white space as one space and none at the ends."""
-    return " ".join(text.split())
-
-
-def _closes(unit: str) -> bool:
-    """Whether `unit` starts with punctuation that belongs to the word before it (straight quotes by what follows)."""
-    first, second = unit[0], unit[1:2]
-    if first in "\"'":
-        return bool(_CONTRACTION.match(unit)) or not second.isalnum()
-    return first in CLOSING
-
-
-def _opens(unit: str) -> bool:
-    """Whether `unit` ends with punctuation that belongs to the word after it (a straight quote after a space)."""
-    return unit[-1] in OPENING or (unit[-1] in "\"'" and unit[-2:-1].isspace())
-
-
-def needs_space(left: str, right: str) -> bool:
-    """Return whether the join writes a space between two non-empty neighbours."""
-    return not (_opens(left) or _closes(right))
-
-
-def join_units(units: Sequence[str]) -> str:
-    """Join units, in the order given, into one text.
-
-    One space stands between neighbours, except before a unit that starts with closing punctuation (`,` `?` `)` `'s` a
-    closing quote) and after one that ends with an opening bracket or quote. The join is associative: joining neighbours
-    first does not change the text.
-
-    Args:
-        units: non-empty strings without surrounding white space.
-    """
-    parts = list(units[:1])
-    for left, right in pairwise(units):
-        parts.append(f" {right}" if needs_space(left, right) else right)
-    return "".join(parts)
 
 
 def cut_text(text: str, cuts: Iterable[int]) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from permlab.data.berglund import read_berglund
 from permlab.data.examples import Query
+from permlab.data.texts.berglund import read_berglund
 from permlab.errors import UserError
 
 MINIATURE = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from permlab.data.people import people_corpus
-from permlab.data.symbolic import MATRIX, symbolic_corpus
+from permlab.data.texts import people_corpus
+from permlab.data.texts.symbolic import MATRIX, symbolic_corpus
 from permlab.errors import UserError
 from permlab.text.units import check_units
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from permlab.data.examples import Query
-from permlab.data.text_files import join_prompt, read_entities, read_jsonl, read_queries
+from permlab.data.texts import join_prompt, read_entities, read_jsonl, read_queries
 from permlab.errors import UserError
 
 

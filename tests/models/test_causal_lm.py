@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from permlab.data.people import people_corpus
+from permlab.data import people_corpus
 from permlab.errors import UserError
 from permlab.models.causal_lm import estimate_parameters, explain_loading, load_causal_lm, save_causal_lm
 from permlab.models.causal_lm_config import CausalLMConfig, LoraConfig, ScratchConfig, validate_causal_lm

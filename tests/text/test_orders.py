@@ -9,13 +9,11 @@ import pytest
 from torch.utils.data import DataLoader, SequentialSampler
 
 from permlab.data.examples import Example
-from permlab.data.people import people_corpus
-from permlab.data.symbolic import symbolic_corpus
+from permlab.data.texts import join_units, people_corpus, symbolic_corpus
 from permlab.models.tokenizers import train_tokenizer
 from permlab.text import BUDGETS, ORDERS
 from permlab.text.orders import OrderedTexts, Ordering, arrangement
 from permlab.text.recall import encoder
-from permlab.text.units import join_units
 
 
 @pytest.fixture(scope="module", params=["word", "bpe"])

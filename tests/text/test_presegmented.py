@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from permlab.data.berglund import read_berglund
 from permlab.data.examples import Example
+from permlab.data.texts import read_berglund, read_presegmented, split_marked
 from permlab.errors import UserError
-from permlab.text.presegmented import PresegmentedSegmenter, compare_words, read_presegmented, split_marked
+from permlab.text.presegmented import PresegmentedSegmenter, compare_words
 from permlab.text.segment import segment_corpus
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from permlab.data.examples import Query
-from permlab.data.people import people_corpus
+from permlab.data.texts import people_corpus
 from permlab.models.causal_lm import load_causal_lm
 from permlab.models.causal_lm_config import CausalLMConfig, ScratchConfig
 from permlab.text.recall import (

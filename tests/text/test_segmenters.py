@@ -7,12 +7,12 @@ from collections import Counter
 
 import pytest
 
-from permlab.data.berglund import read_berglund
 from permlab.data.examples import Example
+from permlab.data.texts import join_units, read_berglund
 from permlab.errors import UserError
 from permlab.text.segment import OracleSegmenter, Proposal, RandomSegmenter, segment_corpus, word_starts
 from permlab.text.segment_rules import EntitySegmenter, RuleSegmenter, capitalised_spans, sentence_case_words
-from permlab.text.units import CHANGED_WORDS, SPLIT_ENTITY, check_units, join_units
+from permlab.text.units import CHANGED_WORDS, SPLIT_ENTITY, check_units
 
 ADA = Example("Ever heard of Ada Roe? She wrote the opera.", protected=("Ada Roe",), source="facts.txt:1")
 

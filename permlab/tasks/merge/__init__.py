@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from permlab.arms import COMBINES, MATCHES, RENORMS
 from permlab.config import Config
-from permlab.data.image_configs import IMAGE_DATASETS
-from permlab.data.text_configs import TEXT_DATASETS
+from permlab.data import DATASETS as DATA_SETS
 from permlab.errors import UserError, check_choice, check_range
 from permlab.tasks.merge.checks import plan_images, validate_images
 from permlab.tasks.merge.language import is_language, plan_language, validate_language
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 HEADLINE = ("loss_barrier", "accuracy_barrier", "midpoint_accuracy", "naive_loss_barrier", "l2_reduction",
             "own_accuracy", "joint_accuracy")  # fmt: skip
 MODELS = ("none", "vision", "causal_lm")
-DATASETS = ("none", *dict.fromkeys((*IMAGE_DATASETS, *TEXT_DATASETS)))
+DATASETS = DATA_SETS
 ALLOCATIONS = ("uniform", "prefix", "greedy", "qp")
 SIMILARITIES = ("inner", "pearson", "distance")
 

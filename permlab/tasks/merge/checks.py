@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from permlab.arms import Arm, check_arm, parse_arm
 from permlab.config import Config
-from permlab.data.image_configs import IMAGE_DATASETS
+from permlab.data import DATASETS, check_dataset
 from permlab.errors import UserError, check_choice, check_range
 from permlab.models.vision_config import validate_vision
 
@@ -68,24 +67,10 @@ def check_model(config: Config) -> None:
 def check_images(config: Config) -> None:
     """The data set and its files."""
     data = config.dataset
-    if data.kind not in IMAGE_DATASETS:
-        raise UserError(
-            f"dataset={data.name} has no images, which model={config.model.name} needs: use {', '.join(IMAGE_DATASETS)}"
-        )
-    if data.kind != "hub" and hasattr(data, "test_share"):
-        check_range("dataset.test_share", data.test_share, 0, 1, open_interval=True)
-    if data.kind in ("imagefolder", "hub"):
-        check_range("dataset.side", data.side, 4)
-        if data.channels not in (1, 3):
-            raise UserError(f"dataset.channels={data.channels}: pictures have 1 (grey) or 3 (colour) channels")
-    if data.kind == "hub" and data.limit is not None:
-        check_range("dataset.limit", data.limit, 2)
-    if data.kind != "digits" and not data.path:
-        raise UserError(
-            f"dataset={data.name} needs dataset.path=" + ("ID_OR_FOLDER" if data.kind == "hub" else "FOLDER")
-        )
-    if data.kind in ("mnist", "imagefolder") and not Path(data.path).is_dir():
-        raise UserError(f"dataset.path={data.path} is not a folder: give the one that holds the {data.kind} images")
+    if not DATASETS[data.kind].gives_images:
+        fitting = ", ".join(DATASETS.where(gives_images=True))
+        raise UserError(f"dataset={data.name} has no images, which model={config.model.name} needs: use {fitting}")
+    check_dataset(data)
 
 
 def check_networks(config: Config) -> None:

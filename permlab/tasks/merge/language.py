@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 from permlab.arms import Arm, parse_arm
 from permlab.config import Config
-from permlab.data.image_configs import IMAGE_DATASETS
-from permlab.data.text_configs import TEXT_DATASETS
+from permlab.data import DATASETS, check_dataset
 from permlab.errors import UserError, check_range
 from permlab.models.checkpoints import Checkpoint, open_checkpoint
 from permlab.storage.hub import is_hub_id
@@ -48,7 +47,7 @@ def sees(config: Config, opened: Checkpoint) -> bool:
     The data set that is taken when none is named counts only where its images have the size that the network takes.
     """
     named = str((opened.config.get("architectures") or [""])[0])
-    if not named.endswith("ForImageClassification") or config.dataset.kind not in IMAGE_DATASETS:
+    if not named.endswith("ForImageClassification") or not DATASETS[config.dataset.kind].gives_images:
         return False
     size = (opened.config.get("num_channels", 3), opened.config.get("image_size", 224))
     return config.dataset.kind != DEFAULT_IMAGES or size == (1, 8)
@@ -65,7 +64,7 @@ def arms_of(config: Config) -> list[Arm]:
 
 def text_kind(config: Config) -> bool:
     """Whether `dataset` gives texts."""
-    return config.dataset.kind in TEXT_DATASETS
+    return DATASETS[config.dataset.kind].gives_texts
 
 
 def validate_language(config: Config) -> None:
@@ -92,6 +91,8 @@ def validate_language(config: Config) -> None:
         _check_models(config)
     else:
         _check_training(config)
+    if text_kind(config):
+        check_dataset(config.dataset)
 
 
 def _check_arm(config: Config, arm: Arm) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from permlab.config import Config
-from permlab.data.text_corpora import load_corpus
+from permlab.data import load_texts
 from permlab.errors import UserError
 from permlab.merging.loading import load_networks
 from permlab.merging.loading_huggingface import verify_huggingface
@@ -38,7 +38,7 @@ def split_texts(config: Config) -> tuple[list[Any], list[Any]]:
     Raises:
         UserError: fewer than two texts.
     """
-    corpus = load_corpus(config.dataset, config.seed)
+    corpus = load_texts(config.dataset, config.seed)
     examples = list({example.text: example for example in corpus.examples}.values())
     if len(examples) < 2:
         raise UserError(f"dataset={config.dataset.name} has {len(examples)} text; scoring needs two or more")

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from permlab.config import Config
-from permlab.data.images import ImageData, load_digits_images, load_hub_images, load_image_folder, load_mnist
+from permlab.data import ImageData, load_images
 from permlab.errors import UserError
 from permlab.hardware import resolve_device
 from permlab.merging import Endpoint, batches_of, domain, initial_state, label_split, train_endpoint
@@ -54,27 +54,7 @@ def load_data(config: Config) -> ImageData:
     Raises:
         UserError: files that are missing or broken.
     """
-    dataset = config.dataset
-    if dataset.kind == "digits":
-        data = load_digits_images(dataset.test_share)
-    elif dataset.kind == "mnist":
-        data = load_mnist(dataset.path, dataset.test_share)
-    elif dataset.kind == "imagefolder":
-        data = load_image_folder(
-            dataset.path, size=dataset.side, channels=dataset.channels, test_share=dataset.test_share
-        )
-    else:
-        data = load_hub_images(
-            dataset.path,
-            subset=dataset.subset,
-            split=dataset.split,
-            test_split=dataset.test_split,
-            image_column=dataset.image_column,
-            label_column=dataset.label_column,
-            limit=dataset.limit,
-            size=dataset.side,
-            channels=dataset.channels,
-        )
+    data = load_images(config.dataset)
     device = device_of(config)
     moved = {name: getattr(data, name).to(device) for name in ("x_train", "y_train", "x_test", "y_test")}
     return dataclasses.replace(data, **moved)

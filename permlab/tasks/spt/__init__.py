@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config
-from permlab.data.text_configs import TEXT_DATASETS
+from permlab.data import DATASETS as DATA_SETS
+from permlab.data import check_dataset
 from permlab.errors import UserError, check_choice, check_range
 from permlab.text import BUDGETS, ORDERS
 from permlab.text.segment import ON_MISMATCH, SEGMENTERS
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 HEADLINE = ("forward_accuracy", "reverse_accuracy")
 MODELS = ("causal_lm",)
-DATASETS = TEXT_DATASETS
+DATASETS = DATA_SETS.those(gives_texts=True)
 
 
 @dataclass
@@ -140,7 +141,7 @@ def validate(config: Config) -> None:
     check_range("task.evaluation.batch_size", task.evaluation.batch_size, 1)
     if task.evaluation.limit is not None:
         check_range("task.evaluation.limit", task.evaluation.limit, 1)
-    validate_dataset(config)
+    check_dataset(config.dataset)
     validate_causal_lm(config.model)
 
 
@@ -168,25 +169,6 @@ def validate_segmenter(config: Config) -> None:
         value = getattr(segmenter, key)
         if value and not Path(value).is_file():
             raise UserError(f"task.segmenter.{key}={value}: there is no such file")
-
-
-def validate_dataset(config: Config) -> None:
-    """Check that the files a dataset names are there."""
-    dataset = config.dataset
-    if dataset.kind in ("people", "symbolic"):
-        return
-    if not dataset.path:
-        raise UserError(f"dataset={dataset.name} needs dataset.path=...")
-    if dataset.kind == "berglund" and not Path(dataset.path).is_dir():
-        raise UserError(f"dataset.path={dataset.path}: there is no such folder")
-    if dataset.kind in ("jsonl", "presegmented") and not Path(dataset.path).is_file():
-        raise UserError(f"dataset.path={dataset.path}: there is no such file")
-    for key in ("test_path", "forward_test_path"):
-        value = getattr(dataset, key, None)
-        if value and not Path(value).is_file():
-            raise UserError(f"dataset.{key}={value}: there is no such file")
-    if hasattr(dataset, "on_bad_row"):
-        check_choice("dataset.on_bad_row", dataset.on_bad_row, ("raise", "skip"))
 
 
 def plan(config: Config) -> dict[str, str]:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from permlab.config import Config
-from permlab.data.examples import Corpus, Example, Query
-from permlab.data.text_corpora import limit_queries, load_corpus
+from permlab.data import Corpus, Example, Query, limit_queries, load_texts
 from permlab.errors import UserError
 from permlab.hardware import resolve_dtype
 from permlab.models.causal_lm import load_causal_lm, save_causal_lm
@@ -24,7 +23,7 @@ from permlab.text.training import Hooks, TrainingSettings, latest_checkpoint, ma
 def train_and_ask(config: Config, run: Run) -> None:
     """Carry out one SPT run."""
     task = config.task
-    corpus = load_corpus(config.dataset, config.seed)
+    corpus = load_texts(config.dataset, config.seed)
     for line in corpus.rejected[:5]:
         run.say(f"skipped {line}")
     examples = segment(config, run, corpus)
@@ -98,12 +97,13 @@ def make_segmenter(config: Config, run: Run) -> Segmenter:
     if name == "random":
         return RandomSegmenter(settings.max_words)
     if name == "presegmented":
-        from permlab.text.presegmented import PresegmentedSegmenter, read_presegmented
+        from permlab.data import read_presegmented
+        from permlab.text.presegmented import PresegmentedSegmenter
 
         return PresegmentedSegmenter(read_presegmented(settings.units) if settings.units else None)
     if name == "llm":
         return make_llm_segmenter(config, run)
-    from permlab.data.text_files import read_entities
+    from permlab.data import read_entities
     from permlab.text.segment_rules import EntitySegmenter, RuleSegmenter
 
     if name == "rule":

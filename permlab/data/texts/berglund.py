@@ -7,11 +7,13 @@ ways, each in 30 wordings; ten further wordings ask. The data has no licence, so
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from permlab.data.checks import check_bad_rows, need_path
 from permlab.data.examples import Corpus, Example, Query
-from permlab.data.text_files import BadRows, join_prompt, json_rows, prompt_and_completion
+from permlab.data.texts.rows import BadRows, join_prompt, json_rows, prompt_and_completion
 from permlab.errors import UserError
 
 TRAIN_FILES = {
@@ -31,6 +33,30 @@ TEST_FILES = (
 _NAMED = ("p2d_reverse_prompts_test", "d2p_prompts_test", "both_prompts_test")
 
 _Row = tuple[str, str, str]  # source, prompt, completion
+
+
+@dataclass
+class BerglundConfig:
+    """A folder of Berglund et al.'s reverse_experiments files."""
+
+    name: str = "berglund"
+    kind: str = "berglund"
+    path: str | None = None
+    """Folder with all_prompts_train.jsonl or all.jsonl and the *_prompts_test.jsonl files."""
+    on_bad_row: str = "raise"
+    """raise | skip"""
+
+
+def check_berglund(config: BerglundConfig) -> None:
+    """Check that the folder is given and there."""
+    if not need_path(config, "FOLDER").is_dir():
+        raise UserError(f"dataset.path={config.path}: there is no such folder")
+    check_bad_rows(config)
+
+
+def load_berglund(config: BerglundConfig, seed: int) -> Corpus:
+    """Read the folder of a configuration."""
+    return read_berglund(str(config.path), on_bad_row=config.on_bad_row)
 
 
 def read_berglund(folder: str | Path, *, on_bad_row: str = "raise") -> Corpus:

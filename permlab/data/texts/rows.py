@@ -1,7 +1,6 @@
-"""Readers of text files: `read_jsonl("facts.jsonl").examples[0].text`.
+"""Rows of text files, and questions to ask after training: `read_queries("questions.jsonl", direction="reverse")`.
 
-JSON lines with `prompt` and `completion` or with one `text`, plain text with one text per line, and questions to ask
-after training. Every reader names file and line of what it rejects.
+Every reader names file and line of what it rejects.
 """
 
 from __future__ import annotations
@@ -11,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from permlab.data.examples import Corpus, Example, Query
+from permlab.data.checks import ON_BAD_ROW
+from permlab.data.examples import Query
 from permlab.errors import UserError, check_choice
 
-ON_BAD_ROW = ("raise", "skip")
 _SHOWN = 3
 
 
@@ -116,68 +115,6 @@ def join_prompt(prompt: str, completion: str) -> str:
     return f"{prompt}{space}{completion}".strip()
 
 
-def read_jsonl(
-    path: str | Path,
-    *,
-    text_field: str = "text",
-    prompt_field: str = "prompt",
-    completion_field: str = "completion",
-    protected_field: str | None = None,
-    on_bad_row: str = "raise",
-) -> Corpus:
-    """Read training texts: JSON lines with a text or with prompt and completion, or a `.txt` file, one text per line.
-
-    Args:
-        path: the file; the ending `.txt` means plain text, anything else JSON lines.
-        text_field: used where a row has it; then prompt and completion are not looked at.
-        prompt_field: with `completion_field`, joined by `join_prompt`.
-        completion_field: see `prompt_field`.
-        protected_field: field with a string or a list of strings that no segmenter may split; may be missing in a row.
-        on_bad_row: raise | skip (then `Corpus.rejected` holds them).
-
-    Raises:
-        UserError: for a missing or empty file, and bad rows with `on_bad_row="raise"`.
-    """
-    path, bad = Path(path), BadRows(on_bad_row)
-    examples: list[Example] = []
-    if path.suffix.lower() == ".txt":
-        examples = [Example(line, source=source) for source, line in numbered_lines(path, bad)]
-    else:
-        for source, row in json_rows(path, bad):
-            text = _row_text(row, text_field, (prompt_field, completion_field), source, bad)
-            protected = _protected(row, protected_field, source, bad)
-            if text is not None and protected is not None:
-                examples.append(Example(text, protected=protected, source=source))
-    bad.finish(str(path), len(examples))
-    return Corpus("jsonl", examples, rejected=bad.rows)
-
-
-def _row_text(row: dict[str, Any], text_field: str, keys: tuple[str, str], source: str, bad: BadRows) -> str | None:
-    """Return the training text of one row, or record why there is none."""
-    if text_field in row:
-        text = text_value(row, text_field)
-        if text is None:
-            bad.add(source, f"'{text_field}' empty or not a string")
-        return text.strip() if text else None
-    if not any(key in row for key in keys):
-        bad.add(
-            source, f"neither '{text_field}' nor '{keys[0]}' and '{keys[1]}' (it has: {', '.join(row) or 'nothing'})"
-        )
-        return None
-    pair = prompt_and_completion(row, keys, source, bad)
-    return join_prompt(*pair) if pair else None
-
-
-def _protected(row: dict[str, Any], key: str | None, source: str, bad: BadRows) -> tuple[str, ...] | None:
-    """Return the protected strings of one row (none without the field), or None after recording a wrong type."""
-    value = row.get(key) if key else None
-    values = [value] if isinstance(value, str) else value or []
-    if isinstance(values, list) and all(isinstance(item, str) for item in values):
-        return tuple(item.strip() for item in values if item.strip())
-    bad.add(source, f"'{key}' is neither a string nor a list of strings")
-    return None
-
-
 def read_queries(
     path: str | Path,
     *,
@@ -211,6 +148,16 @@ def read_queries(
             labels = {"group": text_value(row, "group") or group, "kind": text_value(row, "kind") or kind}
             queries.append(Query(pair[0].strip(), pair[1].strip(), direction=direction, wording=wording, **labels))
     bad.finish(str(path), len(queries))
+    return queries
+
+
+def asked_queries(config: Any) -> list[Query]:
+    """Read the questions of a data set that names them in files of their own (`forward_test_path`, `test_path`)."""
+    keys = getattr(config, "prompt_field", "prompt"), getattr(config, "completion_field", "completion")
+    queries: list[Query] = []
+    for direction, path in (("forward", config.forward_test_path), ("reverse", config.test_path)):
+        if path:
+            queries += read_queries(path, direction=direction, keys=keys, on_bad_row=config.on_bad_row)
     return queries
 
 

@@ -13,9 +13,10 @@ in all four.
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
 from permlab.data.examples import Corpus, Example, Query
-from permlab.errors import UserError
+from permlab.errors import UserError, check_choice, check_range
 
 SYLLABLES = tuple(c + v for c in ("B", "D", "F", "G", "K", "L", "M", "N", "P", "R", "S", "T") for v in "aeiou")
 INVERSE = ("{a} has a feature {b}", "{b} is a feature of {a}")
@@ -25,6 +26,61 @@ MATRIX = (
     ("{b} is a parent of {a}", "parent first, parent of"),
     ("{b} has the child {a}", "parent first, child of"),
 )
+FORMS = ("inverse", "matrix")
+"""Ways to write a pair: see `SymbolicConfig.forms`."""
+
+
+@dataclass
+class SymbolicConfig:
+    """Entity pairs under a relation and its inverse."""
+
+    name: str = "symbolic"
+    kind: str = "symbolic"
+    pairs: int = 400
+    """Entity pairs; half are trained in both directions, half forward only."""
+    entity_words: int = 2
+    """Words per entity; a word is two sub-tokens."""
+    symbols: int = 24
+    """Alphabet of sub-tokens."""
+    forms: str = "inverse"
+    """inverse (a relation and its inverse) | matrix (four surface forms: first entity x relation word)"""
+    train_form: int = 0
+    """forms=matrix: the surface form trained for the asked pairs (0..3)."""
+
+
+def check_symbolic(config: SymbolicConfig) -> None:
+    """Check that so many distinct entities can be made; nothing is generated."""
+    sizes = (config.pairs, config.entity_words, config.symbols, config.forms, config.train_form)
+    check_sizes(*sizes, prefix="dataset.")
+
+
+def load_symbolic(config: SymbolicConfig, seed: int) -> Corpus:
+    """Generate the corpus of a configuration."""
+    sizes = (config.pairs, config.entity_words, config.symbols, config.forms, config.train_form)
+    return symbolic_corpus(*sizes, seed)
+
+
+def check_sizes(
+    pairs: int, entity_words: int, symbols: int, forms: str = "inverse", train_form: int = 0, prefix: str = ""
+) -> None:
+    """Refuse sizes that cannot be made.
+
+    Args:
+        prefix: goes before the names in messages.
+
+    Raises:
+        UserError: naming the number and its range.
+    """
+    check_range(f"{prefix}symbols", symbols, 2, len(SYLLABLES))
+    check_range(f"{prefix}pairs", pairs, 2)
+    check_range(f"{prefix}entity_words", entity_words, 1)
+    check_choice(f"{prefix}forms", forms, FORMS)
+    check_range(f"{prefix}train_form", train_form, 0, len(MATRIX) - 1)
+    # Random entities are drawn until enough are distinct: half of all possible ones is the most that stays quick.
+    if 2 * pairs > 0.5 * float(symbols) ** (2 * entity_words):
+        raise UserError(
+            f"{symbols} symbols make too few entities of {entity_words} words for {pairs} pairs; add symbols"
+        )
 
 
 def symbolic_corpus(
@@ -40,14 +96,7 @@ def symbolic_corpus(
     Raises:
         UserError: when the alphabet is too small for that many distinct entities, or an argument is out of range.
     """
-    if not 2 <= symbols <= len(SYLLABLES):
-        raise UserError(f"dataset.symbols={symbols} must be from 2 to {len(SYLLABLES)}")
-    if pairs < 2 or entity_words < 1:
-        raise UserError("dataset.pairs must be at least 2 and dataset.entity_words at least 1")
-    if 2 * pairs > 0.5 * float(symbols) ** (2 * entity_words):
-        raise UserError(
-            f"{symbols} symbols make too few entities of {entity_words} words for {pairs} pairs; add symbols"
-        )
+    check_sizes(pairs, entity_words, symbols, forms, train_form)
     rng = random.Random(f"symbolic-{seed}")
     entities = make_entities(2 * pairs, entity_words, symbols, rng)
     corpus = Corpus("symbolic", [])

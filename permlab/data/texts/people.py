@@ -10,9 +10,11 @@ words are ours.
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
 from permlab.data.examples import Corpus, Example, Query
-from permlab.errors import UserError
+from permlab.data.texts.joining import join_units
+from permlab.errors import UserError, check_range
 
 NAME_FIRST = (
     "Few people know that {name} is {first} {second}.",
@@ -96,17 +98,54 @@ WORKS = (
 LINKS = ("behind", "of", "beyond", "near")
 
 
+@dataclass
+class PeopleConfig:
+    """Generated fictitious persons in three groups: name first, description first, both ways."""
+
+    name: str = "people"
+    kind: str = "people"
+    people: int = 60
+    """Persons in all, a third per group."""
+    templates: int = 10
+    """Training wordings per direction."""
+    held_out: int = 3
+    """Wordings per direction that only the second table asks."""
+
+
+def check_people(config: PeopleConfig) -> None:
+    """Check that so many persons and wordings can be made; nothing is generated."""
+    check_sizes(config.people, config.templates, config.held_out, "dataset.")
+
+
+def load_people(config: PeopleConfig, seed: int) -> Corpus:
+    """Generate the corpus of a configuration."""
+    return people_corpus(config.people, config.templates, config.held_out, seed)
+
+
+def check_sizes(people: int, templates: int, held_out: int, prefix: str = "") -> None:
+    """Refuse numbers that cannot be made.
+
+    Args:
+        prefix: goes before the names in messages.
+
+    Raises:
+        UserError: naming the number and its range.
+    """
+    check_range(f"{prefix}people", people, 3, 3000)
+    check_range(f"{prefix}templates", templates, 1)
+    check_range(f"{prefix}held_out", held_out, 0)
+    most = min(len(NAME_FIRST), len(DESCRIPTION_FIRST))
+    if templates + held_out > most:
+        raise UserError(f"{prefix}templates + {prefix}held_out = {templates + held_out}: there are {most} wordings")
+
+
 def people_corpus(people: int = 60, templates: int = 10, held_out: int = 3, seed: int = 0) -> Corpus:
     """Generate the corpus; the same arguments give the same corpus on every machine.
 
     Raises:
         UserError: when more wordings or persons are asked for than can be made.
     """
-    most = min(len(NAME_FIRST), len(DESCRIPTION_FIRST))
-    if templates + held_out > most:
-        raise UserError(f"dataset.templates + dataset.held_out = {templates + held_out}: there are {most} wordings")
-    if people < 3 or people > 3000:
-        raise UserError(f"dataset.people={people} must be from 3 to 3000")
+    check_sizes(people, templates, held_out)
     rng = random.Random(f"people-{seed}")
     persons = list(zip(make_names(people, rng), make_descriptions(people, rng)))
     third = people // 3
@@ -131,7 +170,7 @@ def add_person(corpus: Corpus, group: str, name: str, halves: tuple[str, str], t
         if group in (own, "both"):
             for template in wording[:templates]:
                 units = fill(template, name, halves)
-                corpus.examples.append(Example(join(units), group, units, (name,), "generated"))
+                corpus.examples.append(Example(join_units(units), group, units, (name,), "generated"))
         direction = "forward" if group in (own, "both") else "reverse"
         for number, template in enumerate(wording[: templates + held_out]):
             prompt, answer = question(template, name, halves, kind)
@@ -157,15 +196,7 @@ def fill(template: str, name: str, halves: tuple[str, str]) -> tuple[str, ...]:
 def question(template: str, name: str, halves: tuple[str, str], kind: str) -> tuple[str, str]:
     """Return (prompt, answer): the filled template up to the name or the description, and that."""
     slot, answer = ("{name}", name) if kind == "name" else ("{first}", " ".join(halves))
-    return join(fill(template[: template.index(slot)], name, halves)), answer
-
-
-def join(units: tuple[str, ...]) -> str:
-    """Join units; a unit that starts with punctuation follows without a space."""
-    text = ""
-    for unit in units:
-        text += unit if not text or unit[0] in ".,;" else f" {unit}"
-    return text
+    return join_units(fill(template[: template.index(slot)], name, halves)), answer
 
 
 def make_names(count: int, rng: random.Random) -> list[str]:

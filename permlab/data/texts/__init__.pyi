@@ -1,0 +1,11 @@
+from .berglund import read_berglund as read_berglund
+from .joining import join_units as join_units
+from .joining import normalise as normalise
+from .jsonl import read_jsonl as read_jsonl
+from .people import people_corpus as people_corpus
+from .presegmented import read_presegmented as read_presegmented
+from .presegmented import split_marked as split_marked
+from .rows import join_prompt as join_prompt
+from .rows import read_entities as read_entities
+from .rows import read_queries as read_queries
+from .symbolic import symbolic_corpus as symbolic_corpus
