@@ -28,6 +28,7 @@ from permlab.errors import UserError, check_choice, did_you_mean
 TABLES: dict[str, str] = {
     "tasks": "permlab.tasks.table:TASKS",
     "models": "permlab.models.table:MODELS",
+    "networks": "permlab.models.table:VISION",
     "datasets": "permlab.data.table:DATASETS",
     "studies": "permlab.tasks.merge.table:STUDIES",
     "analyses": "permlab.tasks.merge.table:ANALYSES",

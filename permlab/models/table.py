@@ -1,4 +1,11 @@
-"""The kinds of networks that `model=` describes; each option in conf/model/ is of one kind."""
+"""The kinds of networks that `model=` describes, and the image classifiers among them.
+
+    from permlab.models.table import VISION
+    VISION["resnet20"].norms
+
+Each option in conf/model/ is of one kind of `MODELS`. A new image classifier is one function that builds it, one row of
+`VISION` and one option in conf/model/.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +32,80 @@ MODELS = Table(
             "vision",
             "small image classifiers with random weights",
             target="permlab.models.vision_config:VisionConfig",
+        ),
+    ],
+)
+
+
+@dataclass(frozen=True)
+class VisionRow(Row):
+    """An image classifier; `target` builds it from (shape, classes, width, depth, norm).
+
+    Attributes:
+        norms: normalisations that it can have; the first is taken when none is named.
+        depth: layers or blocks when no depth is named; None where the depth is fixed.
+        fixed_depth: what the fixed depth is, for the message.
+        counts_units: `width` is a number of units; elsewhere it multiplies the usual channel counts.
+        square: it needs images as high as they are wide.
+        epochs, batch_size, rate: its training with Adam where nothing else is said.
+    """
+
+    norms: tuple[str, ...] = ("batch", "none", "layer")
+    depth: int | None = None
+    fixed_depth: str = ""
+    counts_units: bool = False
+    square: bool = True
+    epochs: int = 15
+    batch_size: int = 32
+    rate: float = 1e-3
+
+
+VISION = Table(
+    "image classifier",
+    [
+        VisionRow(
+            "mlp",
+            "hidden layers of ReLU units",
+            target="permlab.models.vision:build_mlp",
+            norms=("none", "batch", "layer"),
+            depth=3,
+            counts_units=True,
+            square=False,
+            epochs=20,
+            batch_size=64,
+        ),
+        VisionRow(
+            "vgg11",
+            "eight convolutions with max pooling",
+            target="permlab.models.vision:build_vgg11",
+            paper="1409.1556",
+            fixed_depth="8 convolutions",
+        ),
+        VisionRow(
+            "resnet20",
+            "three stages of basic blocks at 16, 32 and 64 channels",
+            target="permlab.models.vision:build_resnet20",
+            paper="1512.03385",
+            depth=3,
+            rate=5e-3,
+        ),
+        VisionRow(
+            "resnet-tiny",
+            "stem and one block at 8 and at 16 channels",
+            target="permlab.models.vision:build_resnet_tiny",
+            paper="1512.03385",
+            depth=1,
+            rate=5e-3,
+        ),
+        VisionRow(
+            "vit-tiny",
+            "pre-norm transformer blocks on patches",
+            target="permlab.models.vision:build_vit_tiny",
+            paper="2010.11929",
+            norms=("none",),
+            depth=4,
+            epochs=30,
+            batch_size=64,
         ),
     ],
 )

@@ -6,6 +6,7 @@ shortcuts would tie channels of different stages by position and leave nothing t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -13,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from permlab.errors import UserError, check_choice, check_range
+from permlab.errors import UserError
+from permlab.models.table import VISION
+from permlab.models.vision_config import check_architecture
 
-NORMS = ("none", "batch", "layer")
 VGG11_PLAN: tuple[int | str, ...] = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
 
 
@@ -194,7 +196,45 @@ class ViT(nn.Module):
         return self.head(self.norm(x)[:, 0])
 
 
-VISION_MODELS = ("mlp", "vgg11", "resnet20", "resnet-tiny", "vit-tiny")
+def build_mlp(shape: tuple[int, int, int], classes: int, width: float, depth: int, norm: str) -> nn.Module:
+    """An `MLP` of `depth` layers of `width` units."""
+    return MLP(math.prod(shape), classes, int(width), depth, norm)
+
+
+def build_vgg11(shape: tuple[int, int, int], classes: int, width: float, depth: int, norm: str) -> nn.Module:
+    """The VGG-11 plan (arXiv 1409.1556, table 1, A) with every count times `width`; `depth` is not used."""
+    channels, _, side = shape
+    plan = [entry if isinstance(entry, str) else scaled(entry, width) for entry in VGG11_PLAN]
+    return VGG(channels, side, classes, plan, scaled(512, width), norm, min_side=1 if side >= 32 else 2)
+
+
+def build_resnet20(shape: tuple[int, int, int], classes: int, width: float, depth: int, norm: str) -> nn.Module:
+    """The CIFAR ResNet (arXiv 1512.03385, 4.2; n = `depth`) with every channel count times `width`."""
+    return ResNet(shape[0], classes, [scaled(count, width) for count in (16, 32, 64)], depth, norm)
+
+
+def build_resnet_tiny(shape: tuple[int, int, int], classes: int, width: float, depth: int, norm: str) -> nn.Module:
+    """Two stages at 8 and 16 channels times `width`."""
+    return ResNet(shape[0], classes, [scaled(count, width) for count in (8, 16)], depth, norm)
+
+
+def build_vit_tiny(shape: tuple[int, int, int], classes: int, width: float, depth: int, norm: str) -> nn.Module:
+    """A `ViT` of four heads of 12 times `width`; its layer norms are its own and `norm` is not used.
+
+    Raises:
+        UserError: the patches do not divide the image.
+    """
+    channels, _, side = shape
+    patch = 2 if side <= 16 else 4
+    if side % patch:
+        raise UserError(f"vit-tiny cuts images into {patch} x {patch} patches, which does not divide {side} pixels")
+    heads = 4
+    return ViT(channels, side, classes, heads * scaled(12, width), depth, heads, patch)
+
+
+def scaled(count: int, width: float) -> int:
+    """A channel count times the width, at least one."""
+    return max(1, round(count * width))
 
 
 def build_vision_model(
@@ -209,7 +249,7 @@ def build_vision_model(
     """Build one of the small classifiers with freshly initialised weights (seed torch before).
 
     Args:
-        name: mlp, vgg11, resnet20, resnet-tiny (stem and one block at 8 and at 16 channels) or vit-tiny.
+        name: of a row of `permlab.models.table.VISION`: mlp, vgg11, resnet20, resnet-tiny, vit-tiny.
         shape: (channels, height, width) of one image.
         classes: number of classes.
         width: mlp: number of units of each hidden layer; the others: multiplier of the usual channel counts.
@@ -219,36 +259,10 @@ def build_vision_model(
     Raises:
         UserError: an unknown name, or a value that the architecture cannot have.
     """
-    check_choice("model.name", name, VISION_MODELS)
-    check_range("model.width", width, 0, open_interval=True)
-    norm = norm or ("none" if name in ("mlp", "vit-tiny") else "batch")
-    check_choice("model.norm", norm, NORMS)
-    if depth is not None:
-        check_range("model.depth", depth, 1)
-    channels, height, side = shape
-
-    def scaled(count: int) -> int:
-        return max(1, round(count * width))
-
-    if name == "mlp":
-        if width != int(width):
-            raise UserError(f"model.width={width:g}: the width of an mlp is a number of units, for example 512")
-        return MLP(channels * height * side, classes, int(width), depth or 3, norm)
-    if height != side:
-        raise UserError(f"model={name} needs square images, but they are {height} x {side}: crop or pad them")
-    if name == "vgg11":
-        if depth is not None:
-            raise UserError("model.depth does not fit vgg11, which has 8 convolutions: leave it out")
-        plan = [entry if isinstance(entry, str) else scaled(entry) for entry in VGG11_PLAN]
-        return VGG(channels, side, classes, plan, scaled(512), norm, min_side=1 if side >= 32 else 2)
-    if name == "resnet20":
-        return ResNet(channels, classes, [scaled(c) for c in (16, 32, 64)], depth or 3, norm)
-    if name == "resnet-tiny":
-        return ResNet(channels, classes, [scaled(c) for c in (8, 16)], depth or 1, norm)
-    patch = 2 if side <= 16 else 4
-    if side % patch:
-        raise UserError(
-            f"model=vit-tiny cuts images into {patch} x {patch} patches, which does not divide {side} pixels"
-        )
-    heads = 4
-    return ViT(channels, side, classes, heads * scaled(12), depth or 4, heads, patch)
+    row = VISION[name]
+    check_architecture(name, width, depth, norm)
+    _, height, side = shape
+    if row.square and height != side:
+        raise UserError(f"{name} needs square images, but they are {height} x {side}: crop or pad them")
+    model: nn.Module = row.load()(shape, classes, width, depth or row.depth or 1, norm or row.norms[0])
+    return model

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from permlab.errors import UserError
-from permlab.models.vision import VISION_MODELS, build_vision_model
+from permlab.models.table import VISION
+from permlab.models.vision import build_vision_model
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (1, 28, 28)])
-@pytest.mark.parametrize("name", VISION_MODELS)
+@pytest.mark.parametrize("name", VISION.choices)
 def test_every_network_takes_every_usual_image_size(name, shape):
     model = build_vision_model(name, shape=shape, classes=7, width=16 if name == "mlp" else 0.25).eval()
     assert model(torch.randn(2, *shape)).shape == (2, 7)
@@ -40,8 +41,11 @@ def test_norms(norm):
         (dict(name="resnet"), "did you mean"),
         (dict(name="mlp", width=0), "above 0"),
         (dict(name="mlp", width=1.5), "number of units"),
-        (dict(name="vgg11", depth=3), "model.depth"),
-        (dict(name="resnet20", norm="group"), "model.norm"),
+        (dict(name="vgg11", depth=3), "depth does not fit"),
+        (dict(name="resnet20", norm="group"), "norm=group"),
+        (dict(name="resnet20", norm="bach"), "did you mean 'batch'"),
+        (dict(name="vit-tiny", norm="batch"), "norm=batch"),
+        (dict(name="vgg11", width=512), "a multiple of its usual channels"),
     ],
 )
 def test_bad_options_are_refused(options, message):

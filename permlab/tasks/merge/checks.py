@@ -8,10 +8,9 @@ from permlab.arms import Arm, check_arm, parse_arm
 from permlab.config import Config
 from permlab.data import DATASETS, check_dataset
 from permlab.errors import UserError, check_choice, check_range
-from permlab.models.vision_config import validate_vision
+from permlab.models.table import VISION
+from permlab.models.vision_config import check_width, norm_of, validate_vision
 
-VISION_NAMES = ("mlp", "vgg11", "resnet20", "resnet-tiny", "vit-tiny")
-NORMS = ("none", "batch", "layer")
 DOMAINS = ("original", "inverted", "rotated", "blurred")
 
 
@@ -46,22 +45,11 @@ def check_model(config: Config) -> None:
     if model.kind == "none" and config.task.models:
         return  # merged networks on disk say themselves what they are
     if model.kind != "vision":
-        names = ", ".join(VISION_NAMES)
+        names = ", ".join(VISION)
         raise UserError(f"model={model.name} reads no images: choose one of {names}, or a text dataset for it")
-    check_choice("model.name", model.name, VISION_NAMES)
     validate_vision(model)
-    if model.norm is not None:
-        check_choice("model.norm", model.norm, NORMS)
-    if model.name == "vgg11" and model.depth is not None:
-        raise UserError("model.depth does not fit vgg11, which has 8 convolutions: leave it out")
-    for key, width in (("model.width", model.width), *(("task.widths", each) for each in config.task.widths)):
-        check_range(key, width, 0, open_interval=True)
-        if model.name == "mlp" and width != int(width):
-            raise UserError(f"{key}={width:g}: the width of an mlp is a number of units, for example 512")
-        if model.name != "mlp" and width > 64:
-            raise UserError(
-                f"{key}={width:g}: the width of {model.name} is a multiple of its usual channels, for example 4"
-            )
+    for width in config.task.widths:
+        check_width(model.name, width, "task.widths")
 
 
 def check_images(config: Config) -> None:
@@ -122,7 +110,7 @@ def check_fit(config: Config, arm: Arm) -> None:
         raise UserError("straight-through needs networks with the same classes: use task.labels=1 or another match")
     if task.labels > 1 and task.weights:
         raise UserError("task.weights and task.labels=2 do not go together: drop task.weights")
-    plain = getattr(config.model, "norm", None) or ("none" if config.model.name in ("mlp", "vit-tiny") else "batch")
+    plain = norm_of(config.model) if config.model.kind == "vision" else "batch"
     if arm.renorm != "none" and plain != "batch" and (arm.combine == "zip" or count > 2):
         raise UserError(
             f"renorm={arm.renorm} without BatchNorm is REPAIR, which needs pairs of units, and {arm.text} of {count} "

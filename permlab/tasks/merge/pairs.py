@@ -23,20 +23,12 @@ from permlab.data import ImageData, load_images
 from permlab.errors import UserError
 from permlab.hardware import resolve_device
 from permlab.merging import Endpoint, batches_of, domain, initial_state, label_split, train_endpoint
+from permlab.models.table import VISION
 from permlab.models.vision import build_vision_model
 from permlab.runs.run import Run
 from permlab.seeding import derived_seed
 from permlab.storage.files import replacing
 from permlab.symmetry import Spec, declare, infer, verify
-
-TRAINING = {
-    "mlp": (20, 64, 1e-3),
-    "vgg11": (15, 32, 1e-3),
-    "resnet20": (15, 32, 5e-3),
-    "resnet-tiny": (15, 32, 5e-3),
-    "vit-tiny": (30, 64, 1e-3),
-}
-"""architecture -> (epochs, batch size, rate of Adam) where `task.train` leaves them open"""
 
 BATCH = 1024
 """Images per batch of evaluation and of statistics."""
@@ -127,11 +119,11 @@ def evaluation_sets(config: Config, data: ImageData) -> dict[str, list[Any]]:
 def training_options(config: Config) -> dict[str, Any]:
     """Keyword arguments of `train_endpoint`: the keys of `task.train`, or what suits the architecture."""
     given = config.task.train
-    epochs, batch_size, rate = TRAINING[config.model.name]
+    usual = VISION[config.model.name]
     return {
-        "epochs": given.epochs or epochs,
-        "batch_size": given.batch_size or batch_size,
-        "rate": given.rate or rate,
+        "epochs": given.epochs or usual.epochs,
+        "batch_size": given.batch_size or usual.batch_size,
+        "rate": given.rate or usual.rate,
         "weight_decay": given.weight_decay,
         "optimizer": given.optimizer,
         "schedule": given.schedule,

@@ -1,0 +1,10 @@
+from .causal_lm import load_causal_lm as load_causal_lm
+from .causal_lm import save_causal_lm as save_causal_lm
+from .causal_lm_config import CausalLMConfig as CausalLMConfig
+from .checkpoints import Checkpoint as Checkpoint
+from .checkpoints import open_checkpoint as open_checkpoint
+from .table import MODELS as MODELS
+from .table import VISION as VISION
+from .tokenizers import train_tokenizer as train_tokenizer
+from .vision import build_vision_model as build_vision_model
+from .vision_config import VisionConfig as VisionConfig
