@@ -157,7 +157,7 @@ def run_hydra(arguments: list[str]) -> int:
     if any(argument.split("=")[0] in PASS_THROUGH for argument in arguments):
         return launch(arguments, lambda _: None)
     parser = get_args_parser()
-    parser.error = refuse_flags
+    parser.error = refuse_flags  # type: ignore[method-assign]  # argparse would print its usage and exit
     args = parser.parse_intermixed_args(arguments)
     if args.config_path or args.config_name:
         raise UserError("permlab keeps its own primary config; add options of yours with --config-dir DIR")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from permlab import registry, shipped
-from permlab.config import Config, build_config, first_line, register_schemas
+from permlab.config import Config, TaskSettings, build_config, first_line, register_schemas
 from permlab.errors import UserError, did_you_mean
 from permlab.runs.directory import check_free
 
@@ -28,7 +28,7 @@ class Job:
     """One point of a sweep, or the only run: the overrides that Hydra gets for it and the checked result."""
 
     overrides: list[str]
-    config: Config
+    config: Config[TaskSettings]
 
 
 @dataclass
@@ -194,7 +194,7 @@ def explain(error: Exception, overrides: list[str]) -> str:
             options = shipped.names(group) if group in shipped.GROUPS else []
             listed = f" (options: {', '.join(options)})" if options else ""
             return f"{group}={name} is not known{did_you_mean(name, options)}{listed}"
-    cause = error.__cause__ if error.__cause__ is not None else error
+    cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
     unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '[^']*')", f"{cause}\n{text}")
     where = re.search(r"full_key: (\S+)", f"{cause}\n{text}")
     if unknown and where:
@@ -227,7 +227,7 @@ def known_keys(overrides: list[str], unknown: str) -> list[str]:
             return list(shipped.GROUPS)
 
     def walk(node: DictConfig, prefix: str) -> Iterator[str]:
-        for key in node:
+        for key in map(str, node):
             yield f"{prefix}{key}"
             child = node._get_node(key)
             if isinstance(child, DictConfig) and not child._is_none():

@@ -12,12 +12,27 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from permlab import registry, shipped
 from permlab.errors import UserError, check_choice, check_range, did_you_mean
 from permlab.rules import SCALES, check_rules
 from permlab.version import __version__
+
+
+TRACKERS = ("wandb", "none")
+TRACKER_MODES = ("auto", "online", "offline", "disabled")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+class TaskSettings(Protocol):
+    """What every task's dataclass has."""
+
+    name: str
+
+
+T = TypeVar("T", bound=TaskSettings, covariant=True)
 
 
 @dataclass
@@ -134,10 +149,14 @@ class RootSchema:
 
 
 @dataclass
-class Config:
-    """One validated run: what every `tasks.<name>.run(config, run)` receives."""
+class Config(Generic[T]):
+    """One validated run: what every `tasks.<name>.run(config, run)` receives, as `Config[SptConfig]`.
 
-    task: Any
+    What serves every task takes `Config[TaskSettings]`. The model and the data set are of one of the kinds that the
+    task lists as `MODELS` and `DATASETS`.
+    """
+
+    task: T
     model: Any
     dataset: Any
     hardware: HardwareConfig
@@ -172,7 +191,7 @@ def register_schemas() -> None:
             store.store(group=f"schema/{group}", name=name, node=schema)
 
 
-def build_config(composed: Any) -> Config:
+def build_config(composed: Any) -> Config[TaskSettings]:
     """Turn a composed or loaded configuration into a checked `Config`.
 
     Raises:
@@ -182,12 +201,12 @@ def build_config(composed: Any) -> Config:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        found = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise UserError(f"the configuration has a value that cannot be resolved: {first_line(error)}") from error
-    if not isinstance(plain, dict):
+    if not isinstance(found, dict):
         raise UserError("the configuration is not a mapping of keys")
-    plain.pop("hydra", None)
+    plain = {str(key): value for key, value in found.items() if key != "hydra"}
     check_keys("", plain, [f.name for f in dataclasses.fields(RootSchema)])
     parts: dict[str, Any] = {"seed": plain.get("seed", 0), "plugins": list(plain.get("plugins") or [])}
     registry.activate(parts["plugins"])
@@ -195,8 +214,8 @@ def build_config(composed: Any) -> Config:
         schema = {f.name: f.default_factory for f in dataclasses.fields(RootSchema)}[part]
         parts[part] = typed(part, schema, plain.get(part) or {})
     for group in ("task", "model", "dataset"):
-        parts[group] = typed(group, schema_for(group, plain.get(group)), plain.get(group))
-    config = Config(**parts)
+        parts[group] = typed(group, schema_for(group, plain.get(group)), plain.get(group) or {})
+    config: Config[TaskSettings] = Config(**parts)
     validate(config)
     return config
 
@@ -252,7 +271,7 @@ def check_keys(prefix: str, values: dict[str, Any], known: list[str]) -> None:
             raise UserError(f"unknown key '{where}{key}'{hint} (known: {', '.join(known)})")
 
 
-def validate(config: Config) -> None:
+def validate(config: Config[TaskSettings]) -> None:
     """Check ranges, choices and that task, model and dataset fit; the task's own checks come last.
 
     Raises:
@@ -265,12 +284,12 @@ def validate(config: Config) -> None:
             raise UserError(
                 f"{group}={part.name} does not fit task={config.task.name}; fitting: {', '.join(options) or 'nothing'}"
             )
-    check_choice("tracker.name", config.tracker.name, ("wandb", "none"))
-    check_choice("tracker.mode", config.tracker.mode, ("auto", "online", "offline", "disabled"))
+    check_choice("tracker.name", config.tracker.name, TRACKERS)
+    check_choice("tracker.mode", config.tracker.mode, TRACKER_MODES)
     check_range("tracker.init_timeout", config.tracker.init_timeout, 0, 10)
-    check_choice("hardware.dtype", config.hardware.dtype, ("auto", "float32", "bfloat16", "float16"))
+    check_choice("hardware.dtype", config.hardware.dtype, DTYPES)
     device = config.hardware.device.split(":")[0]
-    check_choice("hardware.device", device, ("auto", "cpu", "cuda", "mps"))
+    check_choice("hardware.device", device, DEVICES)
     if config.hardware.threads is not None:
         check_range("hardware.threads", config.hardware.threads, 1)
     check_range("hardware.workers", config.hardware.workers, 0)

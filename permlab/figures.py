@@ -112,7 +112,7 @@ def new(
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    plt.rcParams.update(STYLE)
+    plt.rcParams.update(STYLE)  # type: ignore[arg-type]  # its keys are spelled out in a Literal
     inches = COLUMN_INCHES[width]
     tall = height or rows * max(0.68 * inches / columns, 1.8)
     return plt.subplots(rows, columns, figsize=(inches, tall), layout="constrained", **subplots)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from permlab.config import HardwareConfig
-from permlab.errors import UserError
+from permlab.config import DTYPES, HardwareConfig
+from permlab.errors import UserError, check_choice
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +38,7 @@ def resolve_dtype(hardware: HardwareConfig) -> torch.dtype:
     """Return the number type for training: bfloat16 on GPUs that have it, else float32, unless the profile says."""
     import torch
 
+    check_choice("hardware.dtype", hardware.dtype, DTYPES)
     if hardware.dtype != "auto":
         return getattr(torch, hardware.dtype)
     device = resolve_device(hardware)

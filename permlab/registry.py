@@ -97,7 +97,7 @@ class Table(Mapping[str, R], Generic[R]):
             if self._kind is not None and type(row) is self._kind:
                 if row.name in found and found[row.name] is not row:
                     raise UserError(f"a plugin brings the {self.what} '{row.name}', a name that is taken")
-                found[row.name] = row  # type: ignore[assignment]  # its class is the table's
+                found[row.name] = row
         return found
 
     def __getitem__(self, name: str) -> R:

@@ -13,7 +13,7 @@ import math
 import statistics
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 Row = dict[str, Any]
 
@@ -30,7 +30,7 @@ class Spread:
         return plain(self.mean) if self.deviation is None else f"{plain(self.mean)} ± {plain(self.deviation)}"
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Return whether a value is a finite number (true and false count as 1 and 0)."""
     return isinstance(value, (int, float)) and math.isfinite(value)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from permlab import registry
-from permlab.config import Config, build_config
+from permlab.config import Config, TaskSettings, build_config
 from permlab.errors import Interrupted, UserError
 from permlab.runs import directory
 from permlab.runs.console import LOGGER, logging_to
@@ -30,7 +30,7 @@ class Outcome:
     message: str = ""
 
 
-def start(config: Config) -> Outcome:
+def start(config: Config[TaskSettings]) -> Outcome:
     """Run a configuration in a new directory."""
     root = Path(config.run.root)
     if config.run.skip_finished:
@@ -62,7 +62,7 @@ def resume(path: Path) -> Outcome:
     return carry_out(config, path, resumed=True)
 
 
-def carry_out(config: Config, path: Path, resumed: bool) -> Outcome:
+def carry_out(config: Config[TaskSettings], path: Path, resumed: bool) -> Outcome:
     """Run the task; whatever happens, result.json says how it ended and the tracker is closed."""
     with listening() as stop, logging_to(path / "run.log"):
         run = Run(config, path, stop, resumed)
@@ -109,7 +109,7 @@ def write_traceback(message: str) -> None:
             handler.flush()
 
 
-def prepare_process(config: Config) -> None:
+def prepare_process(config: Config[TaskSettings]) -> None:
     """Set threads and every random state, so that a job of a sweep does not depend on the jobs before it."""
     from permlab.hardware import set_threads
     from permlab.seeding import seed_everything
@@ -118,14 +118,14 @@ def prepare_process(config: Config) -> None:
     seed_everything(config.seed)
 
 
-def to_yaml(config: Config) -> str:
+def to_yaml(config: Config[TaskSettings]) -> str:
     """Return the resolved configuration as YAML."""
     from omegaconf import OmegaConf
 
     return OmegaConf.to_yaml(OmegaConf.create(config.to_container()))
 
 
-def describe_plan(config: Config) -> list[tuple[str, str]]:
+def describe_plan(config: Config[TaskSettings]) -> list[tuple[str, str]]:
     """Return the lines of a dry run: what would run, on what, where. Checks files and memory.
 
     Raises:

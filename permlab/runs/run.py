@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from permlab.config import Config
+from permlab.config import Config, TaskSettings
 from permlab.runs.console import LOGGER, Progress, print_table
 from permlab.runs.environment import peak_rss_mb
 from permlab.runs.signals import StopRequest
@@ -29,7 +29,7 @@ KEPT_CHECKPOINTS = 2
 class Run:
     """The directory and the outputs of one run. Made by `runs.execute`; tasks only use it."""
 
-    def __init__(self, config: Config, directory: Path, stop: StopRequest, resumed: bool = False) -> None:
+    def __init__(self, config: Config[TaskSettings], directory: Path, stop: StopRequest, resumed: bool = False) -> None:
         self.config, self.dir, self.resumed = config, directory, resumed
         self.seed = config.seed
         self.tracker: Tracker = NullTracker()

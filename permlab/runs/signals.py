@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -43,7 +43,7 @@ def listening() -> Iterator[StopRequest]:
     def on_alarm(*_: object) -> None:
         request.check()
 
-    handlers = {signal.SIGINT: on_stop, signal.SIGTERM: on_stop, signal.SIGALRM: on_alarm}
+    handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]] = {signal.SIGINT: on_stop, signal.SIGTERM: on_stop, signal.SIGALRM: on_alarm}
     previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield request

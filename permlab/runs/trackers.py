@@ -7,7 +7,8 @@ import secrets
 from pathlib import Path
 from typing import Any, Protocol
 
-from permlab.config import Config
+from permlab.config import TRACKERS, Config, TaskSettings
+from permlab.errors import check_choice
 from permlab.runs.console import LOGGER
 from permlab.storage.files import read_json, write_json
 
@@ -69,7 +70,7 @@ class WandbTracker:
 
         columns = list(dict.fromkeys(key for row in rows for key in row))
         data = [[_plain(row.get(column)) for column in columns] for row in rows]
-        self._try(lambda: self.run.log({f"tables/{name}": wandb.Table(columns=columns, data=data)}))
+        self._try(lambda: self.run.log({f"tables/{name}": wandb.Table(columns=[*columns], data=data)}))
 
     def figure(self, name: str, png: Path) -> None:
         """Log a figure."""
@@ -94,7 +95,7 @@ class WandbTracker:
             LOGGER.warning("W&B: %s", str(error).splitlines()[0] if str(error) else type(error).__name__)
 
 
-def open_tracker(config: Config, run_dir: Path) -> Tracker:
+def open_tracker(config: Config[TaskSettings], run_dir: Path) -> Tracker:
     """Start the tracker of a run; its id is kept in the run directory, so that a resumed run continues it."""
     mode = tracker_mode(config)
     if mode == "disabled":
@@ -177,8 +178,9 @@ def answers(url: str, seconds: float) -> bool:
     return found.is_set()
 
 
-def tracker_mode(config: Config) -> str:
+def tracker_mode(config: Config[TaskSettings]) -> str:
     """Resolve tracker.mode: auto is online if a key exists and WANDB_MODE does not say otherwise, else offline."""
+    check_choice("tracker.name", config.tracker.name, TRACKERS)
     if config.tracker.name == "none":
         return "disabled"
     if config.tracker.mode != "auto":
@@ -202,7 +204,7 @@ def has_key() -> bool:
         return False
 
 
-def sweep_name(config: Config) -> str | None:
+def sweep_name(config: Config[TaskSettings]) -> str | None:
     """Return the sweep's name, or None outside a sweep."""
     return Path(config.run.sweep).name if config.run.sweep else None
 
