@@ -19,7 +19,6 @@ from permlab.errors import UserError, check_choice, check_range, did_you_mean
 from permlab.rules import SCALES, check_rules
 from permlab.version import __version__
 
-
 TRACKERS = ("wandb", "none")
 TRACKER_MODES = ("auto", "online", "offline", "disabled")
 DEVICES = ("auto", "cpu", "cuda", "mps")

@@ -43,7 +43,8 @@ def listening() -> Iterator[StopRequest]:
     def on_alarm(*_: object) -> None:
         request.check()
 
-    handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]] = {signal.SIGINT: on_stop, signal.SIGTERM: on_stop, signal.SIGALRM: on_alarm}
+    handlers: dict[int, Callable[[int, FrameType | None], None]]
+    handlers = {signal.SIGINT: on_stop, signal.SIGTERM: on_stop, signal.SIGALRM: on_alarm}
     previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield request
