@@ -27,6 +27,8 @@ SETTLING = 0.4
 """A group of this many channels goes on with sparse assignments once a step moves less than this share of them."""
 
 Progress = Callable[[int, int], None]
+OnStep = Callable[[str, Permutation], None]
+"""Called with the group that was just solved ("" at the start) and the permutation so far, not to be written to."""
 
 
 def squared_norm(spec: Spec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], permutation: Permutation) -> float:
@@ -50,6 +52,8 @@ def weight_matching(
     seed: int = 0,
     quadratic: str = "linearise",
     keep_costs: bool = True,
+    sparse: bool = True,
+    on_step: OnStep | None = None,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Matching:
@@ -67,6 +71,9 @@ def weight_matching(
         quadratic: what to do with a group on two axes of one tensor, a quadratic assignment problem: "linearise" solves
             the linearised one and accepts only steps that lower the true distance; "pin" leaves the group as it is.
         keep_costs: keep the final cost matrix of every group (n x n each); `scores` are kept in any case.
+        sparse: large groups that have begun to settle move by cheap sparse assignments in between. Without, every step
+            is the optimal assignment of one group as in algorithm 1.
+        on_step: called at the start of every descent and after every step that counts.
         progress, should_stop: called with (sweeps, max_sweeps * restarts); true ends with the best permutation so far.
 
     Returns:
@@ -85,7 +92,7 @@ def weight_matching(
     result = Matching("weight", [], pinned=pinned, notes=notes, objective=float("inf"))
     stop = should_stop or (lambda: False)
     for restart in range(restarts):
-        descent = Descent(builder, generator, tolerance, begin)
+        descent = Descent(builder, generator, tolerance, begin, sparse=sparse, on_step=on_step)
         permutation = descent.start(start, restart)
         descent.run(permutation, max_sweeps, stop, _shifted(progress, restart, restarts, max_sweeps))
         descent.report(result, restart)
@@ -136,8 +143,18 @@ def finish(result: Matching, builder: CostBuilder, permutation: Permutation, *, 
 class Descent:
     """One coordinate descent over the groups of a CostBuilder; the permutation is changed in place."""
 
-    def __init__(self, builder: CostBuilder, generator: torch.Generator, tolerance: float, begin: float) -> None:
+    def __init__(
+        self,
+        builder: CostBuilder,
+        generator: torch.Generator,
+        tolerance: float,
+        begin: float,
+        *,
+        sparse: bool = True,
+        on_step: OnStep | None = None,
+    ) -> None:
         self.builder, self.generator, self.tolerance, self.begin = builder, generator, tolerance, begin
+        self.sparse, self.on_step = sparse, on_step or (lambda group, permutation: None)
         self.trace: list[dict[str, float]] = []
         self.solves = self.sweeps = 0
         self.permutation: Permutation = {}
@@ -189,6 +206,7 @@ class Descent:
         builder, self.permutation = self.builder, permutation
         objective = squared_norm(builder.spec, builder.a, builder.b, permutation)
         self._record(objective)
+        self.on_step("", permutation)
         dirty, open_ends = set(builder.groups), set(builder.groups)
         while open_ends and self.sweeps < max_sweeps and not stop():
             order = torch.randperm(len(builder.groups), generator=self.generator).tolist()
@@ -196,13 +214,15 @@ class Descent:
             for name in (builder.groups[i] for i in order):
                 if name not in (open_ends if full else dirty) or stop():
                     continue
-                quick = not full and name in self.settling
+                quick = self.sparse and not full and name in self.settling
                 dirty.discard(name)
                 if not quick:
                     open_ends.discard(name)
                 improved = self.step(name, permutation, objective, quick=quick)
                 if improved:
+                    # |A - pi(B)|^2 = |A|^2 + |B|^2 - 2 <A, pi(B)>: a gain in the inner product counts twice
                     objective -= 2 * improved
+                    self.on_step(name, permutation)
                     dirty |= self.neighbours[name]
                     open_ends |= self.neighbours[name]
                     if full:

@@ -41,6 +41,23 @@ def mlps(count=2, width=32, depth=3):
     return declare(model), states
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+def test_steps_are_told_one_group_at_a_time_and_only_get_closer(sparse):
+    spec, (a, b) = mlps(width=130)  # large enough for sparse assignments
+    steps = []
+
+    def note(group, permutation):
+        steps.append((group, dict(permutation)))
+
+    found = weight_matching(spec, a, b, start=spec.identity(), seed=3, sparse=sparse, on_step=note)
+    assert steps[0][0] == "" and equal(steps[0][1], spec.identity()) and equal(steps[-1][1], found.permutation)
+    for (_, before), (group, after) in pairwise(steps):
+        assert [name for name in after if not torch.equal(before[name], after[name])] == [group]
+        assert squared_distance(spec, a, apply(spec, b, after)) < squared_distance(spec, a, apply(spec, b, before))
+    again = weight_matching(spec, a, apply(spec, b, found.permutation), start=spec.identity())
+    assert again.moved() == 0
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.1])
 @pytest.mark.parametrize("name", [*VISION, *HUGGINGFACE])
 def test_a_planted_permutation_is_recovered_exactly(name, noise):
