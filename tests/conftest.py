@@ -1,12 +1,15 @@
-"""Fixtures that every folder shares: the installed command, and public data that lies outside the project."""
+"""Fixtures that every folder shares: the command, in this process and as it is installed, and public data that lies outside the project."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -40,9 +43,15 @@ def environment(tmp_path: Path) -> dict[str, str]:
     }
 
 
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
 @pytest.fixture
-def permlab(tmp_path: Path, environment: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Return a function that runs the installed command in an empty folder: permlab("task=spt", ...)."""
+def installed(tmp_path: Path, environment: dict[str, str]) -> Command:
+    """Return a function that runs the installed command in an empty folder: installed("task=spt", ...).
+
+    A process of its own costs seconds: for what depends on one (a tracker, a fresh import).
+    """
     command = Path(sys.executable).with_name("permlab")
 
     def run(*arguments: str, timeout: float = 240, **extra: str) -> subprocess.CompletedProcess[str]:
@@ -55,6 +64,38 @@ def permlab(tmp_path: Path, environment: dict[str, str]) -> Callable[..., subpro
             timeout=timeout,
             stdin=subprocess.DEVNULL,
         )
+
+    return run
+
+
+@pytest.fixture
+def permlab(tmp_path: Path, environment: dict[str, str], installed: Command) -> Command:
+    """Return what `installed` returns, in this process: the command's entry point with its folder and environment.
+
+    With another PYTHONPATH it is the installed command: what this process has imported is not that copy.
+    """
+    from permlab.cli import main
+    from permlab.runs import console
+
+    def run(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+        if "PYTHONPATH" in extra:
+            return installed(*arguments, **extra)
+        out, err = io.StringIO(), io.StringIO()
+        folder = os.getcwd()
+        console._console = None  # made for a stream and a width; every command starts with its own
+        try:
+            os.chdir(tmp_path)
+            with (
+                mock.patch.dict(os.environ, {**environment, **extra}, clear=True),
+                contextlib.redirect_stdout(out),
+                contextlib.redirect_stderr(err),
+                pytest.raises(SystemExit) as ended,
+            ):
+                main(list(arguments))
+        finally:
+            os.chdir(folder)
+            console._console = None
+        return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
     return run
 

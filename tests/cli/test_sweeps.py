@@ -10,8 +10,8 @@ def results(folder):
     return [json.loads(path.read_text()) for path in sorted(folder.glob("outputs/spt/*/result.json"))]
 
 
-def test_two_jobs_log_two_offline_wandb_runs(permlab, tmp_path, tiny):
-    done = permlab("-m", *tiny, "seed=0,0", "tracker.mode=offline", WANDB_MODE="")
+def test_two_jobs_log_two_offline_wandb_runs(installed, tmp_path, tiny):
+    done = installed("-m", *tiny, "seed=0,0", "tracker.mode=offline", WANDB_MODE="")
     assert done.returncode == 0, done.stdout + done.stderr
     runs = list(tmp_path.glob("outputs/spt/*/wandb/offline-run-*/run-*.wandb"))
     assert len(runs) == 2 and len({path.name for path in runs}) == 2
@@ -39,7 +39,7 @@ def test_a_failing_job_is_recorded_and_the_others_go_on(permlab, tmp_path, tiny)
     assert sorted(r["status"] for r in results(tmp_path)) == ["done", "failed"]
 
 
-def test_an_unreachable_server_with_a_key_delays_a_run_by_less_than_ten_seconds(permlab, tmp_path, tiny):
+def test_an_unreachable_server_with_a_key_delays_a_run_by_less_than_ten_seconds(installed, tmp_path, tiny):
     """The server accepts connections and never says a word: worse than one that refuses."""
     import socket
     import time
@@ -48,11 +48,11 @@ def test_an_unreachable_server_with_a_key_delays_a_run_by_less_than_ten_seconds(
         silent.bind(("127.0.0.1", 0))
         silent.listen(1)
         began = time.monotonic()
-        plain = permlab(*tiny, "task.train.epochs=1", "run.dir=plain", "task.evaluation.limit=1")
+        plain = installed(*tiny, "task.train.epochs=1", "run.dir=plain", "task.evaluation.limit=1")
         without = time.monotonic() - began
         began = time.monotonic()
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        done = permlab(
+        done = installed(
             *(*tiny, "task.train.epochs=1", "run.dir=mirrored", "task.evaluation.limit=1"),
             **{"WANDB_MODE": "", "WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": url},
         )
