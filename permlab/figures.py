@@ -118,8 +118,10 @@ def new(
     return plt.subplots(rows, columns, figsize=(inches, tall), layout="constrained", **subplots)
 
 
-def color(method: str) -> str:
-    """Return the colour of a method, by its name or label; names not listed get a stable one from the palette."""
+def color(method: str | registry.Row) -> str:
+    """Return the colour of a method, by its row, name or label; names not listed get a stable one from the palette."""
+    if isinstance(method, registry.Row):
+        return PALETTE[method.color] if method.color else color(method.name)
     given = registry.color_of(method) or FIXED.get(method)
     if given:
         return PALETTE[given]

@@ -32,6 +32,17 @@ TABLES: dict[str, str] = {
     "datasets": "permlab.data.table:DATASETS",
     "studies": "permlab.tasks.merge.table:STUDIES",
     "analyses": "permlab.tasks.merge.table:ANALYSES",
+    "architectures": "permlab.probes.table:ARCHITECTURES",
+    "masks": "permlab.probes.table:MASKS",
+    "probe_modes": "permlab.tasks.inverse_permutation.table:MODES",
+    "probe_optimizers": "permlab.probes.table:OPTIMIZERS",
+    "probe_schedules": "permlab.probes.table:SCHEDULES",
+    "prompt_styles": "permlab.probes.table:STYLES",
+    "readings": "permlab.probes.table:READINGS",
+    "readouts": "permlab.probes.table:READOUTS",
+    "routes": "permlab.probes.table:ROUTES",
+    "scratch_positions": "permlab.probes.table:POSITIONS",
+    "variants": "permlab.probes.table:VARIANTS",
 }
 """table name -> where it stands; `permlab ls methods` prints all but the tasks, models and data sets."""
 

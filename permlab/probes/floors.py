@@ -40,7 +40,9 @@ def row_floors(reach: Reach) -> Tensor:
     unseen = ~reach.permutation
     u = unseen.sum(1).double()
     a = (unseen & reach.string).sum(1).double()
+    # Case 1 of the module docstring: the row of P is seen, its row of Y_P is not.
     known_row_unknown_bits = (reach.permutation & ~reach.string).sum(1).double() / n
+    # Case 2: one of the u rows that P may have moved it to; a of them show a bit. Posterior variance 1/4 - a/(4 u^2).
     guess = torch.where(u > 0, u / n * (1 - a / u.clamp(min=1).square()), torch.zeros_like(u))
     return n / 4 * (known_row_unknown_bits + guess)
 
@@ -69,10 +71,10 @@ def row_accuracy_ceiling(layout: Layout) -> float:
 def causal_floor(layout: Layout) -> float:
     """The closed forms of the module docstring for a causal mask, without following any paths: O(1)."""
     n = layout.n
-    if layout.mask != "causal":
+    if not layout.masking.causal:
         return 0.0
-    if layout.readout == "permutation":
-        return n / 4
-    behind = 0 if layout.readout == "string" else layout.after
+    if not layout.block.sees_string:
+        return n / 4  # every bit stays a fair coin, of variance 1/4
+    behind = layout.after if layout.block.scratch else 0
     missing = max(0, n - behind)
     return missing * max(0, missing - 1) / (8 * n)

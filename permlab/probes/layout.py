@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from permlab.errors import UserError, check_choice
+from permlab.errors import UserError
+from permlab.probes.table import MASKS, POSITIONS, READOUTS, VARIANTS, MaskRow, ReadoutRow
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-MASKS = ("causal", "none")
-READOUTS = ("permutation", "string", "scratch")
-VARIANTS = ("causal", "no_mask", "scratch", "scratch_both")
 
 
 @dataclass(frozen=True)
@@ -37,15 +34,15 @@ class Layout:
     readout: str = "string"
 
     def __post_init__(self) -> None:
-        check_choice("mask", self.mask, MASKS)
-        check_choice("readout", self.readout, READOUTS)
+        MASKS.check("mask", self.mask)
+        READOUTS.check("readout", self.readout)
         if self.n < 2:
             raise UserError(f"n={self.n} leaves nothing to permute: n must be at least 2")
         if self.before < 0 or self.after < 0:
             raise UserError(f"scratch rows cannot be negative (before={self.before}, after={self.after})")
-        if self.readout == "scratch" and self.after == 0:
+        if self.block.scratch and self.after == 0:
             raise UserError(
-                "readout=scratch is outside the sequence: there are no scratch rows after the input; "
+                f"readout={self.readout} is outside the sequence: there are no scratch rows after the input; "
                 "read permutation or string, or take variant=scratch"
             )
 
@@ -63,17 +60,51 @@ class Layout:
         Raises:
             UserError: an unknown name, or a combination that leaves the sequence.
         """
-        check_choice("variant", name, VARIANTS)
-        rows = 0 if name in ("causal", "no_mask") else (n if scratch is None else scratch)
-        if name in ("scratch", "scratch_both") and rows < 1:
+        row = VARIANTS.check("variant", name)
+        rows = n if scratch is None else scratch
+        if (row.before or row.after) and rows < 1:
             raise UserError(f"variant={name} needs scratch rows, but scratch={rows}: give 1 or more, or variant=causal")
         return cls(
             n=n,
-            before=rows if name == "scratch_both" else 0,
-            after=rows,
-            mask="none" if name == "no_mask" else "causal",
-            readout=readout or ("scratch" if rows else "permutation"),
+            before=rows if row.before else 0,
+            after=rows if row.after else 0,
+            mask=row.mask,
+            readout=readout or ("scratch" if row.after else "permutation"),
         )
+
+    @classmethod
+    def parse(cls, label: str, n: int, scratch: int | None = None) -> Layout:
+        """Read `variant` or `variant/readout`, as in `causal/string`; `n` and `scratch` as in `variant`.
+
+        Raises:
+            UserError: an unknown part, or a combination that leaves the sequence.
+        """
+        variant, _, readout = label.partition("/")
+        return cls.variant(variant, n, scratch, readout or None)
+
+    @classmethod
+    def swept(cls, n: int, position: str, count: int) -> Layout:
+        """Return one point of a sweep over `count` scratch rows: the last n rows are read, whatever they hold.
+
+        With k < n rows after the input those are the last n - k rows of Y_P and all scratch rows; with rows before the
+        input only (or none), they are the rows of Y_P.
+
+        Raises:
+            UserError: a position outside `table.POSITIONS`, or a negative count.
+        """
+        row = POSITIONS.check("position", position)
+        after = count if row.after else 0
+        return cls(n, count if row.before else 0, after, "causal", "scratch" if after else "string")
+
+    @property
+    def masking(self) -> MaskRow:
+        """What is known about its mask."""
+        return MASKS[self.mask]
+
+    @property
+    def block(self) -> ReadoutRow:
+        """What is known about the block that is read."""
+        return READOUTS[self.readout]
 
     @property
     def length(self) -> int:
@@ -93,20 +124,35 @@ class Layout:
     @property
     def output_rows(self) -> slice:
         """The n rows that are read, in the order of the output."""
-        if self.readout == "permutation":
-            return self.permutation_rows
-        if self.readout == "string":
-            return self.string_rows
-        return slice(self.length - self.n, self.length)
+        rows: slice = self.block.load()(self)
+        return rows
 
     def visible(self) -> Tensor:
         """Return the (T, T) boolean mask; entry (r, c) says that row r may attend to row c."""
         import torch
 
         ones = torch.ones(self.length, self.length, dtype=torch.bool)
-        return ones.tril() if self.mask == "causal" else ones
+        return ones.tril() if self.masking.causal else ones
 
     def describe(self) -> str:
         """One phrase for tables and legends, such as `causal, 10 scratch rows after, scratch readout`."""
         sides = [f"{k} scratch rows {side}" for k, side in ((self.before, "before"), (self.after, "after")) if k]
-        return ", ".join(["causal mask" if self.mask == "causal" else "no mask", *sides, f"{self.readout} readout"])
+        return ", ".join([self.masking.title, *sides, f"{self.readout} readout"])
+
+
+# ---- targets of `table.READOUTS` -------------------------------------------------------------------------------------
+
+
+def read_permutation(layout: Layout) -> slice:
+    """The n rows that hold P."""
+    return layout.permutation_rows
+
+
+def read_string(layout: Layout) -> slice:
+    """The n rows that hold Y_P."""
+    return layout.string_rows
+
+
+def read_last(layout: Layout) -> slice:
+    """The last n rows of the sequence: scratch rows where there are n of them."""
+    return slice(layout.length - layout.n, layout.length)

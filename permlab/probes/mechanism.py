@@ -15,10 +15,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from permlab.probes.layout import Layout
 from permlab.probes.problem import heldout_batch
+from permlab.probes.table import ROUTES
 from permlab.probes.transformer import Transformer
-
-ROUTES = ("lookup", "fetch", "carry")
 
 
 @torch.no_grad()
@@ -35,15 +35,28 @@ def routes(model: Transformer, weights: Tensor, examples: int = 32) -> dict[str,
         P with its one in column j (`lookup`), from row i of Y_P to row i of P (`fetch`) and from row i of P to row i
         of Y_P (`carry`).
     """
-    layout = model.layout
-    x = heldout_batch(layout, examples, seed=0)[0].to(weights)
+    x = heldout_batch(model.layout, examples, seed=0)[0].to(weights)
     maps: list[Tensor] = []
     model.forward(model.unpack(weights), x.expand(len(weights), -1, -1, -1), maps)
-    first, p, y = maps[0], layout.permutation_rows, layout.string_rows
-    wanted = x[:, p].transpose(1, 2)  # [example, j, i] = P[i, j]
-    measured = {
-        "lookup": (first[:, :, :, layout.output_rows, p] * wanted[:, None]).sum(-1),
-        "fetch": first[:, :, :, y, p].diagonal(dim1=-2, dim2=-1),
-        "carry": first[:, :, :, p, y].diagonal(dim1=-2, dim2=-1),
-    }
+    measured = {name: row.load()(maps[0], x, model.layout) for name, row in ROUTES.items()}
     return {name: attention.mean((1, 3)).amax(1).tolist() for name, attention in measured.items()}
+
+
+# ---- targets of `table.ROUTES`: (attention of layer 1 (seeds, batch, heads, T, T), X (batch, T, n), layout) ----------
+#      -> (seeds, batch, heads, n), what each of n rows gives to the row that the route needs
+
+
+def lookup(first: Tensor, x: Tensor, layout: Layout) -> Tensor:
+    """From output row j to the row of P with its one in column j."""
+    wanted = x[:, layout.permutation_rows].transpose(1, 2)  # [example, j, i] = P[i, j]
+    return (first[:, :, :, layout.output_rows, layout.permutation_rows] * wanted[:, None]).sum(-1)
+
+
+def fetch(first: Tensor, x: Tensor, layout: Layout) -> Tensor:
+    """From row i of Y_P to row i of P."""
+    return first[:, :, :, layout.string_rows, layout.permutation_rows].diagonal(dim1=-2, dim2=-1)
+
+
+def carry(first: Tensor, x: Tensor, layout: Layout) -> Tensor:
+    """From row i of P to row i of Y_P."""
+    return first[:, :, :, layout.permutation_rows, layout.string_rows].diagonal(dim1=-2, dim2=-1)

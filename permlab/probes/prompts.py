@@ -17,27 +17,22 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from permlab.errors import UserError, check_choice, check_range
+from permlab.errors import UserError, check_range
+from permlab.probes.recipes import WORDS, PromptSettings
+from permlab.probes.table import STYLES, StyleRow
 from permlab.seeding import derived_seed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-STYLES = ("plain", "filler", "scratch")
-WORDS = (
-    *("apple", "anchor", "basket", "bridge", "candle", "castle", "desert", "dragon", "engine", "forest", "garden"),
-    *("hammer", "island", "jacket", "kettle", "ladder", "market", "needle", "orange", "palace", "pencil", "pocket"),
-    *("rabbit", "river", "saddle", "school", "silver", "spider", "sugar", "temple", "ticket", "tunnel", "valley"),
-    *("violin", "window", "winter", "yellow", "zebra", "bottle", "button", "camera", "carpet", "cotton", "dinner"),
-)
 _ANSWER = "Restored:"
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is asked: lists of `n` words after `shots` solved examples, in one of `STYLES`.
+    """What is asked: lists of `n` words after `shots` solved examples, in one of `table.STYLES`.
 
     Raises:
         UserError: n outside 2..44, no shots, or an unknown style.
@@ -45,26 +40,31 @@ class Prompt:
 
     n: int
     style: str = "plain"
-    shots: int = 4
+    shots: int = PromptSettings.shots
 
     def __post_init__(self) -> None:
-        check_choice("style", self.style, STYLES)
+        STYLES.check("style", self.style)
         check_range("n", self.n, low=2, high=len(WORDS))
         check_range("shots", self.shots, low=1)
+
+    @property
+    def asking(self) -> StyleRow:
+        """What is known about its style."""
+        return STYLES[self.style]
 
     def question(self, words: list[str], order: list[int]) -> str:
         """Text up to where the model goes on; shuffled word i stood at place `order[i]`, counted from 0 here."""
         shuffled = " ".join(words[place] for place in order)
         places = " ".join(str(place + 1) for place in order)
         text = f"Shuffled: {shuffled}\nPlaces: {places}\n"
-        if self.style == "filler":
+        if self.asking.fillers:
             text += "Wait:" + " ." * self.n + "\n"
-        return text + ("Steps:" if self.style == "scratch" else _ANSWER)
+        return text + ("Steps:" if self.asking.steps else _ANSWER)
 
     def answer(self, words: list[str]) -> str:
         """The right continuation of `question`."""
         restored = " " + " ".join(words)
-        if self.style != "scratch":
+        if not self.asking.steps:
             return restored
         steps = ", ".join(f"place {k + 1} is {word}" for k, word in enumerate(words))
         return f" {steps}\n{_ANSWER}{restored}"
@@ -84,7 +84,7 @@ class Prompt:
 
     def correct(self, continuation: str, words: list[str]) -> list[bool]:
         """Compare a continuation with the restored list, place by place; missing words are wrong."""
-        if self.style == "scratch":
+        if self.asking.steps:
             _, _, continuation = continuation.partition(_ANSWER)
         lines = continuation.strip().splitlines()
         said = lines[0].replace(",", " ").split() if lines else []
@@ -104,6 +104,11 @@ class PromptResult:
     chance_exact: float
     chance_accuracy: float
     sample: str
+
+
+def prompts_of(settings: PromptSettings) -> list[Prompt]:
+    """Every length with every style."""
+    return [Prompt(n, style, settings.shots) for n in settings.sizes for style in settings.styles]
 
 
 def texts(prompts: list[Prompt], seed: int, count: int = 64) -> Iterator[str]:
@@ -135,8 +140,8 @@ def probe_prompts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompt: Prompt,
-    examples: int = 64,
-    batch: int = 16,
+    examples: int = PromptSettings.examples,
+    batch: int = PromptSettings.batch,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> PromptResult:
@@ -158,7 +163,8 @@ def probe_prompts(
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model.eval()
+    network: Any = model  # its stubs type eval and generate wrongly
+    network.eval()
     marks: list[list[bool]] = []
     first = ""
     for start in range(0, examples, batch):
@@ -166,7 +172,7 @@ def probe_prompts(
         inputs = tokenizer([question for question, _, _ in items], return_tensors="pt", padding=True)
         inputs = {key: inputs[key].to(model.device) for key in ("input_ids", "attention_mask")}
         longest = max(len(tokenizer(answer, add_special_tokens=False)["input_ids"]) for _, _, answer in items)
-        output = model.generate(
+        output = network.generate(
             **inputs, max_new_tokens=longest + 4, do_sample=False, pad_token_id=tokenizer.pad_token_id
         )
         said = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

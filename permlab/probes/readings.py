@@ -1,17 +1,25 @@
-"""Where a Transformers architecture gives its answer: `check_combination("bert", "generate")` is refused."""
+"""Which architecture answers where: `parse_combination("bert/generate")` is refused, an encoder cannot generate."""
 
 from __future__ import annotations
 
-from permlab.errors import UserError, check_choice
+from permlab.errors import UserError
+from permlab.probes.table import ARCHITECTURES, READINGS
 
-READINGS = ("in_place", "filler", "generate")
-FITTING = {
-    "llama": READINGS,
-    "gpt2": READINGS,
-    "bert": ("in_place", "filler"),
-    "t5": ("generate",),
-}
-"""Architecture -> readings it has: an encoder cannot generate, and the decoder of T5 has no input positions to read."""
+
+def combinations() -> list[str]:
+    """Return every `architecture/reading` there is."""
+    return [f"{name}/{reading}" for name, row in ARCHITECTURES.items() for reading in row.readings]
+
+
+def parse_combination(text: str) -> tuple[str, str]:
+    """Read `architecture/reading`.
+
+    Raises:
+        UserError: an unknown part, or a reading that the architecture does not have.
+    """
+    architecture, _, reading = text.partition("/")
+    check_combination(architecture, reading)
+    return architecture, reading
 
 
 def check_combination(architecture: str, reading: str) -> None:
@@ -20,7 +28,16 @@ def check_combination(architecture: str, reading: str) -> None:
     Raises:
         UserError: naming what the architecture can do.
     """
-    check_choice("architecture", architecture, FITTING)
-    check_choice("reading", reading, READINGS)
-    if reading not in FITTING[architecture]:
-        raise UserError(f"{architecture} has no reading '{reading}'; it has {', '.join(FITTING[architecture])}")
+    row = ARCHITECTURES.check("architecture", architecture)
+    READINGS.check("reading", reading)
+    if reading not in row.readings:
+        raise UserError(f"{architecture} has no reading '{reading}'; it has {', '.join(row.readings)}")
+
+
+def theorem(architecture: str, reading: str) -> str:
+    """Whether the impossibility theorem (arXiv 2509.24125) speaks about a combination, and what it says."""
+    if READINGS[reading].generates:
+        return "no: answers after the input"
+    if not ARCHITECTURES[architecture].causal:
+        return "yes: no mask, possible"
+    return "yes: impossible" if READINGS[reading].in_place else "yes: scratch rows, possible"

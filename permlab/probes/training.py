@@ -7,7 +7,6 @@ seed trained beside others follow the same path up to rounding, and a run contin
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,93 +15,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from permlab.errors import check_choice, check_range
 from permlab.probes.layout import Layout
 from permlab.probes.problem import heldout_batch, row_accuracy, squared_error, training_batch
+from permlab.probes.recipes import Optimization, Recipe
+from permlab.probes.table import OPTIMIZERS, SCHEDULES
 from permlab.probes.transformer import Transformer
-
-OPTIMIZERS = ("adam", "sgd")
-SCHEDULES = ("one_cycle", "cosine", "constant")
-
-
-def default_learning_rate(n: int) -> float:
-    """Return the largest learning rate of the one-cycle schedule: 0.06 at n = 10, falling like 1/sqrt(n).
-
-    Attention has to leave a plateau (all rows of Y_P averaged, error n/4 (1 - 1/n)): 0.03 stays on it for hundreds of
-    steps at n = 10, and 0.1 never leaves it at n = 32.
-    """
-    return 0.06 * math.sqrt(10 / n)
 
 
 def default_init_std(layout: Layout) -> float:
-    """Return 0.02 under a causal mask, and 0.2 without one.
+    """Return 0.02 under a causal mask, and 0.2 without one (`table.MASKS`).
 
     Without a mask both solutions (see `mechanism`) are open to every row, and from nearly equal weights some rows
     start on one and some on the other and stay unsolved; a wide start settles it. Under a causal mask the wide start
     keeps the network on the plateau. At n = 10 (batch 128, rate 0.1, no decay, 12 seeds) a wide start solved 12 and a
     narrow one 8 without a mask; with scratch rows 0.1 solved 4 and 0.02 solved 11.
     """
-    return 0.2 if layout.mask == "none" else 0.02
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train.
-
-    Attributes:
-        steps: at most; the schedule is laid out for this many.
-        batch: fresh examples per step and seed.
-        learning_rate: the largest of the schedule; None takes `default_learning_rate`.
-        optimizer: `adam`, or `sgd` without momentum.
-        schedule: `one_cycle` (cosine up over 30 % of the steps, cosine down to 0), `cosine` (down to 0), `constant`.
-        betas: of Adam; a short second-moment memory leaves the plateau sooner.
-        weight_decay: decoupled (AdamW). It keeps attention that is still noise from saturating: with no mask, a batch
-            of 128 and no decay, one seed in three kept a few rows unsolved for good.
-        init_std: standard deviation of the normal initial weights; 0 starts at zero, None takes
-            `default_init_std`.
-        clip: largest absolute value of a gradient entry, None for no clipping.
-        target_mse: stop once every seed's test error is at most this and all of its test rows are right; 0 never stops.
-        test_every: steps between tests.
-        test_examples: fixed test examples per seed, rounded up to a multiple of n.
-
-    Raises:
-        UserError: an unknown name or a number out of range.
-    """
-
-    steps: int = 600
-    batch: int = 256
-    learning_rate: float | None = None
-    optimizer: str = "adam"
-    schedule: str = "one_cycle"
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.03
-    init_std: float | None = None
-    clip: float | None = None
-    target_mse: float = 0.01
-    test_every: int = 25
-    test_examples: int = 256
-
-    def __post_init__(self) -> None:
-        check_choice("optimizer", self.optimizer, OPTIMIZERS)
-        check_choice("schedule", self.schedule, SCHEDULES)
-        for key in ("steps", "batch", "test_every", "test_examples"):
-            check_range(key, getattr(self, key), low=1)
-        check_range("target_mse", self.target_mse, low=0)
-        if self.init_std is not None:
-            check_range("init_std", self.init_std, low=0)
-        check_range("weight_decay", self.weight_decay, low=0)
-        for beta in self.betas:
-            check_range("betas", beta, low=0, high=0.99999)
-
-    def rate(self, step: int, n: int) -> float:
-        """Return the learning rate of a step (0-based)."""
-        top = default_learning_rate(n) if self.learning_rate is None else self.learning_rate
-        if self.schedule == "constant":
-            return top
-        rise = 0.3 * self.steps if self.schedule == "one_cycle" else 0.0
-        if step < rise:
-            return top * (1 / 25 + (1 - 1 / 25) * (1 - math.cos(math.pi * step / rise)) / 2)
-        return top * (1 + math.cos(math.pi * (step - rise) / (self.steps - rise))) / 2
+    return layout.masking.init_std
 
 
 @dataclass
@@ -117,21 +45,32 @@ class Evaluation:
 
 
 class Training:
-    """A batch of networks, one per seed, and everything needed to continue training them."""
+    """A batch of networks, one per seed, and everything needed to continue training them.
+
+    Args:
+        model: shapes; its layout is the problem.
+        recipe: how to train; what it leaves open depends on n (`Recipe.resolved`).
+        seeds: one network each.
+        device: where to train.
+
+    Raises:
+        UserError: a recipe with an unknown name or a number out of range.
+    """
 
     def __init__(
         self, model: Transformer, recipe: Recipe, seeds: list[int], device: str | torch.device = "cpu"
     ) -> None:
+        recipe.check()
         self.model, self.recipe, self.seeds, self.device = model, recipe, list(seeds), torch.device(device)
+        found = recipe.resolved(model.layout.n)
+        self.steps, self.batch = found.steps, found.batch
         spread = default_init_std(model.layout) if recipe.init_std is None else recipe.init_std
         self.weights = model.initial(self.seeds, spread).to(self.device).requires_grad_()
-        options: dict[str, Any] = {"lr": 0.0}
-        decay = {"weight_decay": recipe.weight_decay}
-        if recipe.optimizer == "adam":
-            options |= {"betas": recipe.betas, "fused": True}
-            self.optimizer: torch.optim.Optimizer = torch.optim.AdamW([self.weights], **decay, **options)
-        else:
-            self.optimizer = torch.optim.SGD([self.weights], **decay, **options)
+        self.optimizer: torch.optim.Optimizer = OPTIMIZERS[recipe.optimizer].load()(
+            self.weights, recipe, found.learning_rate
+        )
+        share = SCHEDULES[recipe.schedule].load()
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: share(step, self.steps))
         self.step, self.seconds, self.last_loss = 0, 0.0, torch.zeros(len(self.seeds))
         self.curve: list[Evaluation] = []
         self._tests = self._stack([heldout_batch(model.layout, recipe.test_examples, seed) for seed in self.seeds])
@@ -143,15 +82,14 @@ class Training:
     def train_step(self) -> None:
         """One optimiser step for every seed."""
         layout, recipe = self.model.layout, self.recipe
-        x, y = self._stack([training_batch(layout, recipe.batch, seed, self.step) for seed in self.seeds])
+        x, y = self._stack([training_batch(layout, self.batch, seed, self.step) for seed in self.seeds])
         self.optimizer.zero_grad(set_to_none=True)
         loss = squared_error(self.model.forward(self.model.unpack(self.weights), x), y)
-        loss.sum().backward()
+        loss.sum().backward()  # a sum: the seeds share no weight, so each gets its own gradient
         if recipe.clip is not None and self.weights.grad is not None:
             self.weights.grad.clamp_(-recipe.clip, recipe.clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.rate(self.step, layout.n)
         self.optimizer.step()
+        self.schedule.step()
         self.last_loss = loss.detach()
         self.step += 1
 
@@ -173,7 +111,7 @@ class Training:
     @property
     def finished(self) -> bool:
         """Whether all steps are done or the last test met the target for every seed."""
-        return self.step >= self.recipe.steps or (bool(self.curve) and all(self.solved(self.curve[-1])))
+        return self.step >= self.steps or (bool(self.curve) and all(self.solved(self.curve[-1])))
 
     def solved(self, test: Evaluation) -> list[bool]:
         """Whether each seed meets the target in a test."""
@@ -201,7 +139,7 @@ class Training:
 
     def _train_until_test(self) -> None:
         started, every = time.perf_counter(), self.recipe.test_every
-        until = min(self.recipe.steps, (self.step // every + 1) * every)
+        until = min(self.steps, (self.step // every + 1) * every)
         while self.step < until:
             self.train_step()
         self.seconds += time.perf_counter() - started
@@ -211,6 +149,7 @@ class Training:
         return {
             "weights": self.weights.detach().cpu().clone(),
             "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
             "loss": self.last_loss.cpu(),
@@ -222,5 +161,20 @@ class Training:
         with torch.no_grad():
             self.weights.copy_(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
         self.step, self.seconds, self.last_loss = state["step"], state["seconds"], state["loss"].to(self.device)
         self.curve = [Evaluation(**entry) for entry in state["curve"]]
+
+
+# ---- targets of `table.OPTIMIZERS` -----------------------------------------------------------------------------------
+
+
+def adam(weights: Tensor, recipe: Optimization, learning_rate: float) -> torch.optim.Optimizer:
+    """AdamW with the recipe's betas and decay."""
+    betas = (recipe.betas[0], recipe.betas[1])
+    return torch.optim.AdamW([weights], lr=learning_rate, betas=betas, weight_decay=recipe.weight_decay, fused=True)
+
+
+def sgd(weights: Tensor, recipe: Optimization, learning_rate: float) -> torch.optim.Optimizer:
+    """Gradient descent without momentum."""
+    return torch.optim.SGD([weights], lr=learning_rate, weight_decay=recipe.weight_decay)

@@ -13,6 +13,7 @@ values by W before averaging them, so its stream (the widest) never exists. Seve
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -56,7 +57,8 @@ class Transformer:
     @property
     def size(self) -> int:
         """Number of weights of one seed."""
-        return sum(torch.Size(shape).numel() for shape in self.shapes)
+        total: int = sum(math.prod(shape) for shape in self.shapes)
+        return total
 
     def initial(self, seeds: list[int], std: float = 0.02) -> Tensor:
         """Draw normal weights; row k of the (len(seeds), size) result depends on seeds[k] only."""
@@ -65,7 +67,7 @@ class Transformer:
 
     def unpack(self, flat: Tensor) -> list[Tensor]:
         """Return views of (seeds, size) weights, each of shape (seeds, *shape)."""
-        parts = flat.split([torch.Size(shape).numel() for shape in self.shapes], dim=1)
+        parts = torch.split(flat, [math.prod(shape) for shape in self.shapes], dim=1)
         return [part.view(flat.shape[0], *shape) for part, shape in zip(parts, self.shapes)]
 
     def blocks(self, layer: int) -> list[Block]:
@@ -99,11 +101,12 @@ class Transformer:
         lay, seeds, batch = self.layout, x.shape[0], x.shape[1]
         masked = torch.zeros(lay.length, lay.length, dtype=x.dtype, device=x.device)
         masked.masked_fill_(~lay.visible().to(x.device), float("-inf"))
-        z = x
+        z = x  # the content part of the stream h = [Z, I]
         for a in weights[:-2]:
             attention = self._attention(a, z, z, masked)
             if maps is not None:
                 maps.append(attention)
+            # h <- [h, S h] with S h = [S Z, S]: what a layer copies is appended, never added (disentangled stream)
             copied = torch.matmul(attention, z.unsqueeze(2))
             new = torch.cat([copied, attention], dim=-1)
             z = torch.cat([z, new.transpose(2, 3).reshape(seeds, batch, lay.length, -1)], dim=-1)
@@ -119,10 +122,12 @@ class Transformer:
         seeds, batch, queries, dz = zq.shape
         length, width = self.layout.length, a.shape[1]
         constant = torch.cat([a[:, dz:, :, :dz], a[:, dz:, :, dz:] + _by_column(masked, rows, length)], dim=-1)
+        # h A = Z A_Z + A_I: the rows of A that meet the one-hot positions are a constant of the batch.
         query = torch.bmm(zq.reshape(seeds, batch * queries, dz), a[:, :dz].reshape(seeds, dz, -1))
         query = query.view(seeds, batch, queries, self.heads, width) + constant[:, rows].unsqueeze(1)
         query = query.transpose(2, 3).reshape(seeds * batch * self.heads, queries, width)
         keys = z.unsqueeze(2).expand(-1, -1, self.heads, -1, -1).reshape(-1, length, dz)
+        # h A h^T = (h A)_Z Z^T + (h A)_I, the mask already inside the second term
         scores = torch.baddbmm(query[..., dz:], query[..., :dz], keys.transpose(1, 2))
         return scores.softmax(-1).view(seeds, batch, self.heads, queries, length)
 

@@ -8,7 +8,9 @@ import torch
 
 from permlab.errors import UserError
 from permlab.models.tokenizers import train_tokenizer
-from permlab.probes.prompts import STYLES, WORDS, Prompt, check_context, probe_prompts, texts
+from permlab.probes.prompts import Prompt, check_context, probe_prompts, texts
+from permlab.probes.recipes import WORDS
+from permlab.probes.table import STYLES
 
 
 class Oracle:

@@ -5,8 +5,9 @@ import torch
 
 from permlab.errors import UserError
 from permlab.probes.certificate import reachable
-from permlab.probes.layout import VARIANTS, Layout
+from permlab.probes.layout import Layout
 from permlab.probes.problem import sample
+from permlab.probes.table import VARIANTS
 from permlab.probes.transformer import Transformer, check_memory
 
 
@@ -111,7 +112,7 @@ def test_memory_estimate_bounds_what_a_step_allocates():
     """The estimate must lie within a factor of what autograd really keeps and allocates."""
     from torch.profiler import ProfilerActivity, profile
 
-    from permlab.probes.training import Recipe, Training
+    from permlab.probes import Recipe, Training
 
     model = Transformer(Layout.variant("scratch", n=24))
     training = Training(model, Recipe(batch=32, test_examples=1), seeds=[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from permlab import figures
+from permlab.probes.table import POSITIONS, READINGS, READOUTS, STYLES, VARIANTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +20,7 @@ _SMALLEST_EXPLICIT = 1e-40  # the same for explicit weights, which run in double
 def _look(label: str) -> tuple[str, str]:
     """Colour of the variant and line of the readout: two readouts of one variant differ by their line."""
     variant, _, readout = label.partition("/")
-    return figures.color(variant), {"string": "-.", "permutation": "-"}.get(readout, "-")
+    return figures.color(VARIANTS[variant]), READOUTS[readout].line if readout else "-"
 
 
 def error_curves(trained: dict[str, Training]) -> Figure:
@@ -143,7 +144,7 @@ def scratch_sweep(rows: list[dict[str, Any]], n: int) -> Figure:
     for position in dict.fromkeys(row["position"] for row in rows):
         chosen = sorted((row for row in rows if row["position"] == position), key=lambda row: row["scratch_rows"])
         counts = [row["scratch_rows"] for row in chosen]
-        shade = figures.color({"after": "scratch", "both": "scratch_both"}.get(position, "causal"))
+        shade = figures.color(POSITIONS[position])
         left.plot(counts, [r["test_mse"] for r in chosen], "o-", color=shade, label=f"trained, scratch rows {position}")
         left.fill_between(
             counts, [r["test_mse_best"] for r in chosen], [r["test_mse_worst"] for r in chosen], color=shade, alpha=0.2
@@ -190,16 +191,13 @@ def construction(rows: list[dict[str, Any]], n: int) -> Figure:
 def combinations(results: list[dict[str, Any]], n: int) -> Figure:
     """Accuracy of every architecture and reading, with its ceiling as a black mark."""
     fig, ax = figures.new(width=2, height=2.6)
-    shades = {"in_place": "causal", "filler": "scratch", "generate": "no_mask"}
     for k, row in enumerate(results):
-        reading = row["reading"]
-        first = reading not in [r["reading"] for r in results[:k]]
-        ax.bar(
-            k, row["accuracy"], color=figures.color(shades[reading]), label=reading.replace("_", " ") if first else None
-        )
+        reading = READINGS[row["reading"]]
+        first = reading.name not in [r["reading"] for r in results[:k]]
+        ax.bar(k, row["accuracy"], color=figures.color(reading), label=reading.title if first else None)
         ax.hlines(row["ceiling"], k - 0.4, k + 0.4, color=figures.color("floor"), linewidth=1.2)
         ax.text(k, row["accuracy"] + 0.02, f"{row['accuracy']:.2f}", ha="center", fontsize=figures.SMALL)
-    ax.set_xticks(range(len(results)), [f"{r['architecture']}\n{r['reading'].replace('_', ' ')}" for r in results])
+    ax.set_xticks(range(len(results)), [f"{r['architecture']}\n{READINGS[r['reading']].title}" for r in results])
     ax.set_ylim(0, 1.3)
     ax.set_ylabel("share of right symbols")
     ax.set_title(f"n = {n}; black mark: the most the mask allows")
@@ -214,7 +212,13 @@ def prompts(rows: list[dict[str, Any]]) -> Figure:
     for ax, key, name in zip(axes, ("exact", "accuracy"), ("whole list right", "places right")):
         for style in dict.fromkeys(row["style"] for row in rows):
             chosen = sorted((row for row in rows if row["style"] == style), key=lambda row: row["n"])
-            ax.plot([r["n"] for r in chosen], [r[key] for r in chosen], "o-", color=figures.color(style), label=style)
+            ax.plot(
+                [r["n"] for r in chosen],
+                [r[key] for r in chosen],
+                "o-",
+                color=figures.color(STYLES[style]),
+                label=style,
+            )
         chance = {row["n"]: row[f"chance_{key}"] for row in rows}
         ax.plot(sizes, [chance[n] for n in sizes], ":", color=figures.color("floor"), label="chance")
         ax.set_xlabel("list length n")
@@ -238,8 +242,8 @@ def scaling(groups: list[tuple[dict[str, str], list[dict[str, float]]]]) -> dict
     solved.sort(key=lambda point: point[0])
     fig, (left, right) = figures.new(width=2, columns=2, height=2.5)
     sizes = [n for n, _ in solved]
-    left.plot(sizes, [m["steps_to_target"] for _, m in solved], "o-", color=figures.color("scratch"))
-    right.plot(sizes, [m["train_seconds"] for _, m in solved], "o-", color=figures.color("scratch"))
+    left.plot(sizes, [m["steps_to_target"] for _, m in solved], "o-", color=figures.color(VARIANTS["scratch"]))
+    right.plot(sizes, [m["train_seconds"] for _, m in solved], "o-", color=figures.color(VARIANTS["scratch"]))
     left.set_ylabel("steps to the target error")
     right.set_ylabel("seconds for all seeds")
     right.set_yscale("log")

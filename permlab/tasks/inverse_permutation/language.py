@@ -6,6 +6,8 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config
+from permlab.probes.readings import parse_combination, theorem
+from permlab.tables import Row, mean
 from permlab.tasks.inverse_permutation import figures as drawing
 
 if TYPE_CHECKING:
@@ -19,16 +21,14 @@ OUTSIDE = (
 
 def tokens(config: Config, run: Run) -> None:
     """Train every architecture with every reading; a resumed run repeats the combination that was cut off, no other."""
-    from permlab.probes.tokens import Task, TokenRecipe, train_tokens
+    from permlab.probes import TokenProblem, train_tokens
 
     keys = config.task.tokens
-    problem = Task(config.task.n, keys.symbols)
-    names = [field.name for field in dataclasses.fields(TokenRecipe)]
-    recipe = TokenRecipe(**{name: getattr(keys, name) for name in names if hasattr(keys, name)})
+    problem = TokenProblem(config.task.n, keys.symbols)
     done: dict[str, Any] = (run.load_checkpoint() or {}).get("done", {})
     if run.resumed:
         run.rewind_metrics(sum(result["steps"] for result in done.values()))
-    with run.progress("training", recipe.steps * len(keys.combinations), recipe.steps * len(done)) as bar:
+    with run.progress("training", keys.steps * len(keys.combinations), keys.steps * len(done)) as bar:
         for number, combination in enumerate(keys.combinations):
             if combination in done:
                 continue
@@ -38,11 +38,11 @@ def tokens(config: Config, run: Run) -> None:
                 step: int, accuracy: float, label: str = combination, k: int = number, b: int = before
             ) -> None:
                 run.log({f"{label}/accuracy": accuracy}, step=b + step)
-                bar.update(k * recipe.steps + step, accuracy=accuracy)
+                bar.update(k * keys.steps + step, accuracy=accuracy)
                 run.check_stop()
 
-            architecture, _, reading = combination.partition("/")
-            result = train_tokens(problem, architecture, reading, recipe, run.seed, run.device, progress)
+            architecture, reading = parse_combination(combination)
+            result = train_tokens(problem, architecture, reading, keys, run.seed, run.device, progress)
             done[combination] = dataclasses.asdict(result)
             run.save_checkpoint({"done": done})
             run.say(f"{combination}: accuracy {result.accuracy:.3f} (ceiling {result.ceiling:.3f})")
@@ -63,27 +63,20 @@ def tokens(config: Config, run: Run) -> None:
     run.summary(n=problem.n, train_seconds=sum(row["seconds"] for row in rows), steps=sum(row["steps"] for row in rows))
 
 
-def token_row(result: dict[str, Any]) -> dict[str, Any]:
-    """Return one row of the table; `covered` says whether the impossibility theorem speaks about this reading."""
+def token_row(result: dict[str, Any]) -> Row:
+    """Return one row of the table; `theorem` says whether the impossibility theorem speaks about this reading."""
     kept = ("architecture", "reading", "parameters", "accuracy", "ceiling", "exact", "steps", "seconds")
-    causal = result["architecture"] in ("llama", "gpt2")
-    if result["reading"] == "generate":
-        covered = "no: answers after the input"
-    elif result["reading"] == "filler":
-        covered = "yes: scratch rows, possible" if causal else "yes: no mask, possible"
-    else:
-        covered = "yes: impossible" if causal else "yes: no mask, possible"
-    return {**{key: result[key] for key in kept}, "theorem": covered}
+    return {**{key: result[key] for key in kept}, "theorem": theorem(result["architecture"], result["reading"])}
 
 
 def prompt(config: Config, run: Run) -> None:
     """Ask `model=` with few-shot prompts of every size and style."""
     from permlab.hardware import resolve_dtype
     from permlab.models.causal_lm import load_causal_lm
-    from permlab.probes.prompts import Prompt, check_context, probe_prompts, texts
+    from permlab.probes.prompts import check_context, probe_prompts, prompts_of, texts
 
     keys = config.task.prompt
-    asked = [Prompt(n, style, keys.shots) for n in keys.sizes for style in keys.styles]
+    asked = prompts_of(keys)
     dtype = resolve_dtype(config.hardware)
     model, tokenizer = load_causal_lm(
         config.model, texts(asked, run.seed), dtype, run.device, run.seed, max_tokens=2048
@@ -123,6 +116,4 @@ def prompt(config: Config, run: Run) -> None:
     for result in results:
         prefix = f"{result['style']}_n{result['n']}"
         run.summary(**{f"{prefix}_exact": result["exact"], f"{prefix}_accuracy": result["accuracy"]})
-    run.summary(
-        exact=sum(row["exact"] for row in rows) / len(rows), accuracy=sum(row["accuracy"] for row in rows) / len(rows)
-    )
+    run.summary(exact=mean(rows, "exact") or 0.0, accuracy=mean(rows, "accuracy") or 0.0)

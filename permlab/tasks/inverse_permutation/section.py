@@ -60,7 +60,8 @@ def curves(collection: Collection, group: Group, out: Output) -> Figure | None:
         if not xs:
             continue
         shade = figures.color(arm.partition("/")[0])
-        line = ("-", "-.", ":")[[a.partition("/")[0] for a in arms[:number]].count(arm.partition("/")[0]) % 3]
+        same_colour = [a.partition("/")[0] for a in arms[:number]].count(arm.partition("/")[0])
+        line = ("-", "-.", ":")[same_colour % 3]
         low, mean, high = ([max(v, SMALLEST) for v in values] for values in (lows, means, highs))
         ax.plot(xs, mean, line, color=shade, label=arm)
         ax.fill_between(xs, low, high, color=shade, alpha=0.15, linewidth=0)
