@@ -35,10 +35,12 @@ test: setup ## set up, then run the tests, without the slow ones
 test-all: setup ## set up, then run every test
 	$(PYTEST)
 
-lint: setup ## check style, formatting and types
+# vermin takes torch.long for Python 2's long.
+lint: setup ## check style, formatting, types and the oldest Python
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/vermin --quiet --violations --target=3.10- --exclude long permlab tests scripts setup.py
 
 ls: setup ## list tasks, models, datasets, hardware and experiments
 	$(BIN)/permlab ls

@@ -1,4 +1,4 @@
-"""Fixtures that every folder shares: the command, in this process and as it is installed, and public data that lies outside the project."""
+"""Fixtures that every folder shares: the command, in this process or as installed, and public data from outside."""
 
 from __future__ import annotations
 
