@@ -10,29 +10,12 @@
     merged = {name: (a[name] + aligned[name]) / 2 for name in a}
     matching = activation_matching(spec, model, [a, b], batches) # or by activations; any number of models
     matching = straight_through(spec, model, [a, b], batches)    # or by the loss of the midpoint
+    matching = match_networks("weight", spec, model, [a, b], MatchSetting(seed=0))   # or any row of MATCHES, by name
     merged = zip_states(spec, model, [a, b], zip_matching(spec, model, [a, b], batches))
 
 All return one `Matching`: permutations (one per model), costs, scores, clusters (ZipIt), trace, seconds.
 """
 
-from permlab.matching.activation import activation_matching, collect_moments
-from permlab.matching.many import weight_matching_many
-from permlab.matching.result import Matching
-from permlab.matching.simple import identity_matching, random_matching
-from permlab.matching.straight_through import straight_through
-from permlab.matching.weight import weight_matching
-from permlab.matching.zip import zip_matching, zip_states, zip_units
+import lazy_loader as _lazy
 
-__all__ = [
-    "Matching",
-    "activation_matching",
-    "collect_moments",
-    "identity_matching",
-    "random_matching",
-    "straight_through",
-    "weight_matching",
-    "weight_matching_many",
-    "zip_matching",
-    "zip_states",
-    "zip_units",
-]
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

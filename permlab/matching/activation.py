@@ -14,14 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from permlab.errors import UserError, check_choice, check_range
+from permlab.errors import UserError, check_range
 from permlab.matching.assign import score, solve
 from permlab.matching.result import Matching
+from permlab.matching.setting import MatchOptions, MatchSetting
+from permlab.matching.table import SIMILARITIES
 from permlab.matching.weight import Progress, check_models
 from permlab.symmetry import HeadGroup, Permutation, Spec
 from permlab.symmetry.taps import Recorder, taps
 
-SIMILARITIES = ("inner", "pearson", "distance")
 Key = tuple[str, str]
 """(group, space)."""
 
@@ -40,24 +41,39 @@ class Moments:
     count: int = 0
 
     def similarity(self, first: int, second: int, kind: str) -> Tensor:
-        """[n, n] float64 similarity of the units of two models; larger is better.
+        """[n, n] float64 similarity of the units of two models by a name of `SIMILARITIES`; larger is better.
 
-        inner: E[z z']; pearson: correlation, 0 for units that never vary; distance: minus the Euclidean distance
-        between the two activation vectors over all positions.
+        Raises:
+            UserError: an unknown name.
         """
-        product = self.products[first, second] if first <= second else self.products[second, first].t()
-        if kind == "inner":
-            return product / self.count
-        if kind == "distance":
-            squared = self.squares[first][:, None] + self.squares[second] - 2 * product
-            return -squared.clamp_min(0).sqrt()
-        means = self.sums / self.count
-        spread = (self.squares / self.count - means.square()).clamp_min(0).sqrt()
-        alive = spread > 1e-6 * (self.squares / self.count).sqrt().clamp_min(1e-30)
-        covariance = product / self.count - means[first][:, None] * means[second]
-        safe = torch.where(alive, spread, torch.ones_like(spread))
-        result = covariance / safe[first][:, None] / safe[second]
-        return result * alive[first][:, None] * alive[second]
+        found: Tensor = SIMILARITIES[kind].load()(self, first, second)
+        return found
+
+    def product(self, first: int, second: int) -> Tensor:
+        """sum z_first z_second^T over the positions, whichever order it was accumulated in."""
+        return self.products[first, second] if first <= second else self.products[second, first].t()
+
+
+def inner(moments: Moments, first: int, second: int) -> Tensor:
+    """E[z z'], [n, n]: its best assignment is the least-squares match (arXiv 2209.04836, section 3.1)."""
+    return moments.product(first, second) / moments.count
+
+
+def pearson(moments: Moments, first: int, second: int) -> Tensor:
+    """Correlation, [n, n]; 0 for units that never vary."""
+    means = moments.sums / moments.count
+    spread = (moments.squares / moments.count - means.square()).clamp_min(0).sqrt()
+    alive = spread > 1e-6 * (moments.squares / moments.count).sqrt().clamp_min(1e-30)
+    covariance = moments.product(first, second) / moments.count - means[first][:, None] * means[second]
+    safe = torch.where(alive, spread, torch.ones_like(spread))
+    result = covariance / safe[first][:, None] / safe[second]
+    return result * alive[first][:, None] * alive[second]
+
+
+def distance(moments: Moments, first: int, second: int) -> Tensor:
+    """Minus the Euclidean distance between two units' activation vectors over all positions, [n, n]."""
+    squared = moments.squares[first][:, None] + moments.squares[second] - 2 * moments.product(first, second)
+    return -squared.clamp_min(0).sqrt()
 
 
 def collect_moments(
@@ -152,7 +168,7 @@ def activation_matching(
     states: Sequence[Mapping[str, Tensor]],
     batches: Iterable[Any],
     *,
-    similarity: str = "inner",
+    similarity: str = MatchOptions.similarity,
     where: str = "post",
     max_positions: int = 4096,
     max_sweeps: int = 50,
@@ -172,7 +188,7 @@ def activation_matching(
     Raises:
         UserError: models that differ, an unknown similarity, no data.
     """
-    check_choice("similarity", similarity, SIMILARITIES)
+    SIMILARITIES.check("similarity", similarity)
     check_models(spec, list(states))
     begin = time.perf_counter()
     moments = collect_moments(
@@ -236,3 +252,20 @@ def _fill(result: Matching, k: int, name: str, group: Any, costs: dict[str, Tens
         cost, index = costs["unit"].float(), permutation[name]
     result.costs[k][name] = cost
     result.scores[k][name] = cost[torch.arange(len(index)), index].clone()
+
+
+def match_activation(
+    spec: Spec, model: nn.Module | None, states: Sequence[Mapping[str, Tensor]], setting: MatchSetting
+) -> Matching:
+    """`activation_matching` as a row of `MATCHES`."""
+    if model is None:
+        raise UserError("activation matching runs the networks, which takes a module of their architecture")
+    return activation_matching(
+        spec,
+        model,
+        states,
+        setting.batches,
+        similarity=setting.similarity,
+        seed=setting.seed,
+        progress=setting.progress,
+    )

@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from permlab.errors import check_range
 from permlab.matching.cost import CostBuilder
 from permlab.matching.result import Matching
-from permlab.matching.weight import Descent, Progress, check_models, finish, without_quadratic
+from permlab.matching.setting import MatchSetting
+from permlab.matching.weight import Descent, Progress, check_models, finish, weight_matching, without_quadratic
 from permlab.symmetry import Permutation, Spec, permute_tensor
 
 
@@ -133,3 +134,27 @@ def _finish(
         scores.append(one.scores[-1])
         _add(spec, total, states[k], result.permutations[k], 1.0)
     result.costs, result.scores = costs, scores
+
+
+def match_weight(
+    spec: Spec, model: nn.Module | None, states: Sequence[Mapping[str, Tensor]], setting: MatchSetting
+) -> Matching:
+    """Weight matching as a row of `MATCHES`: of two networks with restarts, of more towards their mean.
+
+    Cost matrices, which can be larger than the networks, are not kept.
+    """
+    # What heads for different labels do with a unit says nothing about which units belong together.
+    trunk = spec.without(setting.heads)
+    if len(states) > 2:
+        return weight_matching_many(
+            trunk, states, seed=setting.seed, progress=setting.progress, should_stop=setting.should_stop
+        )
+    return weight_matching(
+        trunk,
+        *states,
+        restarts=setting.restarts,
+        seed=setting.seed,
+        keep_costs=False,
+        progress=setting.progress,
+        should_stop=setting.should_stop,
+    )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
+from torch import Tensor, nn
 
 from permlab.matching.result import Matching
+from permlab.matching.setting import MatchSetting
 from permlab.symmetry import Spec
 
 
@@ -18,3 +22,17 @@ def random_matching(spec: Spec, models: int = 2, seed: int = 0) -> Matching:
     generator = torch.Generator().manual_seed(seed)
     permutations = [spec.identity(), *(spec.random(generator) for _ in range(models - 1))]
     return Matching("random", permutations, pinned=dict(spec.pinned))
+
+
+def match_identity(
+    spec: Spec, model: nn.Module | None, states: Sequence[Mapping[str, Tensor]], setting: MatchSetting
+) -> Matching:
+    """`identity_matching` as a row of `MATCHES`."""
+    return identity_matching(spec, len(states))
+
+
+def match_random(
+    spec: Spec, model: nn.Module | None, states: Sequence[Mapping[str, Tensor]], setting: MatchSetting
+) -> Matching:
+    """`random_matching` as a row of `MATCHES`."""
+    return random_matching(spec, len(states), setting.seed)

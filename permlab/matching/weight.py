@@ -17,6 +17,7 @@ from permlab.errors import UserError, check_choice, check_range
 from permlab.matching.assign import gain, improve, solve
 from permlab.matching.cost import CostBuilder
 from permlab.matching.result import Matching
+from permlab.matching.setting import MatchOptions
 from permlab.symmetry import ChannelGroup, HeadGroup, Permutation, Spec, check_same, check_state, permute_tensor
 
 ROUNDING = 3e-6
@@ -46,7 +47,7 @@ def weight_matching(
     b: Mapping[str, Tensor],
     *,
     start: Permutation | None = None,
-    restarts: int = 1,
+    restarts: int = MatchOptions.restarts,
     max_sweeps: int = 100,
     tolerance: float = 1e-9,
     seed: int = 0,

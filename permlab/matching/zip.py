@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from permlab.errors import UserError, check_range
 from permlab.matching.activation import Key, Moments, collect_moments, match_moments
 from permlab.matching.result import Matching
+from permlab.matching.setting import MatchSetting
 from permlab.matching.weight import Progress, check_models
 from permlab.symmetry import Block, ChannelGroup, Spec, apply
 
@@ -247,3 +248,12 @@ def _along(tensor: Tensor, axis: int, block: Block, clusters: Tensor, size: Tens
     new = torch.zeros_like(piece).index_add_(1, clusters, piece)
     moved.narrow(0, block.offset, length).copy_(new.reshape(length, *moved.shape[1:]))
     return moved.movedim(0, axis)
+
+
+def match_zip(
+    spec: Spec, model: nn.Module | None, states: Sequence[Mapping[str, Tensor]], setting: MatchSetting
+) -> Matching:
+    """`zip_matching` as a row of `MATCHES`."""
+    if model is None:
+        raise UserError("ZipIt runs the networks, which takes a module of their architecture")
+    return zip_matching(spec, model, states, setting.batches, seed=setting.seed, progress=setting.progress)

@@ -7,7 +7,7 @@ Everything works on plain mappings of names to tensors; nothing here runs a mode
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -79,6 +79,15 @@ class Spec:
             self.axes[tensor] = {axis: blocks for axis, blocks in kept.items() if blocks}
             if not self.axes[tensor]:
                 del self.axes[tensor]
+
+    def without(self, tensors: Iterable[str]) -> Spec:
+        """The same groups with some tensors left out of every distance.
+
+        For networks whose heads stand for different labels: the units stay the same, but what the heads do with them
+        says nothing about which of them belong together.
+        """
+        left_out = set(tensors)
+        return replace(self, axes={name: dict(axes) for name, axes in self.axes.items() if name not in left_out})
 
     def matched(self) -> list[str]:
         """Tensors that count in the distance: every listed one that is no statistic."""

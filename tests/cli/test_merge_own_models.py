@@ -12,7 +12,7 @@ from checkpoints_made import save_pair
 from transformers import AutoModelForCausalLM
 
 from permlab.matching import Matching
-from permlab.merging.loading import load_networks
+from permlab.merging.networks.loading import load_networks
 from permlab.symmetry import apply
 
 QUIET = ["tracker=none", "hardware=cpu", "hardware.threads=1"]

@@ -7,7 +7,7 @@ from torch.nn import functional
 from permlab.data.images import load_digits_images
 from permlab.errors import UserError
 from permlab.matching import straight_through, weight_matching
-from permlab.matching.straight_through import classification_loss
+from permlab.matching.straightthrough import classification_loss
 from permlab.models.vision import build_vision_model
 from permlab.symmetry import apply, declare
 

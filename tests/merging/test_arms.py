@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from permlab.arms import Arm, parse_arm
 from permlab.errors import UserError
 from permlab.merging import Setting, average, find_head, head_tensors, logits_of, merge_arm, task_arithmetic
+from permlab.merging.arm import Arm, parse_arm
 from permlab.models.vision import build_vision_model
 from permlab.symmetry import apply, declare
 

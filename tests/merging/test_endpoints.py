@@ -26,7 +26,6 @@ from permlab.merging import (
     score_tasks,
     task_scores,
     train_endpoint,
-    trunk_spec,
 )
 from permlab.models.vision import build_vision_model
 from permlab.symmetry import declare
@@ -129,7 +128,7 @@ def test_tasks_with_their_own_heads(digits, trained):
     test, train = (batches_of(digits.x_test, digits.y_test), batches_of(digits.x_train))
     head = find_head(model, (digits.x_test[:2],))
     heads = head_tensors(states[0], head)
-    assert "head.weight" not in trunk_spec(spec, heads).axes and "head.weight" in spec.axes
+    assert "head.weight" not in spec.without(heads).axes and "head.weight" in spec.axes
     ensemble = task_scores(model, states, labels, test)
     assert ensemble.own > 0.93 and ensemble.joint > 0.6 and ensemble.joint <= ensemble.own
     matching = activation_matching(spec, model, states, train)

@@ -10,7 +10,7 @@ from torch.nn import functional
 from permlab.errors import UserError
 from permlab.matching import activation_matching, random_matching, weight_matching
 from permlab.merging import Layout, align, average, least_squares, noise_batches, pair_scores, regmean
-from permlab.merging.grams import Layer, layers_of, solve_ridge
+from permlab.merging.methods.grams import Layer, layers_of, solve_ridge
 from permlab.models.vision import build_vision_model
 from permlab.symmetry import Spec, apply, declare
 from permlab.symmetry.functional import call

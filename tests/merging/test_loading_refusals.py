@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, BertConfig, BertForSequenceClassi
 from permlab.errors import UserError
 from permlab.matching import identity_matching
 from permlab.merging import align, average
-from permlab.merging.loading import load_networks
-from permlab.merging.saving import save_network
+from permlab.merging.networks.loading import load_networks
+from permlab.merging.networks.saving import save_network
 from permlab.models.checkpoints import open_checkpoint
 
 
@@ -141,7 +141,7 @@ def test_pickles_are_refused_unread(suffix, tmp_path):
 
 
 def test_fewer_than_two_and_other_files_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"has 1 network: merging needs two or more"):
+    with pytest.raises(UserError, match=r"1 network given: merging needs two or more"):
         load_networks(save_pair(tmp_path)[:1])
     (tmp_path / "notes.gguf").write_text("x")
     with pytest.raises(UserError, match=r"neither a folder nor a .safetensors file"):

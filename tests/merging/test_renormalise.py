@@ -87,20 +87,20 @@ def statistics(model, state, x, module):
 
 
 @pytest.mark.parametrize("name, layers", [("mlp", ["layers.0", "layers.1", "layers.2"]), ("vgg11-layer", ["hidden"])])
-@pytest.mark.parametrize("mode", ["reset", "rescale", "reshift"])
-def test_repair_gives_every_unit_the_wanted_statistics(name, layers, mode):
+@pytest.mark.parametrize("means, deviations", [(True, True), (False, True), (True, False)])
+def test_repair_gives_every_unit_the_wanted_statistics(name, layers, means, deviations):
     model, spec, states = pair(name)
     merged, x = average(states), images(100)
-    got = repair(Layout(spec, model), model, states, merged, [x], mode=mode)
+    got = repair(Layout(spec, model), model, states, merged, [x], means=means, deviations=deviations)
     for layer in layers:
         goals = [sum(each) / 2 for each in zip(*(statistics(model, state, x, layer) for state in states))]
         mean, deviation = statistics(model, got, x, layer)
-        if mode != "rescale":
+        if means:
             assert torch.allclose(mean, goals[0], atol=1e-4)
-        if mode != "reshift":
+        if deviations:
             assert torch.allclose(deviation, goals[1], atol=1e-4)
     assert torch.equal(got["head.weight"], merged["head.weight"])
-    if mode == "reshift":
+    if not deviations:
         assert torch.allclose(got[f"{layers[0]}.weight"], merged[f"{layers[0]}.weight"])
 
 
@@ -135,9 +135,9 @@ def test_what_cannot_be_repaired_is_refused():
     model, inputs, spec = build("llama")
     state = {key: value.detach() for key, value in model.state_dict().items()}
     batch = {"input_ids": inputs["input_ids"]}
-    with pytest.raises(UserError, match="use the repair mode rescale"):
+    with pytest.raises(UserError, match="no bias to shift"):
         repair(Layout(spec, model), model, [state, state], state, [batch])
     with pytest.raises(UserError, match="no data"):
         repair(Layout(spec, model), model, [state, state], state, [])
-    same = repair(Layout(spec, model), model, [state, state], state, [batch], mode="rescale")
+    same = repair(Layout(spec, model), model, [state, state], state, [batch], means=False)
     assert all(torch.allclose(same[key], state[key], atol=1e-4) for key in state)

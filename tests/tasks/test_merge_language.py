@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, ViTForImageClassif
 
 from permlab import cli
 from permlab.merging import average
-from permlab.merging.loading import load_networks
+from permlab.merging.networks.loading import load_networks
 from permlab.models.tokenizers import train_tokenizer
 from permlab.symmetry import apply, declare_huggingface
 from permlab.tasks.merge import language_train as merge_language_train

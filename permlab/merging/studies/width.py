@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from permlab.matching import weight_matching
 from permlab.merging import align, barrier_curve, batches_of, l2_reduction
-from permlab.merging.average import State
+from permlab.merging.networks.states import State
 from permlab.symmetry import Spec
 from permlab.tables import Row
 

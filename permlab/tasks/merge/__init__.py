@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from permlab.arms import COMBINES, MATCHES, RENORMS
 from permlab.config import Config
 from permlab.data import DATASETS as DATA_SETS
 from permlab.errors import UserError, check_choice, check_range
+from permlab.matching.table import MATCHES, SIMILARITIES
+from permlab.merging.setting import MergeOptions
+from permlab.merging.table import ALLOCATIONS, COMBINES, RENORMS
 from permlab.tasks.merge.checks import plan_images, validate_images
 from permlab.tasks.merge.language import is_language, plan_language, validate_language
 from permlab.tasks.merge.table import ANALYSES, STUDIES
@@ -24,8 +26,6 @@ HEADLINE = ("loss_barrier", "accuracy_barrier", "midpoint_accuracy", "naive_loss
             "own_accuracy", "joint_accuracy")  # fmt: skip
 MODELS = ("none", "vision", "causal_lm")
 DATASETS = DATA_SETS
-ALLOCATIONS = ("uniform", "prefix", "greedy", "qp")
-SIMILARITIES = ("inner", "pearson", "distance")
 
 
 @dataclass
@@ -56,7 +56,7 @@ class TextScoring:
 
 
 @dataclass
-class MergeConfig:
+class MergeConfig(MergeOptions):
     """`task=merge`"""
 
     name: str = "merge"
@@ -69,29 +69,13 @@ class MergeConfig:
     match: str = "weight"
     """identity | random | weight | activation | straight_through | zip"""
     combine: str = "average"
-    """average | least_squares | regmean | zip | task_arithmetic | ties"""
+    """average | least_squares | regmean | fisher | zip | task_arithmetic | ties"""
     renorm: str = "none"
     """none | reset (BatchNorm statistics, or REPAIR where there are none) | rescale | reshift"""
     compare: list[str] = field(default_factory=list)
     """More arms beside the configured one and the controls, as match[/combine][+renorm]: activation/least_squares."""
     controls: bool = True
     """identity, random, untrained, renormalise only and ensemble arms."""
-    weights: list[float] = field(default_factory=list)
-    """One per network; empty is 1/n each (task_arithmetic: 1 each)."""
-    budget: float = 1.0
-    """Multiply-accumulates of the merged network relative to one endpoint, 1 to 2; above 1 keeps units apart."""
-    allocation: str = "uniform"
-    """Where a budget above 1 goes: uniform | prefix | greedy | qp"""
-    ridge: float | None = None
-    """least_squares, regmean: ridge towards the average, relative to the mean diagonal; null takes the method's own."""
-    density: float = 0.2
-    """ties: share of every task vector that is kept"""
-    similarity: str = "inner"
-    """match=activation: inner | pearson | distance"""
-    restarts: int = 1
-    """match=weight: random orders tried; the best objective is kept."""
-    steps: int = 200
-    """match=straight_through: gradient steps"""
     pairs: int = 1
     """Pairs of networks trained and merged; seeds derive from `seed`."""
     points: int = 11

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from permlab.arms import Arm, check_arm, parse_arm
 from permlab.config import Config
 from permlab.data import DATASETS, check_dataset
 from permlab.errors import UserError, check_choice, check_range
+from permlab.matching.table import MATCHES
+from permlab.merging.arm import Arm, check_arm, parse_arm
+from permlab.merging.table import COMBINES, DOMAINS
 from permlab.models.table import VISION
 from permlab.models.vision_config import check_width, norm_of, validate_vision
-
-DOMAINS = ("original", "inverted", "rotated", "blurred")
 
 
 def validate_images(config: Config) -> None:
@@ -72,7 +72,7 @@ def check_networks(config: Config) -> None:
     if task.domains and len(task.domains) != count:
         raise UserError(f"task.domains has {len(task.domains)} values for {count} networks: give one each")
     for kind in task.domains:
-        check_choice("task.domains", kind, DOMAINS)
+        DOMAINS.check("task.domains", kind)
     check_range("task.labels", task.labels, 1, 2)
     check_range("task.share", task.share, 0, 1)
     if task.share == 0:
@@ -95,23 +95,27 @@ def check_fit(config: Config, arm: Arm) -> None:
     """
     task, count = config.task, len(config.task.models) or 2
     first = arm == Arm(task.match, task.combine, task.renorm)
-    if arm.combine in ("task_arithmetic", "ties") and task.models and not task.ancestor:
+    row = COMBINES[arm.combine]
+    if "ancestor" in row.needs and task.models and not task.ancestor:
         raise UserError(f"{arm.combine} needs task.ancestor=PATH, the network that all were fine-tuned from")
-    if count > 2 and arm.combine == "least_squares":
-        raise UserError(f"least squares joins two networks, not {count}: use combine average or regmean")
+    if count > 2 and row.pairs_only:
+        others = [name for name in COMBINES.where(pairs_only=False) if not COMBINES[name].matches]
+        raise UserError(f"{row.title} joins two networks, not {count}: use combine {', '.join(others)}")
     if first and task.budget > 1:
-        if arm.combine not in ("average", "least_squares"):
-            raise UserError(f"task.budget={task.budget:g} needs combine average or least_squares, not {arm.combine}")
+        if not row.partial:
+            able = " or ".join(COMBINES.where(partial=True))
+            raise UserError(f"task.budget={task.budget:g} needs combine {able}, not {arm.combine}")
         if count > 2:
             raise UserError(f"task.budget={task.budget:g} keeps units of two networks apart, not of {count}: use 1")
-    if first and task.weights and arm.combine in ("regmean", "zip", "ties"):
+    if first and task.weights and not row.weights:
         raise UserError(f"combine={arm.combine} has no weights: drop task.weights")
-    if task.labels > 1 and arm.match == "straight_through":
-        raise UserError("straight-through needs networks with the same classes: use task.labels=1 or another match")
+    if task.labels > 1 and MATCHES[arm.match].labelled:
+        title = MATCHES[arm.match].title
+        raise UserError(f"{title} needs networks with the same classes: use task.labels=1 or another match")
     if task.labels > 1 and task.weights:
         raise UserError("task.weights and task.labels=2 do not go together: drop task.weights")
     plain = norm_of(config.model) if config.model.kind == "vision" else "batch"
-    if arm.renorm != "none" and plain != "batch" and (arm.combine == "zip" or count > 2):
+    if arm.renorm != "none" and plain != "batch" and (MATCHES[arm.match].zips or count > 2):
         raise UserError(
             f"renorm={arm.renorm} without BatchNorm is REPAIR, which needs pairs of units, and {arm.text} of {count} "
             "networks has none: use renorm none"

@@ -11,18 +11,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from permlab.arms import Arm, parse_arm
 from permlab.config import Config
 from permlab.data import DATASETS, check_dataset
 from permlab.errors import UserError, check_range
+from permlab.matching.table import MATCHES
+from permlab.merging.arm import Arm, parse_arm
+from permlab.merging.table import COMBINES
 from permlab.models.checkpoints import Checkpoint, open_checkpoint
 from permlab.storage.hub import is_hub_id
 
 if TYPE_CHECKING:
     from permlab.runs.run import Run
 
-MATCHES = ("identity", "random", "weight", "activation")
-COMBINES = ("average", "task_arithmetic", "ties")
 DEFAULT_IMAGES = "digits"
 """The data set that task=merge takes when none is named: with language models of the user it means no data set."""
 
@@ -96,16 +96,17 @@ def validate_language(config: Config) -> None:
 
 
 def _check_arm(config: Config, arm: Arm) -> None:
-    if arm.match not in MATCHES or arm.combine not in COMBINES or arm.renorm != "none":
+    match, combine = MATCHES[arm.match], COMBINES[arm.combine]
+    if not (match.streams and combine.streams) or arm.renorm != "none":
         raise UserError(
-            f"{arm.text} is for image networks; language models take match {', '.join(MATCHES)} and combine "
-            f"{', '.join(COMBINES)}"
+            f"{arm.text} is for image networks; language models take match {', '.join(MATCHES.where(streams=True))} "
+            f"and combine {', '.join(COMBINES.where(streams=True))}"
         )
-    if arm.match == "activation" and not text_kind(config):
+    if "data" in match.needs and not text_kind(config):
         raise UserError(
-            "match=activation reads activations on texts: set dataset=jsonl dataset.path=FILE, or match=weight"
+            f"match={arm.match} reads activations on texts: set dataset=jsonl dataset.path=FILE, or match=weight"
         )
-    if arm.combine != "average" and not config.task.ancestor:
+    if "ancestor" in combine.needs and not config.task.ancestor:
         raise UserError(f"combine={arm.combine} adds up changes since a common ancestor: set task.ancestor=DIR")
 
 
@@ -169,7 +170,7 @@ def plan_language(config: Config) -> dict[str, str]:
     if not task.models:
         lines["networks"] = f"{task.pairs} pairs of {config.model.name}, trained here"
         return lines
-    from permlab.merging.loading_huggingface import compare_headers
+    from permlab.merging.networks.huggingface import compare_headers
 
     opened = local_checkpoints(config)
     lines["networks"] = ", ".join(f"{each.name} ({each.parameters / 1e6:.1f}M parameters)" for each in opened)
@@ -178,7 +179,7 @@ def plan_language(config: Config) -> dict[str, str]:
     if len(opened) > 1:
         compare_headers(opened)
     if opened:
-        needed = memory(opened, scored=text_kind(config), ancestral=task.combine != "average")
+        needed = memory(opened, scored=text_kind(config), ancestral="ancestor" in COMBINES[task.combine].needs)
         check_memory("merging these networks", needed, config.hardware)
         lines["memory"] = f"at most about {needed / 2**20:,.0f} MiB besides the libraries"
     lines["scored on"] = config.dataset.name if text_kind(config) else "nothing: the merge is written, not scored"

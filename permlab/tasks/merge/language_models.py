@@ -11,7 +11,10 @@ from torch import nn
 from permlab.config import Config
 from permlab.errors import UserError
 from permlab.hardware import check_memory
-from permlab.merging.loading import Loaded, load_networks
+from permlab.matching.table import MATCHES
+from permlab.merging.networks.loaded import Loaded
+from permlab.merging.networks.loading import load_networks
+from permlab.merging.table import COMBINES
 from permlab.runs.run import Run
 from permlab.tasks.merge.language import arms_of, memory, text_kind
 from permlab.tasks.merge.language_report import report
@@ -32,7 +35,7 @@ def run_models(config: Config, run: Run) -> None:
     task = config.task
     loaded = load_networks(task.models, ancestor=task.ancestor)
     tell(run, loaded)
-    needed = memory(loaded.checkpoints, scored=text_kind(config), ancestral=task.combine != "average")
+    needed = memory(loaded.checkpoints, scored=text_kind(config), ancestral="ancestor" in COMBINES[task.combine].needs)
     check_memory("merging these networks", needed, config.hardware)
     if loaded.kind == "causal_lm" and text_kind(config):
         subject = subject_of(config, run, loaded)
@@ -89,7 +92,7 @@ def subject_of(config: Config, run: Run, loaded: Loaded) -> Subject:
     tokenizer = tokenizer_of(config, loaded)
     device = device_of(config)
     texts, held = split_texts(config)
-    needs_fit = any(arm.match == "activation" for arm in arms_of(config))
+    needs_fit = any("data" in MATCHES[arm.match].needs for arm in arms_of(config))
     # The networks were not trained here, so all texts are scored unless activations are read on some of them.
     scored = held if needs_fit else [*held, *texts]
     sets = {"test": token_batches(config, tokenizer, scored, device, end=False)}

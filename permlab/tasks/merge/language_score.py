@@ -11,23 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from permlab.arms import Arm
 from permlab.config import Config
-from permlab.matching import Matching, weight_matching
+from permlab.matching import Matching, match_networks, weight_matching
 from permlab.merging import (
+    Aligned,
     Score,
-    average,
+    Setting,
     barrier_curves,
     evaluate,
     l2_reduction,
     language_score,
-    task_arithmetic,
-    ties,
 )
-from permlab.merging.arms import Setting, match_arm
-from permlab.merging.evaluate import eval_mode
-from permlab.merging.loading import Loaded, Permuted
-from permlab.merging.saving import save_network
+from permlab.merging.arm import Arm
+from permlab.merging.measure.evaluate import eval_mode
+from permlab.merging.networks.loaded import Loaded
+from permlab.merging.networks.saving import save_network
+from permlab.merging.networks.states import Permuted
+from permlab.merging.table import COMBINES
 from permlab.runs.run import Run
 from permlab.symmetry import Spec
 from permlab.symmetry.functional import call
@@ -68,7 +68,7 @@ def setting_of(config: Config, run: Run, subject: Subject | None = None) -> Sett
         seed=config.seed,
         similarity=task.similarity,
         restarts=task.restarts,
-        weights=list(task.weights) or None,
+        weights=list(task.weights),
         density=task.density,
         ancestor=subject.ancestor if subject else None,
         progress=_news(run),
@@ -95,18 +95,15 @@ def matched(run: Run, match: str, spec: Spec, module: Any, states: Sequence[Stat
     Raises:
         Interrupted: a stop signal arrived.
     """
-    found = match_arm(match, spec, module, states, setting)
+    found = match_networks(match, spec, module, states, setting)
     run.check_stop()
     return dataclasses.replace(found, costs=[])
 
 
 def combine(arm: Arm, states: Sequence[State], setting: Setting, tied: Mapping[str, str]) -> dict[str, Tensor]:
     """The merge of networks in a common order of units, each tensor of the number type it has in the first."""
-    if arm.combine == "average":
-        return average(states, setting.weights, tied=tied)
-    if arm.combine == "ties":
-        return ties(setting.ancestor, states, keep=setting.density)
-    return task_arithmetic(setting.ancestor, states, setting.weights or [1.0] * len(states))
+    networks = Aligned(Spec(tied=dict(tied)), None, states, states, Matching(arm.match, []))
+    return COMBINES[arm.combine].load()(networks, setting)
 
 
 def reduction(spec: Spec, states: Sequence[State], matching: Matching) -> float:
@@ -148,7 +145,7 @@ def _measure_arm(
     shared: Row = {"l2_reduction": reduction(spec, subject.states, matching), "moved": matching.moved()}
     shared |= {"seconds_matching": matching.seconds}
     curves = {}
-    if len(aligned) == 2 and arm.combine == "average":
+    if len(aligned) == 2 and COMBINES[arm.combine].line:
         curves = barrier_curves(module, *aligned, subject.sets, points=config.task.points, scorer=language_score)
     rows, lines = [], []
     for name in subject.sets:

@@ -14,8 +14,8 @@ from transformers.utils import logging as transformers_logging
 from permlab.config import Config
 from permlab.data import load_texts
 from permlab.errors import UserError
-from permlab.merging.loading import load_networks
-from permlab.merging.loading_huggingface import verify_huggingface
+from permlab.merging.networks.huggingface import verify_huggingface
+from permlab.merging.networks.loading import load_networks
 from permlab.models.causal_lm import build_scratch, load_tokenizer, save_causal_lm
 from permlab.runs.run import Run
 from permlab.seeding import derived_seed

@@ -46,7 +46,7 @@ def run_lmc(config: Config, run: Run) -> None:
 
 def _subject(config: Config, run: Run, data: Any, model: Any, spec: Any, pair: int, tables: Tables) -> Subject:
     """Train the networks of one pair and note how good they are."""
-    from permlab.merging.renormalise import batchnorms
+    from permlab.merging.methods.repair import batchnorms
     from permlab.merging.studies.lmc.subject import Subject
     from permlab.seeding import derived_seed
     from permlab.tasks.merge.pairs import evaluation_sets, statistics_batches, train_pair, untrained

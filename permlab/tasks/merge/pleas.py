@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config
+from permlab.merging.arm import slug
 from permlab.tables import Row, paired, pick, summarise
-from permlab.tasks.merge.report import slug
 
 if TYPE_CHECKING:
     from permlab.merging.studies.pleas.case import Case

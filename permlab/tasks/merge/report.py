@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import statistics
 from typing import TYPE_CHECKING, Any
 
-from permlab.arms import Arm
 from permlab.config import Config
+from permlab.merging.arm import Arm, slug
 from permlab.tables import words as mean_and_spread
 from permlab.tasks.merge.figures.arms import draw_arms, draw_curves
 
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from permlab.data.images import ImageData
-    from permlab.merging.loading import Loaded
+    from permlab.merging.networks.loaded import Loaded
     from permlab.runs.run import Run
     from permlab.tasks.merge.vision import Pair
 
@@ -69,11 +68,6 @@ def words(rows: list[Row]) -> list[Row]:
                 line[key] = mean_and_spread(values_of(group, key))
         lines.append(line)
     return lines
-
-
-def slug(arm: str) -> str:
-    """An arm's name as part of a metric's name: "weight matching + reset" -> weight_matching_reset."""
-    return re.sub(r"[^a-z0-9.]+", "_", arm.lower()).strip("_")
 
 
 def headline(rows: list[Row], chosen: str) -> dict[str, float]:
@@ -133,7 +127,7 @@ def print_words(rows: list[Row], title: str) -> None:
 def save_result(pair: Pair, loaded: Loaded | None, data: ImageData) -> None:
     """artifacts/model (one folder per head where heads are kept apart) and artifacts/matching.safetensors."""
     from permlab.merging import save_merged
-    from permlab.merging.loading import vision_record
+    from permlab.merging.networks.vision import vision_record
 
     merged, config = pair.merged, pair.config
     assert merged is not None
@@ -142,7 +136,7 @@ def save_result(pair: Pair, loaded: Loaded | None, data: ImageData) -> None:
     dataclasses.replace(merged.matching, costs=[]).save(pair.run.artifact("matching.safetensors"))
     folder = pair.run.artifact("model")
     if loaded is not None and loaded.kind != "vision" and merged.allocation is None:
-        from permlab.merging.saving import save_network
+        from permlab.merging.networks.saving import save_network
 
         save_network(folder, merged.state, loaded, record)
         return

@@ -11,20 +11,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from permlab.arms import Arm, parse_arm
 from permlab.config import Config
 from permlab.errors import UserError
+from permlab.matching.table import MATCHES
+from permlab.merging.arm import Arm, parse_arm
+from permlab.merging.table import COMBINES
 from permlab.seeding import derived_seed
 
 if TYPE_CHECKING:
     from torch import nn
 
     from permlab.data.images import ImageData
-    from permlab.merging import Endpoint, Merged, Setting
-    from permlab.merging.loading import Loaded
+    from permlab.merging import Endpoint, Merged, Setting, Subject
+    from permlab.merging.networks.loaded import Loaded
     from permlab.runs.run import Run
     from permlab.symmetry import Spec
-    from permlab.tasks.merge.bench import Bench
 
 Row = dict[str, Any]
 
@@ -80,7 +81,7 @@ def configured(config: Config) -> Arm:
 
 def load_users(config: Config, data: ImageData) -> Loaded:
     """The networks of `task.models`."""
-    from permlab.merging.loading import load_networks
+    from permlab.merging.networks.loading import load_networks
 
     loaded = load_networks(config.task.models, config.model, data, ancestor=config.task.ancestor)
     if loaded.module is None:
@@ -139,7 +140,7 @@ def trained_group(config: Config, run: Run, data: ImageData, model: nn.Module, p
 
     arms = [configured(config), *map(parse_arm, config.task.compare)]
     ancestor = None
-    if any(arm.combine in ("task_arithmetic", "ties") for arm in arms):
+    if any("ancestor" in COMBINES[arm.combine].needs for arm in arms):
         ancestor = train_ancestor(config, run, data, model, pair).state
     found = train_pair(config, run, data, model, pair, start=ancestor)
     return Group(
@@ -164,23 +165,32 @@ class Pair:
     def __init__(
         self, config: Config, run: Run, model: nn.Module, spec: Spec, data: ImageData, pair: int, group: Group
     ) -> None:
+        from permlab.merging.measure.bench import Bench
         from permlab.tasks.merge.pairs import evaluation_sets
 
         self.config, self.run, self.model, self.spec = config, run, model, spec
         self.data, self.pair, self.group = data, pair, group
         self.sets = evaluation_sets(config, data)
-        self.bench = self._bench(group.states, group.labels)
+        self.bench = Bench(self._subject(), config.task.points)
         self.rows: list[Row] = []
         self.merged: Merged | None = None
 
-    def _bench(self, states: Sequence[Any], labels: Sequence[Sequence[int]]) -> Bench:
-        from permlab.tasks.merge.bench import Bench
+    def _subject(self) -> Subject:
+        from permlab.merging import Subject
 
-        setting = self._setting(labels)
-        return Bench(
-            self.model, self.spec, states, self.sets, setting, self.config.task.points, labels, self.pair,
-            self.config.seed,
-        )  # fmt: skip
+        group = self.group
+        return Subject(
+            self.model,
+            self.spec,
+            group.states,
+            self.sets,
+            self._setting(group.labels),
+            names=group.names,
+            labels=group.labels,
+            untrained=group.untrained,
+            pair=self.pair,
+            seed=self.config.seed,
+        )
 
     def _setting(self, labels: Sequence[Sequence[int]]) -> Setting:
         from permlab.merging import Setting, find_head, head_tensors
@@ -196,12 +206,12 @@ class Pair:
             own = [statistics_batches(self.config, part) for part in parts]
         return Setting(
             self.sets["train"],
-            own,
+            own_batches=own,
             seed=derived_seed(self.config.seed, "match", self.pair),
             similarity=task.similarity,
             restarts=task.restarts,
             steps=task.steps,
-            weights=list(task.weights) or None,
+            weights=list(task.weights),
             ridge=task.ridge,
             density=task.density,
             allocation=task.allocation,
@@ -213,7 +223,7 @@ class Pair:
 
     def _measure(self, states: Sequence[Any]) -> float:
         """Training accuracy: what greedy and quadratic budgets are spent on."""
-        return self.bench.score(states, "train")[0].accuracy
+        return self.bench.subject.score(states, "train").accuracy
 
     def judge_all(self) -> None:
         """The configured arm, those to compare, the controls."""
@@ -232,11 +242,13 @@ class Pair:
             self.rows += self.bench.endpoints(self.group.names)
 
     def _controls(self, chosen: Arm) -> None:
+        from permlab.merging.measure.bench import Bench
+
         self.rows.append(self.bench.ensemble())
-        if not self.group.untrained or chosen.match in ("identity", "random"):
+        if not self.group.untrained or MATCHES[chosen.match].control:
             return
-        bench = self._bench(self.group.untrained, self.group.labels)
-        arm = Arm(chosen.match, "zip" if chosen.match == "zip" else "average", chosen.renorm)
+        bench = Bench(self.bench.subject.before_training(), self.config.task.points)
+        arm = Arm(chosen.match, MATCHES[chosen.match].combine, chosen.renorm)
         row, _ = bench.judge(arm, "untrained", f"untrained networks, {arm.label}")
         self.rows.append(row)
         self.bench.curves += bench.curves
@@ -258,7 +270,7 @@ class Pair:
 
 def has_batchnorm(model: nn.Module) -> bool:
     """Whether any layer keeps running statistics."""
-    from permlab.merging.renormalise import batchnorms
+    from permlab.merging.methods.repair import batchnorms
 
     return bool(batchnorms(model))
 
@@ -281,14 +293,14 @@ def planned_arms(config: Config, batchnorm: bool, chosen: Arm) -> list[Planned]:
     """Every arm once: the configured one, those to compare, the controls that permute nothing or anything."""
 
     def budget(arm: Arm) -> float:
-        return config.task.budget if arm.combine in ("average", "least_squares") else 1.0
+        return config.task.budget if COMBINES[arm.combine].partial else 1.0
 
     arms = [Planned(chosen, "configured", budget(chosen))]
     arms += [Planned(arm, "compare", budget(arm)) for arm in map(parse_arm, config.task.compare)]
     if config.task.controls:
         controls = [Planned(Arm("identity"), "control"), Planned(Arm("random"), "control")]
         # The same treatment without the permutation: what the permutation itself is worth.
-        same = [each for each in arms if each.arm.combine not in ("zip", "task_arithmetic", "ties")]
+        same = [each for each in arms if not COMBINES[each.arm.combine].matches]
         controls += [dataclasses.replace(each, arm=dataclasses.replace(each.arm, match="identity")) for each in same]
         controls += [Planned(each.arm, "") for each in same if each.budget > 1]
         if batchnorm:

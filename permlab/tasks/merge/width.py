@@ -64,9 +64,9 @@ def run_width(config: Config, run: Run) -> None:
 
 def report(config: Config, run: Run, rows: list[Row]) -> None:
     """arms.csv, summary.csv, a figure against width, and numbers at the widest."""
+    from permlab.merging.arm import slug
     from permlab.merging.studies.width import QUANTITIES
     from permlab.tasks.merge.figures.width import draw_width
-    from permlab.tasks.merge.report import slug
 
     means = summarise(rows, ("width", "arm"), (*QUANTITIES, "l2_reduction"), count="pairs")
     run.table("arms", rows, show=False)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from permlab.data.images import load_digits_images
-from permlab.merging import BUDGETS, average, batches_of, head_tensors, label_split, logits_of
+from permlab.merging import ALLOCATIONS, average, batches_of, head_tensors, label_split, logits_of
 from permlab.merging.studies.pleas.arms import arm_rows, plans
 from permlab.merging.studies.pleas.budgets import BUDGET_GRID, budget_rows
 from permlab.merging.studies.pleas.case import Case
@@ -80,7 +80,7 @@ def test_every_arm_has_a_row_and_the_price_is_exact(case):
 
 def test_allocators_stay_within_the_budget_and_name_their_solver(case):
     rows = budget_rows(case)
-    assert len(rows) == len(BUDGET_GRID) * (len(BUDGETS) + 2)
+    assert len(rows) == len(BUDGET_GRID) * (len(ALLOCATIONS) + 2)
     for row in rows:
         assert 1 < row["macs"] <= row["budget"] + 1e-9 and row["solver"]
     assert {row["allocator"] for row in rows if "SLSQP" in row["solver"]} == {"qp"}

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from permlab.merging import logits_of, reset_batchnorm
-from permlab.merging.renormalise import batchnorms
+from permlab.merging.methods.repair import batchnorms
 from permlab.merging.studies.pleas.case import Case, State, accuracy
 from permlab.tables import Row
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from permlab.merging import BUDGETS, allocate, measured_gains
-from permlab.merging.renormalise import batchnorms
+from permlab.merging import ALLOCATIONS, allocate, measured_gains
+from permlab.merging.methods.repair import batchnorms
 from permlab.merging.studies.pleas.case import Case, State
 from permlab.tables import Row
 
@@ -29,7 +29,7 @@ def budget_rows(case: Case, progress: Callable[[int], None] | None = None) -> li
     rows: list[Row] = []
     for budget in BUDGET_GRID:
         gains = measured_gains(case.free, budget, measure)
-        for match, methods in (("activation matching", BUDGETS), ("no permutation", ("uniform", "prefix"))):
+        for match, methods in (("activation matching", ALLOCATIONS), ("no permutation", ("uniform", "prefix"))):
             for method in methods:
                 plan = allocate(method, case.counter, budget, gains=gains, fixed=case.fixed, seed=case.seed % 2**32)
                 _, states = _merged(case, match, plan.ratios)

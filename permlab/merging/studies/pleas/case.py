@@ -30,7 +30,6 @@ from permlab.merging import (
     repair,
     reset_batchnorm,
     score_tasks,
-    trunk_spec,
 )
 from permlab.symmetry import Spec
 from permlab.tables import Row
@@ -88,9 +87,7 @@ class Case:
             self.matchings[name] = {
                 "no permutation": lambda: identity_matching(self.spec),
                 "random permutation": lambda: random_matching(self.spec, seed=self.seed),
-                "weight matching": lambda: weight_matching(
-                    trunk_spec(self.spec, self.heads), *self.states, seed=self.seed
-                ),
+                "weight matching": lambda: weight_matching(self.spec.without(self.heads), *self.states, seed=self.seed),
                 "activation matching": lambda: activation_matching(
                     self.spec, self.model, self.states, self.data, similarity=self.similarity, seed=self.seed
                 ),
@@ -100,7 +97,7 @@ class Case:
     def layout(self, match: str, ratios: Mapping[str, float]) -> tuple[Layout, list[State]]:
         """Which units are merged, and both networks in the first one's order of units."""
         matching = self.match(match)
-        scores = pair_scores(trunk_spec(self.spec, self.heads), *self.states, matching) if ratios else None
+        scores = pair_scores(self.spec.without(self.heads), *self.states, matching) if ratios else None
         layout = Layout(self.spec, self.model, scores=scores, ratios=ratios, heads=self.heads)
         return layout, align(self.spec, self.states, matching)
 

@@ -6,7 +6,7 @@ import statistics
 from typing import Any
 
 from permlab import figures
-from permlab.arms import RENORMS
+from permlab.merging.table import RENORMS
 
 Row = dict[str, Any]
 QUANTITIES = (("loss", "loss (nats)"), ("accuracy", "accuracy"))
@@ -77,7 +77,7 @@ SPELLED = {"naive": "no permutation", "straight_through": "straight-through", "z
 
 def spelled(arm: str) -> str:
     """The name of an arm in tables and figures, from its name in metrics: `x_reset` -> `x + reset`."""
-    for renorm in RENORMS[1:]:
+    for renorm in RENORMS:
         if arm.endswith(f"_{renorm}"):
             return f"{spelled(arm.removesuffix(f'_{renorm}'))} + {renorm}"
     return SPELLED.get(arm, arm.replace("_", " "))

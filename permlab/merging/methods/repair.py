@@ -9,20 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from permlab.errors import UserError, check_choice
+from permlab.errors import UserError
 from permlab.matching.activation import as_inputs
-from permlab.merging.average import State
-from permlab.merging.grams import Layer, layers_of
-from permlab.merging.layout import MERGED, Layout
+from permlab.merging.methods.grams import Layer, layers_of
+from permlab.merging.networks.states import State
+from permlab.merging.partial.layout import MERGED, Layout
 from permlab.symmetry.functional import call
 
-REPAIRS = ("reset", "rescale", "reshift")
+if TYPE_CHECKING:
+    from permlab.merging.aligned import Aligned
+    from permlab.merging.setting import Setting
 
 
 def batchnorms(model: nn.Module) -> dict[str, _BatchNorm]:
@@ -148,7 +150,8 @@ def repair(
     merged: State,
     batches: Sequence[Any],
     *,
-    mode: str = "reset",
+    means: bool = True,
+    deviations: bool = True,
 ) -> dict[str, Tensor]:
     """Give every unit of the merged network the statistics of the endpoints, folded into the weights.
 
@@ -162,13 +165,12 @@ def repair(
         states: the two endpoints in A's order of units (`align`).
         merged: the merged state dict.
         batches: training inputs, gone through twice.
-        mode: reset (mean and deviation), rescale (deviation only: weights and biases are multiplied), reshift (mean
-            only).
+        means: set the mean of every unit, which shifts biases.
+        deviations: set the deviation of every unit, which multiplies weights and biases.
 
     Raises:
         UserError: no batches, or a layer without bias that is to be shifted.
     """
-    check_choice("repair mode", mode, REPAIRS)
     if not len(batches):
         raise UserError("REPAIR got no data: give at least one batch")
     training = model.training
@@ -176,16 +178,19 @@ def repair(
     try:
         layers = repaired_layers(layout, model, as_inputs(batches[0]), states[0])
         rigid = [layer.name for layer in layers if layer.bias is None]
-        if rigid and mode != "rescale":
-            raise UserError(f"{rigid[0]} has no bias to shift: use the repair mode rescale")
+        if rigid and means:
+            raise UserError(f"{rigid[0]} has no bias to shift: rescale only")
         goals = _goals(layout, model, layers, states, batches)
-        result = _fold(layers, merged, _measure_corrected(model, layers, merged, batches, goals, mode), goals, mode)
+        wanted = (means, deviations)
+        result = _fold(layers, merged, _measure_corrected(model, layers, merged, batches, goals, wanted), goals, wanted)
     finally:
         model.train(training)
     return reset_batchnorm(model, result, batches)
 
 
 Goals = dict[str, tuple[Tensor, Tensor]]
+Wanted = tuple[bool, bool]
+"""Whether means are set, whether deviations are."""
 
 
 def _goals(
@@ -215,19 +220,19 @@ def _goals(
     return goals
 
 
-def _correction(mean: Tensor, deviation: Tensor, goal: tuple[Tensor, Tensor], mode: str) -> tuple[Tensor, Tensor]:
+def _correction(mean: Tensor, deviation: Tensor, goal: tuple[Tensor, Tensor], wanted: Wanted) -> tuple[Tensor, Tensor]:
     """(factor, shift) per unit: the corrected output is factor * output + shift."""
     goal_mean, goal_deviation = goal
+    means, deviations = wanted
     ones = torch.ones_like(mean)
     # A unit that never varies cannot be rescaled to one that does.
-    factor = (
-        ones if mode == "reshift" else torch.where(deviation > 1e-9, goal_deviation / deviation.clamp_min(1e-9), ones)
-    )
-    return factor, torch.zeros_like(mean) if mode == "rescale" else goal_mean - factor * mean
+    alive = deviation > 1e-9
+    factor = torch.where(alive, goal_deviation / deviation.clamp_min(1e-9), ones) if deviations else ones
+    return factor, goal_mean - factor * mean if means else torch.zeros_like(mean)
 
 
 def _measure_corrected(
-    model: nn.Module, layers: Sequence[Layer], merged: State, batches: Sequence[Any], goals: Goals, mode: str
+    model: nn.Module, layers: Sequence[Layer], merged: State, batches: Sequence[Any], goals: Goals, wanted: Wanted
 ) -> Goals:
     """Statistics of the merged network with every layer's outputs corrected batch by batch, as BatchNorm would."""
     held = {layer.name: _Statistics() for layer in layers}
@@ -237,7 +242,7 @@ def _measure_corrected(
         held[layer.name].add(rows)
         own = _Statistics()
         own.add(rows)
-        factor, shift = _correction(*own.result(), goals[layer.name], mode)
+        factor, shift = _correction(*own.result(), goals[layer.name], wanted)
         shape = [1, -1] + [1] * (out.dim() - 2) if layer.kind == "conv" else [-1]
         return out * factor.to(out).view(shape) + shift.to(out).view(shape)
 
@@ -247,13 +252,37 @@ def _measure_corrected(
     return {name: each.result() for name, each in held.items()}
 
 
-def _fold(layers: Sequence[Layer], merged: State, measured: Goals, goals: Goals, mode: str) -> dict[str, Tensor]:
+def _fold(layers: Sequence[Layer], merged: State, measured: Goals, goals: Goals, wanted: Wanted) -> dict[str, Tensor]:
     result = dict(merged)
     for layer in layers:
-        factor, shift = _correction(*measured[layer.name], goals[layer.name], mode)
+        factor, shift = _correction(*measured[layer.name], goals[layer.name], wanted)
         weight = merged[layer.weight]
         result[layer.weight] = layer.tensor(layer.matrix(weight) * factor[:, None], weight)
         if layer.bias:
             bias = merged[layer.bias]
             result[layer.bias] = (bias.double() * factor + shift).to(bias)
     return result
+
+
+def renorm_reset(networks: Aligned, state: State, setting: Setting, weights: Sequence[float]) -> State:
+    """Row "reset" of `RENORMS`: BatchNorm statistics measured again, or REPAIR where there are none."""
+    if batchnorms(networks.module):
+        return reset_batchnorm(networks.module, state, setting.batches)
+    return _repair(networks, state, setting, weights)
+
+
+def renorm_rescale(networks: Aligned, state: State, setting: Setting, weights: Sequence[float]) -> State:
+    """Row "rescale" of `RENORMS`: REPAIR of the deviations only."""
+    return _repair(networks, state, setting, weights, means=False)
+
+
+def renorm_reshift(networks: Aligned, state: State, setting: Setting, weights: Sequence[float]) -> State:
+    """Row "reshift" of `RENORMS`: REPAIR of the means only."""
+    return _repair(networks, state, setting, weights, deviations=False)
+
+
+def _repair(networks: Aligned, state: State, setting: Setting, weights: Sequence[float], **which: bool) -> State:
+    if networks.matching.clusters:
+        raise UserError("REPAIR needs pairs of units, which ZipIt has not, and the network has no BatchNorm to reset")
+    batches = list(setting.batches)
+    return repair(networks.layout(weights), networks.module, networks.states, state, batches, **which)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from permlab.merging.layout import Layout
+from permlab.merging.partial.layout import Layout
 from permlab.symmetry import HeadGroup, Spec
 from permlab.symmetry.functional import call
 

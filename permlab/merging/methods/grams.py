@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from permlab.merging.macs import layer_kind
+from permlab.merging.partial.macs import layer_kind
 from permlab.symmetry import Spec
 from permlab.symmetry.functional import call
 

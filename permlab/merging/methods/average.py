@@ -7,15 +7,20 @@ naive control.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from permlab.errors import UserError
 from permlab.matching import Matching
+from permlab.matching.zip import zip_states
+from permlab.merging.networks.states import State
 from permlab.symmetry import Spec, apply, check_same
 
-State = Mapping[str, Tensor]
+if TYPE_CHECKING:
+    from permlab.merging.aligned import Aligned
+    from permlab.merging.setting import Setting
 
 
 def align(spec: Spec, states: Sequence[State], matching: Matching) -> list[dict[str, Tensor]]:
@@ -97,3 +102,16 @@ def interpolate(a: State, b: State, position: float) -> dict[str, Tensor]:
     return {
         name: torch.lerp(value, b[name], position) if value.is_floating_point() else value for name, value in a.items()
     }
+
+
+def combine_average(networks: Aligned, setting: Setting) -> State:
+    """`average` as a row of `COMBINES`; units that are to stay apart do."""
+    if networks.ratios:
+        return networks.layout(setting.weights).merge(networks.states)
+    states = networks.trunks() if networks.heads else networks.states
+    return average(states, setting.weights or None, tied=networks.spec.tied)
+
+
+def combine_zipped(networks: Aligned, setting: Setting) -> State:
+    """`zip_states` as a row of `COMBINES`: the mean of the units that ZipIt put together (arXiv 2305.03053)."""
+    return zip_states(networks.spec, networks.module, networks.original, networks.matching)

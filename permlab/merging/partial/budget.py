@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.optimize import minimize
 
-from permlab.errors import UserError, check_choice, check_range
-from permlab.merging.average import State
-from permlab.merging.macs import MacCounter
+from permlab.errors import UserError, check_range
+from permlab.merging.networks.states import State
+from permlab.merging.partial.macs import MacCounter
+from permlab.merging.table import ALLOCATIONS
 from permlab.symmetry import ChannelGroup, Spec
 
-BUDGETS = ("uniform", "prefix", "greedy", "qp")
 SLACK = 1e-9
 
 
@@ -72,7 +72,7 @@ def allocate(
     Raises:
         UserError: a value out of range, gains missing, no group that can be separate, or no start that converges.
     """
-    check_choice("budget method", method, BUDGETS)
+    row = ALLOCATIONS[method]
     check_range("budget", budget, 1, 2)
     check_range("grid", grid, 1)
     check_range("starts", starts, 1)
@@ -80,44 +80,65 @@ def allocate(
     free = [name for name in counter.spec.groups if name not in fixed]
     if not free and budget > 1:
         raise UserError(f"budget={budget:g} cannot be spent: no group of this network can keep units apart; use 1")
-    if method in ("greedy", "qp"):
+    if "gains" in row.needs:
         missing = [name for name in free if name not in (gains or {})]
         if missing:
             raise UserError(f"budget method {method} needs the gain of every group; missing: {', '.join(missing)}")
-    task = _Task(counter, budget, free, {name: float((gains or {}).get(name, 0.0)) for name in free})
-    rows: list[dict[str, float]] = []
-    if method == "uniform":
-        ratios, solver = task.uniform(), "bisection"
-    elif method == "prefix":
-        ratios, solver = task.prefix(), "last group first"
-    elif method == "greedy":
-        ratios, solver = task.greedy(grid), f"greedy on a grid of {grid} steps"
-    else:
-        ratios, rows = task.quadratic(starts, seed)
-        solver = f"SciPy SLSQP, {starts} starts, {int(sum(row['converged'] for row in rows))} converged"
+    worth = {name: float((gains or {}).get(name, 0.0)) for name in free}
+    found: Solution = row.load()(Problem(counter, budget, free, worth, grid=grid, starts=starts, seed=seed))
+    ratios = found.ratios
     macs = counter.ratio(ratios)
     if macs < budget - 0.02:
         fixed["budget"] = f"{macs:.3f} of {budget:g} spent: " + (
             "every group that can is separate" if all(r == 1 for r in ratios.values()) else "whole units fit no better"
         )
-    objective = sum(task.gains[name] * ratio for name, ratio in ratios.items())
-    return Allocation(method, budget, macs, ratios, objective, solver, rows, fixed)
+    objective = sum(worth[name] * ratio for name, ratio in ratios.items())
+    return Allocation(method, budget, macs, ratios, objective, found.solver, found.starts, fixed)
 
 
-class _Task:
-    """One allocation problem; ratios are dicts over the free groups."""
+@dataclass
+class Solution:
+    """Ratios of the groups that can be separate, what computed them, and one row per start of a search."""
 
-    def __init__(self, counter: MacCounter, budget: float, free: list[str], gains: dict[str, float]) -> None:
-        self.counter, self.budget, self.free, self.gains = counter, budget, free, gains
-        groups = counter.spec.groups
-        self.units = {name: groups[name].units if isinstance(groups[name], ChannelGroup) else 1 for name in free}
+    ratios: dict[str, float]
+    solver: str
+    starts: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass
+class Problem:
+    """One allocation problem; ratios are dicts over the free groups.
+
+    Attributes:
+        counter, budget: the exact price of ratios, and the most they may cost.
+        free: groups that can be separate; `gains`: what that is worth.
+        grid, starts, seed: of the greedy allocator and of the quadratic programme.
+    """
+
+    counter: MacCounter
+    budget: float
+    free: list[str]
+    gains: dict[str, float]
+    grid: int = 10
+    starts: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        groups = self.counter.spec.groups
+        # Attention heads are kept apart as a whole or not at all.
+        self.units = {name: group.units if isinstance(group := groups[name], ChannelGroup) else 1 for name in self.free}
 
     def fits(self, ratios: Mapping[str, float]) -> bool:
+        """Whether ratios are within the budget."""
         return self.counter.ratio(ratios) <= self.budget + SLACK
 
     def floor(self, ratios: Mapping[str, float]) -> dict[str, float]:
         """Ratios rounded down to whole units."""
         return {name: int(ratios[name] * units + 1e-6) / units for name, units in self.units.items()}
+
+    def floor_at(self, ratio: float) -> dict[str, float]:
+        """The same ratio for all groups, in whole units."""
+        return self.floor(dict.fromkeys(self.free, ratio))
 
     def largest(self, wanted: Callable[[float], dict[str, float]]) -> float:
         """The largest t in [0, 1] whose ratios `wanted(t)`, which grow with t, fit the budget."""
@@ -129,22 +150,6 @@ class _Task:
             low, high = (middle, high) if self.fits(wanted(middle)) else (low, middle)
         return low
 
-    def uniform(self) -> dict[str, float]:
-        return self.floor_at(self.largest(self.floor_at))
-
-    def floor_at(self, ratio: float) -> dict[str, float]:
-        """The same ratio for all groups, in whole units."""
-        return self.floor(dict.fromkeys(self.free, ratio))
-
-    def prefix(self) -> dict[str, float]:
-        """Groups in network order; from the last one backwards each is separate while the budget lasts."""
-        ratios = dict.fromkeys(self.free, 0.0)
-        for name in reversed(self.free):
-            ratios = self.raise_one(ratios, name)
-            if ratios[name] < 1:
-                break
-        return ratios
-
     def raise_one(self, ratios: dict[str, float], name: str) -> dict[str, float]:
         """Separate as many more whole units of one group as fit."""
         start = ratios[name]
@@ -153,29 +158,6 @@ class _Task:
             return self.floor({**ratios, name: start + t * (1 - start)})
 
         return at(self.largest(at))
-
-    def greedy(self, grid: int) -> dict[str, float]:
-        """Steps of 1 / grid of a group (heads: whole groups), best gain per added cost first, then what still fits."""
-        ratios, now = dict.fromkeys(self.free, 0.0), 1.0
-        while True:
-            moves = []
-            for name in self.free:
-                steps = grid if self.units[name] > 1 else 1
-                if ratios[name] < 1 - SLACK:
-                    moved = {**ratios, name: min(1.0, ratios[name] + 1 / steps)}
-                    cost = self.counter.ratio(moved)
-                    if cost <= self.budget + SLACK:
-                        moves.append(
-                            (
-                                self.gains[name] * (moved[name] - ratios[name]) / max(cost - now, 1e-12),
-                                name,
-                                moved,
-                                cost,
-                            )
-                        )
-            if not moves:
-                return self.fill(self.floor(ratios))
-            _, _, ratios, now = max(moves, key=lambda move: move[0])
 
     def fill(self, ratios: dict[str, float]) -> dict[str, float]:
         """Spend what rounding left over, on the groups with the best gain per cost first."""
@@ -190,62 +172,110 @@ class _Task:
             ratios = self.raise_one(ratios, name)
         return ratios
 
-    def quadratic(self, starts: int, seed: int) -> tuple[dict[str, float], list[dict[str, float]]]:
-        """Maximise sum of gain * ratio under the bilinear cost; the best whole-unit solution over all starts.
+    def value(self, ratios: Mapping[str, float]) -> float:
+        """Sum of gain times ratio: the objective of PLeaS (arXiv 2407.02447, section 3.3)."""
+        return sum(self.gains[name] * ratio for name, ratio in ratios.items())
 
-        Head groups are relaxed first, rounded (separate when above one half and the budget allows), and held while the
-        rest is solved again.
-        """
-        rng = np.random.default_rng(seed)
-        best: tuple[float, dict[str, float]] | None = None
-        rows: list[dict[str, float]] = []
-        for number in range(starts):
-            first = np.zeros(len(self.free)) if number == 0 else rng.uniform(0, 1, len(self.free))
-            solution, converged = self._slsqp(first, {})
-            held = self._round_heads(solution)
-            if held and converged:
-                solution, converged = self._slsqp(np.array([solution[name] for name in self.free]), held)
-            ratios = {name: held.get(name, ratio) for name, ratio in solution.items()}
-            while converged and not self.fits(ratios):  # SLSQP meets its constraint to its own tolerance only
-                ratios = {name: held.get(name, max(0.0, ratio * 0.999 - 1e-6)) for name, ratio in ratios.items()}
-            ratios = self.fill(self.floor(ratios)) if converged else ratios
-            value = sum(self.gains[name] * ratio for name, ratio in ratios.items())
-            rows.append({"objective": value, "macs": self.counter.ratio(ratios), "converged": float(converged)})
-            if converged and (best is None or value > best[0]):
-                best = (value, ratios)
-        if best is None:
-            raise UserError(
-                f"the quadratic programme converged from none of {starts} starts: use greedy, or more starts"
-            )
-        return best[1], rows
 
-    def _slsqp(self, first: np.ndarray, held: Mapping[str, float]) -> tuple[dict[str, float], bool]:
-        scale = max(map(abs, self.gains.values())) or 1.0
-        gains = np.array([self.gains[name] for name in self.free]) / scale
+def uniform(problem: Problem) -> Solution:
+    """One ratio for all groups."""
+    return Solution(problem.floor_at(problem.largest(problem.floor_at)), "bisection")
 
-        def named(x: np.ndarray) -> dict[str, float]:
-            return {**dict(zip(self.free, np.clip(x, 0, 1).tolist())), **held}
 
-        bounds = [(held.get(name, 0.0), held.get(name, 1.0)) for name in self.free]
-        found = minimize(
-            lambda x: -float(gains @ x),
-            np.clip(first, *np.array(bounds).T),
-            jac=lambda x: -gains,
-            bounds=bounds,
-            constraints=[{"type": "ineq", "fun": lambda x: self.budget - self.counter.ratio(named(x))}],
-            method="SLSQP",
-            options={"maxiter": 300, "ftol": 1e-10},
+def prefix(problem: Problem) -> Solution:
+    """Groups in network order; from the last one backwards each is separate while the budget lasts.
+
+    What ZipIt's partial zip does (arXiv 2305.03053): the first layers are merged, the last ones are not.
+    """
+    ratios = dict.fromkeys(problem.free, 0.0)
+    for name in reversed(problem.free):
+        ratios = problem.raise_one(ratios, name)
+        if ratios[name] < 1:
+            break
+    return Solution(ratios, "last group first")
+
+
+def greedy(problem: Problem) -> Solution:
+    """Steps of 1 / grid of a group (heads: whole groups), best gain per added cost first, then what still fits."""
+    ratios, now = dict.fromkeys(problem.free, 0.0), 1.0
+    solver = f"greedy on a grid of {problem.grid} steps"
+    while True:
+        moves = []
+        for name in problem.free:
+            steps = problem.grid if problem.units[name] > 1 else 1
+            if ratios[name] < 1 - SLACK:
+                moved = {**ratios, name: min(1.0, ratios[name] + 1 / steps)}
+                cost = problem.counter.ratio(moved)
+                if cost <= problem.budget + SLACK:
+                    gain = problem.gains[name] * (moved[name] - ratios[name])
+                    moves.append((gain / max(cost - now, 1e-12), moved, cost))
+        if not moves:
+            return Solution(problem.fill(problem.floor(ratios)), solver)
+        _, ratios, now = max(moves, key=lambda move: move[0])
+
+
+def quadratic(problem: Problem) -> Solution:
+    """Maximise sum of gain * ratio under the bilinear cost; the best whole-unit solution over all starts.
+
+    Head groups are relaxed first, rounded (separate when above one half and the budget allows), and held while the
+    rest is solved again.
+
+    Raises:
+        UserError: no start converged.
+    """
+    rng = np.random.default_rng(problem.seed)
+    best: tuple[float, dict[str, float]] | None = None
+    rows: list[dict[str, float]] = []
+    for number in range(problem.starts):
+        first = np.zeros(len(problem.free)) if number == 0 else rng.uniform(0, 1, len(problem.free))
+        solution, converged = _slsqp(problem, first, {})
+        held = _round_heads(problem, solution)
+        if held and converged:
+            solution, converged = _slsqp(problem, np.array([solution[name] for name in problem.free]), held)
+        ratios = {name: held.get(name, ratio) for name, ratio in solution.items()}
+        while converged and not problem.fits(ratios):  # SLSQP meets its constraint to its own tolerance only
+            ratios = {name: held.get(name, max(0.0, ratio * 0.999 - 1e-6)) for name, ratio in ratios.items()}
+        ratios = problem.fill(problem.floor(ratios)) if converged else ratios
+        value = problem.value(ratios)
+        rows.append({"objective": value, "macs": problem.counter.ratio(ratios), "converged": float(converged)})
+        if converged and (best is None or value > best[0]):
+            best = (value, ratios)
+    if best is None:
+        raise UserError(
+            f"the quadratic programme converged from none of {problem.starts} starts: use greedy, or more starts"
         )
-        return named(found.x), bool(found.success)
+    converged_starts = int(sum(row["converged"] for row in rows))
+    return Solution(best[1], f"SciPy SLSQP, {problem.starts} starts, {converged_starts} converged", rows)
 
-    def _round_heads(self, solution: Mapping[str, float]) -> dict[str, float]:
-        groups = self.counter.spec.groups
-        heads = [name for name in self.free if not isinstance(groups[name], ChannelGroup)]
-        held = dict.fromkeys(heads, 0.0)
-        for name in sorted(heads, key=lambda each: -solution[each]):
-            if solution[name] >= 0.5 and self.fits({**held, name: 1.0}):
-                held[name] = 1.0
-        return held
+
+def _slsqp(problem: Problem, first: np.ndarray, held: Mapping[str, float]) -> tuple[dict[str, float], bool]:
+    scale = max(map(abs, problem.gains.values())) or 1.0
+    gains = np.array([problem.gains[name] for name in problem.free]) / scale
+
+    def named(x: np.ndarray) -> dict[str, float]:
+        return {**dict(zip(problem.free, np.clip(x, 0, 1).tolist())), **held}
+
+    bounds = [(held.get(name, 0.0), held.get(name, 1.0)) for name in problem.free]
+    found = minimize(
+        lambda x: -float(gains @ x),
+        np.clip(first, *np.array(bounds).T),
+        jac=lambda x: -gains,
+        bounds=bounds,
+        constraints=[{"type": "ineq", "fun": lambda x: problem.budget - problem.counter.ratio(named(x))}],
+        method="SLSQP",
+        options={"maxiter": 300, "ftol": 1e-10},
+    )
+    return named(found.x), bool(found.success)
+
+
+def _round_heads(problem: Problem, solution: Mapping[str, float]) -> dict[str, float]:
+    groups = problem.counter.spec.groups
+    heads = [name for name in problem.free if not isinstance(groups[name], ChannelGroup)]
+    held = dict.fromkeys(heads, 0.0)
+    for name in sorted(heads, key=lambda each: -solution[each]):
+        if solution[name] >= 0.5 and problem.fits({**held, name: 1.0}):
+            held[name] = 1.0
+    return held
 
 
 def weight_gains(spec: Spec, a: State, b: State, groups: Sequence[str]) -> dict[str, float]:

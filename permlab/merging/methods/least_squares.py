@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,13 @@ from torch import Tensor, nn
 from permlab.errors import UserError, check_range
 from permlab.matching.activation import as_inputs
 from permlab.matching.weight import Progress
-from permlab.merging.average import State
-from permlab.merging.grams import Layer, LayerReader, Rows, choose_rows, layers_of, solve_ridge
-from permlab.merging.layout import MERGED, ONLY_A, ONLY_B, Layout
+from permlab.merging.methods.grams import Layer, LayerReader, Rows, choose_rows, layers_of, solve_ridge
+from permlab.merging.networks.states import State
+from permlab.merging.partial.layout import MERGED, ONLY_A, ONLY_B, Layout
+
+if TYPE_CHECKING:
+    from permlab.merging.aligned import Aligned
+    from permlab.merging.setting import Setting
 
 
 @dataclass
@@ -168,3 +172,18 @@ def _fit(result: Fitted, layer: Layer, mixer: _Mixer, gram: _Gram, ridge: float)
         result.state[layer.bias] = solved[:, -1].to(bias)
     result.state[layer.weight] = layer.tensor(solved[:, :-1] if layer.bias else solved, weight).contiguous()
     result.before[layer.name], result.after[layer.name] = gram.error(start), gram.error(solved)
+
+
+def combine_least_squares(networks: Aligned, setting: Setting) -> State:
+    """`least_squares` as a row of `COMBINES`."""
+    options = {} if setting.ridge is None else {"ridge": setting.ridge}
+    fitted = least_squares(
+        networks.layout(setting.weights),
+        networks.module,
+        networks.states,
+        setting.batches,
+        seed=setting.seed,
+        **options,
+    )
+    networks.notes |= fitted.notes
+    return fitted.state

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from permlab.merging.loading import Loaded
+from permlab.merging.networks.loaded import Loaded
 from permlab.models.checkpoints import CONFIG, INDEX, RECORD
 from permlab.storage.folders import replacing_folder
 from permlab.version import __version__

@@ -7,14 +7,18 @@ random starts have no common ancestor and no meaningful task vectors.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from permlab.errors import UserError, check_range
+from permlab.merging.networks.states import State
 from permlab.symmetry import check_same
 
-State = Mapping[str, Tensor]
+if TYPE_CHECKING:
+    from permlab.merging.aligned import Aligned
+    from permlab.merging.setting import Setting
 
 
 def _check(base: State, states: Sequence[State]) -> None:
@@ -69,7 +73,7 @@ def task_arithmetic(
     return _add(base, total, 1.0)
 
 
-def ties(base: State, states: Sequence[State], *, keep: float = 0.2, scale: float = 1.0) -> dict[str, Tensor]:
+def ties(base: State, states: Sequence[State], *, keep: float, scale: float = 1.0) -> dict[str, Tensor]:
     """Trim, elect signs, and average what agrees (TIES, arXiv 2306.01708).
 
     Each task vector keeps its `keep` share of largest entries over the whole model; each entry's sign is that of the
@@ -105,3 +109,20 @@ def _trim(vector: dict[str, Tensor], keep: float) -> None:
     threshold = flat.kthvalue(flat.numel() - kept + 1).values
     for value in vector.values():
         value[value.abs() < threshold] = 0
+
+
+def _ancestor(setting: Setting) -> State:
+    if setting.ancestor is None:
+        raise UserError("changes are added up since the network that all were fine-tuned from: give an ancestor")
+    return setting.ancestor
+
+
+def combine_task_arithmetic(networks: Aligned, setting: Setting) -> State:
+    """`task_arithmetic` as a row of `COMBINES`: every change counts in full where no weights are given."""
+    weights = setting.weights or [1.0] * len(networks.original)
+    return task_arithmetic(_ancestor(setting), networks.original, weights)
+
+
+def combine_ties(networks: Aligned, setting: Setting) -> State:
+    """`ties` as a row of `COMBINES`."""
+    return ties(_ancestor(setting), networks.original, keep=setting.density)

@@ -38,7 +38,7 @@ Scorer = Callable[[nn.Module, Mapping[str, Tensor], Any], tuple[Tensor, Tensor, 
 def classification_score(model: nn.Module, state: Mapping[str, Tensor], batch: Any) -> tuple[Tensor, Tensor, int]:
     """Cross-entropy and hits of one (inputs, labels) batch, or a mapping with "labels"."""
     labels = batch["labels"] if isinstance(batch, Mapping) else batch[1]
-    logits = _logits(call(model, state, as_inputs(batch)))
+    logits = logits_in(call(model, state, as_inputs(batch)))
     loss = functional.cross_entropy(logits, labels, reduction="sum")
     return loss, (logits.argmax(-1) == labels).sum(), len(labels)
 
@@ -46,13 +46,14 @@ def classification_score(model: nn.Module, state: Mapping[str, Tensor], batch: A
 def language_score(model: nn.Module, state: Mapping[str, Tensor], batch: Any) -> tuple[Tensor, Tensor, int]:
     """Next-token cross-entropy and hits of a mapping with "input_ids" (and "labels", -100 where nothing counts)."""
     labels = batch.get("labels", batch["input_ids"])[:, 1:]
-    logits = _logits(call(model, state, as_inputs(batch)))[:, :-1]
+    logits = logits_in(call(model, state, as_inputs(batch)))[:, :-1]
     counted = labels != -100
     loss = functional.cross_entropy(logits[counted], labels[counted], reduction="sum")
     return loss, (logits.argmax(-1) == labels)[counted].sum(), int(counted.sum())
 
 
-def _logits(result: Any) -> Tensor:
+def logits_in(result: Any) -> Tensor:
+    """The logits of a forward result: the result itself, or its `logits`."""
     return result if isinstance(result, Tensor) else result.logits
 
 
@@ -101,7 +102,7 @@ def evaluate(
 def logits_of(model: nn.Module, state: Mapping[str, Tensor], batches: Sequence[Any]) -> Tensor:
     """Outputs [N, classes] of `state` over all batches, in eval mode."""
     with eval_mode(model):
-        return torch.cat([_logits(call(model, state, as_inputs(batch))) for batch in batches])
+        return torch.cat([logits_in(call(model, state, as_inputs(batch))) for batch in batches])
 
 
 def labels_of(batches: Sequence[Any]) -> Tensor:

@@ -20,8 +20,7 @@ from torch.overrides import TorchFunctionMode
 from permlab.errors import UserError, check_range
 from permlab.matching import Matching
 from permlab.matching.weight import Progress
-from permlab.merging.average import State, align, average, interpolate
-from permlab.merging.evaluate import (
+from permlab.merging.measure.evaluate import (
     Score,
     Scorer,
     classification_score,
@@ -32,7 +31,9 @@ from permlab.merging.evaluate import (
     score_logits,
     temperature,
 )
-from permlab.merging.renormalise import reset_batchnorm
+from permlab.merging.methods.average import align, average, interpolate
+from permlab.merging.methods.repair import reset_batchnorm
+from permlab.merging.networks.states import State
 from permlab.symmetry import Spec
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from permlab.errors import UserError
-from permlab.merging.layout import Layout
+from permlab.merging.partial.layout import Layout
 from permlab.symmetry import ChannelGroup, Spec
 from permlab.symmetry.functional import KeepDouble, call
 from permlab.symmetry.verify import TOLERANCE, double_inputs, outputs, shaken_copy

@@ -7,7 +7,6 @@ A probe on features of an untrained trunk is the control: probes hide much of th
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +16,8 @@ from torch import Tensor, nn
 
 from permlab.errors import UserError
 from permlab.matching.activation import as_inputs
-from permlab.merging.average import State
-from permlab.merging.evaluate import eval_mode, labels_of, logits_of
-from permlab.symmetry import Spec
+from permlab.merging.measure.evaluate import eval_mode, labels_of, logits_of
+from permlab.merging.networks.states import State
 from permlab.symmetry.functional import call
 
 
@@ -56,17 +54,6 @@ def find_head(model: nn.Module, inputs: Sequence[Any] | Mapping[str, Any]) -> st
 def head_tensors(state: State, head: str) -> tuple[str, ...]:
     """Names of the head's tensors in a state dict."""
     return tuple(name for name in state if name.rpartition(".")[0] == head)
-
-
-def trunk_spec(spec: Spec, heads: Sequence[str]) -> Spec:
-    """The spec without the heads: for weight matching of networks whose labels differ.
-
-    The units stay the same, but what the heads do with them says nothing about which of them belong together.
-    """
-    result = copy.deepcopy(spec)
-    for name in heads:
-        result.axes.pop(name, None)
-    return result
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints for `permlab.merging.loading`: compared by configuration, verified in float64.
+"""Hugging Face checkpoints for `permlab.merging.networks.loading`: compared by configuration, verified in float64.
 
 loaded = load_huggingface([open_checkpoint("A"), open_checkpoint("B")])
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from permlab.errors import UserError
-from permlab.merging.loading import Loaded, read_tensors, say_differences, tensor_differences, unique_names
+from permlab.merging.networks.loaded import Loaded, read_tensors, say_differences, tensor_differences, unique_names
 from permlab.models.checkpoints import CONFIG, Checkpoint
 from permlab.symmetry import Spec, declare_huggingface, verify
 from permlab.symmetry.huggingface import LLAMA_FAMILY

@@ -8,16 +8,21 @@ model's own data: unlike plain least squares on pooled inputs it is told which s
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from permlab.errors import UserError, check_range
 from permlab.matching.activation import as_inputs
-from permlab.merging.average import State, average
-from permlab.merging.grams import Layer, LayerReader, choose_rows, layers_of, solve_ridge
+from permlab.merging.methods.average import average
+from permlab.merging.methods.grams import Layer, LayerReader, choose_rows, layers_of, solve_ridge
+from permlab.merging.networks.states import State
 from permlab.symmetry import Spec
+
+if TYPE_CHECKING:
+    from permlab.merging.aligned import Aligned
+    from permlab.merging.setting import Setting
 
 
 def regmean(
@@ -107,3 +112,17 @@ def _grams(
                 sums[layer.name] = sums.get(layer.name, 0) + (x.t() @ x).cpu()
                 counts[layer.name] = counts.get(layer.name, 0) + len(x)
     return {name: total / counts[name] for name, total in sums.items()}
+
+
+def combine_regmean(networks: Aligned, setting: Setting) -> State:
+    """`regmean` as a row of `COMBINES`."""
+    options = {} if setting.ridge is None else {"ridge": setting.ridge}
+    return regmean(
+        networks.spec,
+        networks.module,
+        networks.states,
+        setting.data_of(len(networks.states)),
+        heads=networks.heads,
+        seed=setting.seed,
+        **options,
+    )

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from torch.nn import functional
 from permlab.data.images import ImageData
 from permlab.errors import UserError, check_choice, check_range
 from permlab.matching.weight import Progress
-from permlab.merging.evaluate import batches_of, labels_of, logits_of, score_logits
+from permlab.merging.measure.evaluate import batches_of, labels_of, logits_of, score_logits
 from permlab.models.vision import build_vision_model
 
 OPTIMIZERS = ("adam", "sgd")
@@ -54,53 +53,6 @@ def initial_state(name: str, data: ImageData, seed: int, **options: Any) -> dict
         torch.manual_seed(seed)
         model = build_vision_model(name, shape=data.shape, classes=data.classes, **options)
     return {key: value.detach().clone() for key, value in model.state_dict().items()}
-
-
-def label_split(data: ImageData, parts: int | Sequence[Sequence[int]]) -> list[ImageData]:
-    """The data cut by labels: into `parts` runs of neighbouring classes of nearly equal length, or the given lists.
-
-    Raises:
-        UserError: more parts than classes, an empty or unknown label list.
-    """
-    if isinstance(parts, int):
-        check_range("parts", parts, 1, data.classes)
-        bounds = [round(k * data.classes / parts) for k in range(parts + 1)]
-        parts = [list(range(low, high)) for low, high in pairwise(bounds)]
-    for labels in parts:
-        unknown = [label for label in labels if not 0 <= label < data.classes]
-        if unknown or not labels:
-            raise UserError(f"labels {list(labels)}: give class numbers from 0 to {data.classes - 1}")
-    return [data.subset(labels) for labels in parts]
-
-
-DOMAINS = ("original", "inverted", "rotated", "blurred")
-
-
-def domain(data: ImageData, kind: str) -> ImageData:
-    """The same images and labels in another domain, for networks that share labels but not inputs.
-
-    Args:
-        data: any image set.
-        kind: original, inverted (sign turned: the images are normalised), rotated (a quarter turn to the left) or
-            blurred (mean of 3 x 3 neighbours, edges repeated).
-
-    Raises:
-        UserError: an unknown kind, or a quarter turn of images that are not square.
-    """
-    check_choice("domain", kind, DOMAINS)
-    if kind == "rotated" and data.shape[1] != data.shape[2]:
-        raise UserError(f"domain=rotated needs square images, but they are {data.shape[1]} x {data.shape[2]}")
-
-    def change(x: Tensor) -> Tensor:
-        if kind == "inverted":
-            return -x
-        if kind == "rotated":
-            return x.rot90(1, (2, 3)).contiguous()
-        if kind == "blurred":
-            return functional.avg_pool2d(functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-        return x
-
-    return replace(data, x_train=change(data.x_train), x_test=change(data.x_test), note=f"{data.note}; {kind} images")
 
 
 def train_endpoint(

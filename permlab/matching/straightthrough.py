@@ -19,6 +19,7 @@ from permlab.errors import UserError, check_choice, check_range
 from permlab.matching.activation import as_inputs
 from permlab.matching.cost import CostBuilder
 from permlab.matching.result import Matching
+from permlab.matching.setting import MatchOptions, MatchSetting
 from permlab.matching.weight import Descent, Progress, check_models, finish
 from permlab.symmetry import Permutation, Spec, permute_tensor
 from permlab.symmetry.functional import call
@@ -39,7 +40,7 @@ def straight_through(
     batches: Sequence[Any],
     *,
     loss: Loss = classification_loss,
-    steps: int = 200,
+    steps: int = MatchOptions.steps,
     rate: float = 1e-2,
     momentum: float = 0.9,
     start: str = "warm",
@@ -206,3 +207,21 @@ class _Search:
             finish(one, builder, result.permutations[k], keep_costs=True)
             result.costs.append(one.costs[-1])
             result.scores.append(one.scores[-1])
+
+
+def match_straight_through(
+    spec: Spec, model: nn.Module | None, states: Sequence[Mapping[str, Tensor]], setting: MatchSetting
+) -> Matching:
+    """`straight_through` as a row of `MATCHES`."""
+    if model is None:
+        raise UserError("straight-through matching runs the networks, which takes a module of their architecture")
+    return straight_through(
+        spec,
+        model,
+        states,
+        setting.batches,
+        steps=setting.steps,
+        seed=setting.seed,
+        progress=setting.progress,
+        should_stop=setting.should_stop,
+    )

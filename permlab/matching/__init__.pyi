@@ -1,0 +1,16 @@
+from .activation import activation_matching as activation_matching
+from .activation import collect_moments as collect_moments
+from .many import weight_matching_many as weight_matching_many
+from .named import match_networks as match_networks
+from .result import Matching as Matching
+from .setting import MatchOptions as MatchOptions
+from .setting import MatchSetting as MatchSetting
+from .simple import identity_matching as identity_matching
+from .simple import random_matching as random_matching
+from .straightthrough import straight_through as straight_through
+from .table import MATCHES as MATCHES
+from .table import SIMILARITIES as SIMILARITIES
+from .weight import weight_matching as weight_matching
+from .zip import zip_matching as zip_matching
+from .zip import zip_states as zip_states
+from .zip import zip_units as zip_units

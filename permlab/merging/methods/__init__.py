@@ -1,0 +1,1 @@
+"""Ways to combine matched networks, one file each; the rows are in `permlab.merging.table`."""

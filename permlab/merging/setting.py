@@ -1,0 +1,50 @@
+"""The numbers and the data that all arms of a comparison share: `Setting(batches, seed=0)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from permlab.matching.setting import MatchOptions, MatchSetting
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(kw_only=True)
+class MergeOptions(MatchOptions):
+    """What people choose; `task=merge` has the same keys."""
+
+    weights: list[float] = field(default_factory=list)
+    """One per network; empty is 1/n each (task_arithmetic: 1 each)."""
+    budget: float = 1.0
+    """Multiply-accumulates of the merged network relative to one endpoint, 1 to 2; above 1 keeps units apart."""
+    allocation: str = "uniform"
+    """Where a budget above 1 goes: uniform | prefix | greedy | qp"""
+    ridge: float | None = None
+    """least_squares, regmean: ridge towards the average, relative to the mean diagonal; null takes the method's own."""
+    density: float = 0.2
+    """ties: share of every task vector that is kept"""
+
+
+@dataclass
+class Setting(MergeOptions, MatchSetting):
+    """Data and numbers of all arms; those of the matchings are in `MatchSetting`.
+
+    Attributes:
+        batches: training batches for activations, Gram matrices, Fisher information and statistics.
+        own_batches: per network its own data (RegMean, Fisher); default `batches` for each.
+        heads: tensors of task heads, where the networks have different labels: kept per network.
+        measure: accuracy of a merged network (one state per head) on data that is not tested on, for the gains of
+            greedy and qp; None takes the distance of the weights instead.
+        ancestor: what all networks were fine-tuned from.
+    """
+
+    own_batches: Sequence[Sequence[Any]] | None = field(default=None, kw_only=True)
+    measure: Callable[[Sequence[Mapping[str, Tensor]]], float] | None = field(default=None, kw_only=True)
+    ancestor: Mapping[str, Tensor] | None = field(default=None, kw_only=True)
+
+    def data_of(self, count: int) -> Sequence[Sequence[Any]]:
+        """Per network its own batches, or the common ones for each of `count` networks."""
+        return self.own_batches or [self.batches] * count
