@@ -81,9 +81,7 @@ def check_arm(arm: Arm) -> None:
     renorm = RENORMS.check("renorm", arm.renorm)
     if combine.matches and arm.match not in combine.matches:
         allowed = " or ".join(combine.matches)
-        raise UserError(
-            f"{arm.text}: combine={arm.combine} {combine.reason}: match={allowed} and combine={arm.combine} go together"
-        )
+        raise UserError(f"{arm.text}: combine={arm.combine} {combine.reason}; use match={allowed}")
     if match.zips and arm.match not in combine.matches:
         raise UserError(
             f"{arm.text}: {match.title} merges units inside one network too: match={arm.match} and "

@@ -95,7 +95,7 @@ COMBINES = Table(
             paper="2305.03053",
             color="purple",
             matches=("zip",),
-            reason="merges units inside one network too",
+            reason="merges units inside one network too, so match=zip and combine=zip go together",
         ),
         CombineRow(
             "task_arithmetic",
