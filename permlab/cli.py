@@ -8,12 +8,14 @@ permlab resume RUN_DIR        continues a run that was stopped or killed
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from permlab.errors import UserError, did_you_mean
+from permlab.errors import Interrupted, UserError, did_you_mean
 from permlab.version import __version__
 
 if TYPE_CHECKING:
@@ -60,19 +62,39 @@ def main(argv: list[str] | None = None) -> None:
     try:
         code = dispatch(arguments)
     except UserError as error:
-        print(f"permlab: {error}", file=sys.stderr)
+        complain(str(error))
         code = 2
     except KeyboardInterrupt:
         code = 130
+    except Interrupted as stopped:
+        code = 128 + stopped.signum
     except BrokenPipeError:
         # Someone closed our pipe (`permlab ls | head`): not an error, and python must not complain about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    # Python takes a moment to end; an impatient second Ctrl-C would only print where it was.
+    with suppress(ValueError):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)
+
+
+def complain(message: str) -> None:
+    """Print one line about what the user got wrong; whatever the terminal can show, and nothing where there is none."""
+    line = f"permlab: {message}"
+    try:
+        print(line, file=sys.stderr)
+    except UnicodeEncodeError:
+        print(line.encode("ascii", "backslashreplace").decode(), file=sys.stderr)
+    except (OSError, ValueError, AttributeError):
+        pass
 
 
 def dispatch(arguments: list[str]) -> int:
     """Handle the verbs; hand everything else to Hydra."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise UserError("the working directory does not exist any more; change to another one") from None
     first = arguments[0] if arguments else ""
     if "--version" in arguments:
         print(f"permlab {__version__}")

@@ -16,7 +16,7 @@ from typing import Any
 from permlab import registry, shipped
 from permlab.config import Config, TaskSettings, build_config, first_line, register_schemas
 from permlab.errors import UserError, did_you_mean
-from permlab.runs.directory import check_free
+from permlab.runs.directory import check_free, check_writable
 
 VERSION_BASE = "1.3"
 LAUNCHERS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm"}
@@ -99,6 +99,8 @@ def check_experiment(choices: dict[str, str]) -> None:
 
 def check_directories(jobs: list[Job]) -> None:
     """Refuse run directories that hold something, and a sweep whose jobs would share one."""
+    for place in dict.fromkeys(job.config.run.dir or job.config.run.root for job in jobs):
+        check_writable(Path(place))
     for job in jobs:
         if job.config.run.dir:
             check_free(Path(job.config.run.dir))

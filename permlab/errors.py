@@ -18,6 +18,11 @@ class Interrupted(Exception):
         self.signum = signum
 
 
+def first_line(error: BaseException, most: int = 300) -> str:
+    """Return the first line of an error's message, or its type where it has none; never longer than `most`."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:most]
+
+
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the option closest to `name`, or an empty string when none is close."""
     names = [str(option) for option in options]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,65 @@ def console() -> Console:
     """Return the shared console; it writes to standard output."""
     global _console
     if _console is None:
-        _console = Console(highlight=False, soft_wrap=True)
-        if not _console.is_terminal and "COLUMNS" not in os.environ:
-            # Through a pipe nobody sees a right margin; wrapped tables would be harder to read and to grep.
-            _console = Console(highlight=False, soft_wrap=True, width=PLAIN_WIDTH)
+        mirror: Any = Mirror()  # has what rich asks of a text file
+        asked = os.environ.get("COLUMNS", "")
+        # An empty or zero width is no width. Through a pipe nobody sees a right margin; wrapped tables would be harder
+        # to read and to grep.
+        width = int(asked) if asked.isdigit() and int(asked) > 0 else None if mirror.isatty() else PLAIN_WIDTH
+        _console = Console(file=mirror, highlight=False, soft_wrap=True, width=width)
     return _console
+
+
+class Mirror:
+    """Standard output as a mirror of the run: when nobody reads it any more, or its disk is full, the run goes on.
+
+    What cannot be written is dropped (run.log has everything); letters that the terminal's encoding lacks are escaped.
+    """
+
+    def __init__(self) -> None:
+        self.lost = False
+
+    @property
+    def encoding(self) -> str:
+        """The encoding of standard output."""
+        return getattr(sys.stdout, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        try:
+            sys.stdout.write(text)
+        except UnicodeEncodeError:
+            sys.stdout.write(text.encode(self.encoding, "backslashreplace").decode(self.encoding))
+        except (OSError, ValueError, AttributeError):  # closed, full, or there is none
+            self._lose()
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush what can be flushed."""
+        try:
+            sys.stdout.flush()
+        except (OSError, ValueError, AttributeError):
+            self._lose()
+
+    def isatty(self) -> bool:
+        """Whether a person sees it."""
+        try:
+            return not self.lost and sys.stdout.isatty()
+        except (ValueError, AttributeError):
+            return False
+
+    def fileno(self) -> int:
+        """The descriptor of standard output."""
+        return sys.stdout.fileno()
+
+    def _lose(self) -> None:
+        """Point standard output at nothing, so that neither we nor python at its exit stumble over it again."""
+        if self.lost:
+            return
+        self.lost = True
+        # Not closed: what python still holds in its buffer goes to the null device at exit.
+        with suppress(OSError, ValueError, AttributeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class ConsoleHandler(logging.Handler):
@@ -43,10 +98,17 @@ class ConsoleHandler(logging.Handler):
         console().print(record.getMessage(), style=style, markup=False)
 
 
+class LogFile(logging.FileHandler):
+    """run.log; when its disk is full the run goes on, or ends, for reasons of its own."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing: logging would print a traceback per line."""
+
+
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
     """Log to the console and to a plain text file; handlers are removed again, so that jobs of a sweep do not mix."""
-    to_file = logging.FileHandler(path, encoding="utf-8")
+    to_file = LogFile(path, encoding="utf-8", errors="backslashreplace")
     formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
     formatter.converter = time.gmtime
     to_file.setFormatter(formatter)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -42,8 +45,42 @@ def claim(path: Path) -> Path:
 
 def check_free(path: Path) -> None:
     """Refuse a run directory that holds something, or is a file."""
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+    with writable(path):
+        taken = path.is_file() or (path.is_dir() and any(path.iterdir()))
+    if taken:
         raise UserError(f"run.dir={path} is not empty; choose another, or continue it with `permlab resume {path}`")
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a place where no directory can be made, before anything is composed, loaded or written.
+
+    Raises:
+        UserError: a file or a link to nothing in the way, no permission, a name that is too long.
+    """
+    with writable(path):
+        path.stat() if path.exists() else None  # a name that is too long
+        place = path
+        while not os.path.lexists(place) and place != place.parent:
+            place = place.parent
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{place} is no folder")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, f"{place} is not yours to write to")
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Turn the refusal of the operating system to write somewhere into one line of ours."""
+    try:
+        yield
+    except OSError as error:
+        shown, reason = shortened(str(path)), error.strerror or type(error).__name__
+        raise UserError(f"{shown} cannot be written ({reason}); choose another place with run.root=DIR") from None
+
+
+def shortened(text: str, most: int = 120) -> str:
+    """Return a text whole, or its two ends."""
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"
 
 
 def results(root: Path, task: str | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import shutil
 import traceback
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from permlab import registry
 from permlab.config import Config, TaskSettings, build_config
-from permlab.errors import Interrupted, UserError
+from permlab.errors import Interrupted, UserError, first_line
 from permlab.runs import directory
 from permlab.runs.console import LOGGER, logging_to
 from permlab.runs.environment import describe_environment
-from permlab.runs.run import Run
+from permlab.runs.run import Run, RunLostError
 from permlab.runs.signals import listening
 from permlab.runs.trackers import open_tracker
-from permlab.storage.files import read_json, write_json, write_text
+from permlab.storage.files import read_json, remove_temporaries, write_json, write_text
+from permlab.storage.locks import hold
+from permlab.storage.plain import UnreadableError, read_yaml
 
 
 @dataclass
@@ -37,11 +40,12 @@ def start(config: Config[TaskSettings]) -> Outcome:
         finished = directory.finished_run(root, config.task.name, config.fingerprint(), config.experiment.name)
         if finished:
             return Outcome(finished, "skipped", 0, f"finished before: {finished}")
-    if config.run.dir:
-        path = directory.claim(Path(config.run.dir))
-    else:
-        path = directory.create(root / config.task.name)
-    write_text(path / "config.yaml", to_yaml(config))
+    with directory.writable(Path(config.run.dir) if config.run.dir else root / config.task.name):
+        if config.run.dir:
+            path = directory.claim(Path(config.run.dir))
+        else:
+            path = directory.create(root / config.task.name)
+        write_text(path / "config.yaml", to_yaml(config))
     return carry_out(config, path, resumed=False)
 
 
@@ -49,24 +53,57 @@ def resume(path: Path) -> Outcome:
     """Continue a run from its directory; its `config.yaml` is all that is needed.
 
     Raises:
-        UserError: when the folder is not a run directory.
+        UserError: when the folder is not a run directory, another process works in it, or its settings were changed.
     """
-    from omegaconf import OmegaConf
-
-    if not (path / "config.yaml").is_file():
-        raise UserError(f"{path} is not a run directory: it has no config.yaml")
-    result = read_json(path / "result.json") or {}
+    try:
+        plain = read_yaml(path / "config.yaml")
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path} is not a run directory: it has no config.yaml") from None
+    except UnreadableError as error:
+        raise UserError(f"{path} cannot be resumed: {error}") from None
+    result = read_json(path / "result.json")
+    result = result if isinstance(result, dict) else {}
     if result.get("status") == "done":
         return Outcome(path, "skipped", 0, f"{path} is finished; nothing to resume")
-    config = build_config(OmegaConf.load(path / "config.yaml"))
+    config = build_config(without_interpolations(plain, path / "config.yaml"))
+    before = result.get("fingerprint", config.fingerprint())
+    if before != config.fingerprint():
+        raise UserError(
+            f"{path}/config.yaml was changed since the run began, or the run is of another version of permlab "
+            f"({str(result.get('version'))[:20]}): its checkpoints do not belong to these settings; start a new run"
+        )
     return carry_out(config, path, resumed=True)
 
 
+def without_interpolations(plain: Any, path: Path) -> Any:
+    """Refuse `${...}`: the configuration of a run is resolved, and a foreign one must not read this environment."""
+    level = [plain]
+    while level:
+        each = level.pop()
+        if isinstance(each, dict):
+            level += [*each.keys(), *each.values()]
+        elif isinstance(each, list):
+            level += each
+        elif isinstance(each, str) and "${" in each:
+            raise UserError(f"{path} holds an interpolation ({each[:60]}); configurations of runs are plain data")
+    return plain
+
+
 def carry_out(config: Config[TaskSettings], path: Path, resumed: bool) -> Outcome:
-    """Run the task; whatever happens, result.json says how it ended and the tracker is closed."""
-    with listening() as stop, logging_to(path / "run.log"):
-        run = Run(config, path, stop, resumed)
-        run.write_result("running")
+    """Run the task; whatever happens, result.json says how it ended and the tracker is closed.
+
+    Raises:
+        UserError: the directory cannot be written, or another process works in it.
+    """
+    with ExitStack() as opened:
+        with directory.writable(path):
+            lock = opened.enter_context(hold(path))
+            stop = opened.enter_context(listening())
+            if resumed:
+                remove_temporaries(path)
+            opened.enter_context(logging_to(path / "run.log"))
+            run = Run(config, path, stop, resumed, lock)
+            run.write_result("running")
         exit_code = 1
         try:
             LOGGER.info("%s %s", "resuming" if resumed else "run directory", path)
@@ -78,20 +115,25 @@ def carry_out(config: Config[TaskSettings], path: Path, resumed: bool) -> Outcom
             exit_code = 0
             return Outcome(path, "done", 0)
         except Interrupted as stopped:
+            stop.closing = True
             exit_code = 128 + stopped.signum
-            run.write_result("interrupted")
+            conclude(run, "interrupted")
             LOGGER.warning("interrupted; continue with: permlab resume %s", path)
             return Outcome(path, "interrupted", exit_code)
         except UserError as error:
             exit_code = 2
-            run.write_result("failed", str(error))
+            conclude(run, "failed", str(error))
             return Outcome(path, "refused", 2, str(error))
+        except RunLostError as error:
+            LOGGER.error("failed: %s", error)
+            return Outcome(path, "failed", 1, str(error))
         except Exception as error:
-            message = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            message = f"{type(error).__name__}: {first_line(error)}".removesuffix(f": {type(error).__name__}")
             write_traceback(message)
-            run.write_result("failed", message)
+            conclude(run, "failed", message)
             return Outcome(path, "failed", 1, message)
         finally:
+            stop.closing = True
             run.tracker.finish(exit_code)
             run.close()
             if exit_code == 2 and not resumed and not config.run.sweep:
@@ -100,13 +142,22 @@ def carry_out(config: Config[TaskSettings], path: Path, resumed: bool) -> Outcom
                 shutil.rmtree(path, ignore_errors=True)
 
 
+def conclude(run: Run, status: str, message: str | None = None) -> None:
+    """Write how a run ended that did not end well; where that cannot be written, say so instead of failing again."""
+    try:
+        run.write_result(status, message)
+    except (OSError, RunLostError) as problem:
+        LOGGER.error("result.json could not be written: %s", first_line(problem))
+
+
 def write_traceback(message: str) -> None:
     """Put the traceback into run.log and one line on the console."""
     LOGGER.error("failed: %s (traceback in run.log)", message)
     for handler in LOGGER.handlers:
         if hasattr(handler, "stream") and handler.stream is not None:
-            handler.stream.write(traceback.format_exc())
-            handler.flush()
+            with suppress(OSError):  # a full disk is what may have ended the run
+                handler.stream.write(traceback.format_exc())
+                handler.flush()
 
 
 def prepare_process(config: Config[TaskSettings]) -> None:

@@ -5,18 +5,23 @@ run.log({"loss": 0.1}, step=10); run.table("accuracy", rows); run.summary(forwar
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config, TaskSettings
+from permlab.errors import UserError, first_line
 from permlab.runs.console import LOGGER, Progress, print_table
 from permlab.runs.environment import peak_rss_mb
 from permlab.runs.signals import StopRequest
 from permlab.runs.trackers import NullTracker, Tracker
 from permlab.storage.files import finite, read_json, replacing, save_figure, sync, write_csv, write_json
+from permlab.storage.locks import Lock
+from permlab.tables import is_number
 from permlab.version import __version__
 
 if TYPE_CHECKING:
@@ -24,25 +29,44 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 KEPT_CHECKPOINTS = 2
+RESERVE = ".reserve"
+RESERVED_BYTES = 64 * 1024
+"""Given free when the disk is full, so that result.json can still say how the run ended."""
+
+
+class RunLostError(RuntimeError):
+    """The run directory was removed or replaced while the run was going: there is nowhere to write to."""
 
 
 class Run:
     """The directory and the outputs of one run. Made by `runs.execute`; tasks only use it."""
 
-    def __init__(self, config: Config[TaskSettings], directory: Path, stop: StopRequest, resumed: bool = False) -> None:
+    def __init__(
+        self,
+        config: Config[TaskSettings],
+        directory: Path,
+        stop: StopRequest,
+        resumed: bool = False,
+        lock: Lock | None = None,
+    ) -> None:
         self.config, self.dir, self.resumed = config, directory, resumed
+        self._lock = lock
         self.seed = config.seed
         self.tracker: Tracker = NullTracker()
         self._stop = stop
         self._started = time.monotonic()
         self._last_checkpoint = self._started
         before = read_json(directory / "result.json") if resumed else None
-        self._seconds_before = float((before or {}).get("seconds") or 0.0)
+        before = before if isinstance(before, dict) else {}
+        seconds, known = before.get("seconds"), before.get("artifacts")
+        self._seconds_before = float(seconds) if is_number(seconds) else 0.0
+        listed = [name for name in known if isinstance(name, str)] if isinstance(known, list) else []
         self._result: dict[str, Any] = {
             "task": config.task.name,
             "status": "running",
             "metrics": {},
-            "artifacts": [],
+            # What an earlier part of the run wrote is not written again after a resume.
+            "artifacts": [name for name in listed if (directory / name).exists()],
             "seconds": self._seconds_before,
             "peak_rss_mb": 0.0,
             "seed": config.seed,
@@ -52,6 +76,7 @@ class Run:
             "experiment": config.experiment.name,
             "sweep": config.run.sweep,
         }
+        (directory / RESERVE).write_bytes(bytes(RESERVED_BYTES))
         self._metrics_file = (directory / "metrics.jsonl").open("a", encoding="utf-8")
 
     # ---- numbers, tables, figures -------------------------------------------------------------------------------
@@ -101,6 +126,7 @@ class Run:
 
         `columns` limits what is printed, not what is written.
         """
+        self._check_there()
         write_csv(self.dir / "tables" / f"{name}.csv", rows)
         self.record(f"tables/{name}.csv")
         self.tracker.table(name, rows)
@@ -109,12 +135,14 @@ class Run:
 
     def figure(self, name: str, figure: Figure) -> None:
         """Write `figures/<name>.png` and `.svg`, and close the figure."""
+        self._check_there()
         for path in save_figure(self.dir / "figures", name, figure):
             self.record(f"figures/{path.name}")
         self.tracker.figure(name, self.dir / "figures" / f"{name}.png")
 
     def artifact(self, name: str) -> Path:
         """Return `artifacts/<name>` to write to; it is listed in result.json."""
+        self._check_there()
         path = self.dir / "artifacts" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         self.record(f"artifacts/{name}")
@@ -162,25 +190,35 @@ class Run:
         """Save tensors, numbers, strings, lists and dicts; the last two checkpoints are kept."""
         import torch
 
+        self._check_there()
         folder = self.dir / "checkpoints"
         known = self._checkpoints()
         number = int(known[-1].stem.split("-")[1]) + 1 if known else 1
         with replacing(folder / f"state-{number:06d}.pt") as temporary:
-            torch.save(state, temporary)
+            torch.save({"fingerprint": self._result["fingerprint"], "state": state}, temporary)
         for old in known[: -(KEPT_CHECKPOINTS - 1) or None]:
             old.unlink()
         self._last_checkpoint = time.monotonic()
         self.write_result()
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """Return the newest readable checkpoint of a resumed run, or None."""
+        """Return the newest readable checkpoint of a resumed run, or None.
+
+        Raises:
+            UserError: the checkpoint belongs to other settings.
+        """
         import torch
 
         for path in reversed(self._checkpoints()):
             try:
-                return torch.load(path, map_location="cpu", weights_only=True)
-            except Exception as error:
-                LOGGER.warning("checkpoint %s is unreadable (%s); trying the one before", path.name, error)
+                saved = torch.load(path, map_location="cpu", weights_only=True)
+                mine, state = saved["fingerprint"] == self._result["fingerprint"], dict(saved["state"])
+            except Exception as error:  # a torn or foreign file raises whatever its reader stumbles over
+                LOGGER.warning("checkpoint %s is unreadable (%s); trying the one before", path.name, first_line(error))
+                continue
+            if not mine:
+                raise UserError(f"{path} belongs to a run with other settings than {self.dir / 'config.yaml'}")
+            return state
         return None
 
     def _checkpoints(self) -> list[Path]:
@@ -189,21 +227,42 @@ class Run:
     # ---- the result ---------------------------------------------------------------------------------------------
 
     def write_result(self, status: str | None = None, error: str | None = None) -> None:
-        """Write result.json atomically."""
+        """Write result.json atomically; on a full disk in the room that was kept for it.
+
+        Raises:
+            RunLostError: the run directory is gone.
+            OSError: it cannot be written.
+        """
+        self._check_there()
         if status:
             self._result["status"] = status
         if error:
             self._result["error"] = error
         self._result["seconds"] = round(self._seconds_before + time.monotonic() - self._started, 3)
         self._result["peak_rss_mb"] = peak_rss_mb()
-        write_json(self.dir / "result.json", self._result)
+        try:
+            write_json(self.dir / "result.json", self._result)
+        except OSError as problem:
+            if problem.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            (self.dir / RESERVE).unlink(missing_ok=True)
+            write_json(self.dir / "result.json", self._result)
 
     def close(self) -> None:
-        """Close the metrics file, flushed to disk."""
-        self._metrics_file.flush()
-        os.fsync(self._metrics_file.fileno())
-        self._metrics_file.close()
-        sync(self.dir)
+        """Close the metrics file, flushed to disk as far as that is possible."""
+        with suppress(OSError):
+            (self.dir / RESERVE).unlink(missing_ok=True)
+        with suppress(OSError):
+            self._metrics_file.flush()
+            os.fsync(self._metrics_file.fileno())
+        with suppress(OSError):
+            self._metrics_file.close()
+        with suppress(OSError):
+            sync(self.dir)
+
+    def _check_there(self) -> None:
+        if self._lock is not None and not self._lock.held:
+            raise RunLostError(f"{self.dir} was removed or replaced while the run was going; its results are lost")
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -19,6 +19,8 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self.closing = False
+        """Set when the run is being closed: further signals change nothing then."""
 
     def check(self) -> None:
         """Raise `Interrupted` if a stop signal has arrived."""
@@ -35,13 +37,16 @@ def listening() -> Iterator[StopRequest]:
         return
 
     def on_stop(signum: int, _: FrameType | None) -> None:
+        if request.closing:
+            return
         if request.signum is not None:
             raise Interrupted(signum)
         request.signum = signum
         signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
 
     def on_alarm(*_: object) -> None:
-        request.check()
+        if not request.closing:
+            request.check()
 
     handlers: dict[int, Callable[[int, FrameType | None], None]]
     handlers = {signal.SIGINT: on_stop, signal.SIGTERM: on_stop, signal.SIGALRM: on_alarm}

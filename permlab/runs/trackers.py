@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from permlab.config import TRACKERS, Config, TaskSettings
-from permlab.errors import check_choice
+from permlab.errors import check_choice, first_line
 from permlab.runs.console import LOGGER
 from permlab.storage.files import read_json, write_json
 
@@ -92,7 +92,7 @@ class WandbTracker:
         try:
             action()
         except Exception as error:
-            LOGGER.warning("W&B: %s", str(error).splitlines()[0] if str(error) else type(error).__name__)
+            LOGGER.warning("W&B: %s", first_line(error))
 
 
 def open_tracker(config: Config[TaskSettings], run_dir: Path) -> Tracker:
@@ -119,7 +119,7 @@ def open_tracker(config: Config[TaskSettings], run_dir: Path) -> Tracker:
     try:
         run, offline = start_wandb(options, mode, config.tracker.init_timeout)
     except Exception as error:
-        LOGGER.warning("W&B could not start (%s); metrics.jsonl goes on", str(error).splitlines()[0])
+        LOGGER.warning("W&B could not start (%s); metrics.jsonl goes on", first_line(error))
         return NullTracker()
     write_json(id_file, {"id": run.id, "project": config.tracker.project, "mode": "offline" if offline else "online"})
     return WandbTracker(run, offline)
@@ -143,8 +143,9 @@ def start_wandb(options: dict[str, Any], mode: str, timeout: float) -> tuple[Any
             settings = wandb.Settings(init_timeout=timeout, silent=True)
             return wandb.init(**options, mode="online", settings=settings), False
         except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            LOGGER.warning("W&B is not reachable within %.0f s (%s); going on offline", timeout, reason)
+            LOGGER.warning("W&B is not reachable within %.0f s (%s); going on offline", timeout, first_line(error))
+            # The server, or its client here, may hold the first id for taken: the offline copy gets one of its own.
+            options = {**options, "id": secrets.token_hex(4), "resume": None}
     return wandb.init(**options, mode="offline", settings=wandb.Settings(silent=True)), True
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from permlab.errors import UserError
+from permlab.storage.plain import UnreadableError, read_json_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+"""What unfinished files and folders are called."""
 
 
 @contextmanager
@@ -29,6 +36,20 @@ def replacing(path: Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: Path) -> int:
+    """Remove what killed writers left behind (files and folders named `.<name>.<8 hex digits>.tmp`); return how many.
+
+    Only for a folder that nobody else writes to (`locks.hold`).
+    """
+    found = [path for path in folder.rglob(".*.tmp") if TEMPORARY.fullmatch(path.name)]
+    for path in found:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return len(found)
 
 
 def sync(path: Path) -> None:
@@ -75,8 +96,8 @@ def save_figure(folder: Path, name: str, figure: Figure) -> list[Path]:
 def read_json(path: Path) -> Any:
     """Read JSON, or return None when the file is missing or broken, or nested so deep that no program wrote it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json_file(path)
+    except (OSError, UnreadableError):
         return None
 
 

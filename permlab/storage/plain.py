@@ -1,0 +1,120 @@
+"""Small files from elsewhere, read without trust: `read_json(run_dir / "result.json")`, `read_yaml(path)`.
+
+Only regular files of a bounded size are opened (a pipe would hang, a device never ends); nesting is bounded; YAML is
+data without tags and aliases, which is all that permlab writes itself, so that no short text grows into a large one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+LARGEST = 32 * 2**20
+"""Bytes of a JSON file that is still read."""
+LARGEST_YAML = 2**20
+"""Bytes of a YAML file: configurations are a few kilobytes, and the safe reader is slow."""
+DEEPEST = 100
+"""Levels of nesting; ours have five."""
+
+
+class UnreadableError(ValueError):
+    """A file that is not what it should be; the message is one line that names the file."""
+
+
+def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
+    """Read a regular file.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        UnreadableError: no regular file, too large, or not allowed.
+    """
+    try:
+        # Non-blocking, so that opening a pipe returns and can be refused.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UnreadableError(f"{path.name} cannot be read ({error.strerror})") from None
+    with os.fdopen(descriptor, "rb") as file:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
+            raise UnreadableError(f"{path.name} is no regular file")
+        if about.st_size > largest:
+            raise UnreadableError(f"{path.name} has {about.st_size:,} bytes; more than {largest:,} are not read")
+        return file.read(largest + 1)
+
+
+def parse_json(data: bytes | str, name: str = "the text") -> Any:
+    """Parse JSON.
+
+    Raises:
+        UnreadableError: no JSON, or nested too deeply.
+    """
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0][:120]
+        raise UnreadableError(f"{name} is no JSON ({reason})") from None
+    _check_depth(value, name)
+    return value
+
+
+def read_json_file(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        UnreadableError: as `read_bytes` and `parse_json`.
+    """
+    return parse_json(read_bytes(path), path.name)
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file of plain data.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        UnreadableError: as `read_bytes`; broken YAML, tags, anchors or aliases, or nested too deeply.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):  # in Python on purpose: too deep a file ends libyaml's reader with a crash
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise UnreadableError(f"{path.name} has an alias (*name); configurations of runs are plain data")
+            return super().compose_node(parent, index)
+
+    data = read_bytes(path, LARGEST_YAML)
+    try:
+        value = yaml.load(data, Loader=Loader)
+    except UnreadableError:
+        raise
+    except RecursionError:
+        raise UnreadableError(f"{path.name} is nested too deeply") from None
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
+        raise UnreadableError(f"{path.name} is no YAML of plain data ({_first(error)})") from None
+    _check_depth(value, path.name)
+    return value
+
+
+def _first(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    where = f", line {mark.line + 1}" if mark else ""
+    return f"{(getattr(error, 'problem', None) or str(error) or type(error).__name__).splitlines()[0][:120]}{where}"
+
+
+def _check_depth(value: Any, name: str) -> None:
+    level: list[Any] = [value]
+    for _ in range(DEEPEST):
+        level = [
+            child
+            for each in level
+            if isinstance(each, (dict, list))
+            for child in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return
+    raise UnreadableError(f"{name} is nested more than {DEEPEST} levels deep")
