@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -73,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     # Python takes a moment to end; an impatient second Ctrl-C would only print where it was.
-    with suppress(ValueError):
+    if argv is None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)
 

@@ -200,7 +200,9 @@ def build_config(composed: Any) -> Config[TaskSettings]:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        found = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        found = composed
+        if OmegaConf.is_config(composed):
+            found = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise UserError(f"the configuration has a value that cannot be resolved: {first_line(error)}") from error
     if not isinstance(found, dict):

@@ -15,6 +15,10 @@ from permlab.errors import UserError
 from permlab.storage.files import read_json
 
 
+LONGEST_NAME = 255
+"""Bytes of one name on the usual file systems."""
+
+
 def stamp() -> str:
     """Return a sortable UTC stamp with microseconds and a short random id."""
     return f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S-%f}-{secrets.token_hex(2)}"
@@ -58,7 +62,8 @@ def check_writable(path: Path) -> None:
         UserError: a file or a link to nothing in the way, no permission, a name that is too long.
     """
     with writable(path):
-        path.stat() if path.exists() else None  # a name that is too long
+        if any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
+            raise OSError(errno.ENAMETOOLONG, "a name is too long")
         place = path
         while not os.path.lexists(place) and place != place.parent:
             place = place.parent

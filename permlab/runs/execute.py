@@ -34,7 +34,19 @@ class Outcome:
 
 
 def start(config: Config[TaskSettings]) -> Outcome:
-    """Run a configuration in a new directory."""
+    """Run a configuration in a new directory; a refusal is an outcome, because Hydra would print lines of its own."""
+    try:
+        return start_checked(config)
+    except UserError as error:
+        return Outcome(None, "refused", 2, str(error))
+
+
+def start_checked(config: Config[TaskSettings]) -> Outcome:
+    """Run a configuration in a new directory.
+
+    Raises:
+        UserError: the directory cannot be made or written.
+    """
     root = Path(config.run.root)
     if config.run.skip_finished:
         finished = directory.finished_run(root, config.task.name, config.fingerprint(), config.experiment.name)
