@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from permlab import registry, shipped
-from permlab.config import Config, TaskSettings, build_config, first_line, register_schemas
-from permlab.errors import UserError, did_you_mean
+from permlab.config import Config, TaskSettings, build_config, register_schemas
+from permlab.errors import UserError, did_you_mean, first_line
 from permlab.runs.directory import check_free, check_writable
 
 VERSION_BASE = "1.3"

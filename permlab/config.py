@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from permlab import registry, shipped
-from permlab.errors import UserError, check_choice, check_range, did_you_mean
+from permlab.errors import UserError, check_choice, check_range, did_you_mean, first_line
 from permlab.rules import SCALES, check_rules
 from permlab.version import __version__
 
@@ -304,8 +304,3 @@ def validate(config: Config[TaskSettings]) -> None:
     if config.experiment.checks:
         check_rules(config.experiment.checks, config.to_container())
     task.validate(config)
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

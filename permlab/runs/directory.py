@@ -14,7 +14,6 @@ from typing import Any
 from permlab.errors import UserError
 from permlab.storage.files import read_json
 
-
 LONGEST_NAME = 255
 """Bytes of one name on the usual file systems."""
 

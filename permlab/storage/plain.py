@@ -81,7 +81,8 @@ def read_yaml(path: Path) -> Any:
     """
     import yaml
 
-    class Loader(yaml.SafeLoader):  # in Python on purpose: too deep a file ends libyaml's reader with a crash
+    # In Python on purpose: too deep a file ends libyaml's reader with a crash.
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
                 raise UnreadableError(f"{path.name} has an alias (*name); configurations of runs are plain data")
