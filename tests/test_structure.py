@@ -155,7 +155,6 @@ def test_contributing_shows_the_same_house():
     assert rooms[line + 1] == FLOORS[line] == ("merging",)
 
 
-@pytest.mark.xfail(reason="rooms on the move")
 def test_every_room_has_its_floor():
     rooms = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
     rooms |= {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
@@ -167,7 +166,6 @@ def test_no_circle_of_imports():
     assert circles() == []
 
 
-@pytest.mark.xfail(reason="rooms on the move")
 def test_no_arrow_goes_upwards_or_sideways():
     wrong = [
         f"{where}: {room(source)} imports {target}"
