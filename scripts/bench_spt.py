@@ -36,9 +36,8 @@ def bench_training(rounds: int, epochs: int) -> None:
     from permlab.hardware import set_threads
     from permlab.models.causal_lm import load_causal_lm
     from permlab.models.causal_lm_config import CausalLMConfig
-    from permlab.text.orders import OrderedTexts, Ordering
-    from permlab.text.recall import encoder
-    from permlab.text.training import Collator, Hooks, TrainingSettings, make_trainer
+    from permlab.text import Hooks, OrderedTexts, Ordering, TrainingSettings, encoder, make_trainer
+    from permlab.text.training import Collator
 
     set_threads(HardwareConfig())
     corpus = people_corpus()

@@ -224,18 +224,18 @@ def load_hub_images(
                 raise UserError(f"{name} has no column '{column}' (columns: {', '.join(rows.column_names)})")
     parts = [rows.select(range(min(len(rows), limit or len(rows)))) for rows in parts]
     names = _class_names(parts, label_column)
-    halves: list[Tensor] = []
+    halves: list[tuple[Tensor, Tensor]] = []
     for rows in parts:
         try:
-            halves.append(torch.stack([picture_tensor(image, size, channels) for image in rows[image_column]]))
+            pictures = torch.stack([picture_tensor(image, size, channels) for image in rows[image_column]])
         except AttributeError:
             raise UserError(f"column '{image_column}' of {name} holds no pictures: name another") from None
-        found = rows[label_column]
-        halves.append(torch.tensor([names.index(v) if isinstance(v, str) else int(v) for v in found]))
-    if len(parts) == 1:
-        halves = list(split_images(*halves, test_share, seed))
+        numbers = torch.tensor([names.index(v) if isinstance(v, str) else int(v) for v in rows[label_column]])
+        halves.append((pictures, numbers))
+    x, y = halves[0]
+    split_up = (x, y, *halves[1]) if test_split else split_images(x, y, test_share, seed)
     note = f"{name}, split {split}" + (f", tested on {test_split}" if test_split else f", {test_share:.0%} for testing")
-    return normalised(ImageData(Path(name).name, *halves, names, note))
+    return normalised(ImageData(Path(name).name, *split_up, names, note))
 
 
 def _class_names(parts: list[Any], column: str) -> list[str]:

@@ -23,14 +23,14 @@ class DataRow(Row):
         texts: "module:function" from (configuration, seed) to a `Corpus`; empty where it gives no texts.
         images: "module:function" from the configuration to an `ImageData`; empty where it gives no images.
         knows_units: its texts bring the units that they are made of.
-        generated: it is made here, from a seed, and needs no file.
+        segmenter: the one that suits its texts, taken where none is named (`permlab.text.table.SEGMENTERS`).
     """
 
     check: str = ""
     texts: str = ""
     images: str = ""
     knows_units: bool = False
-    generated: bool = False
+    segmenter: str = "entities"
 
     @property
     def gives_texts(self) -> bool:
@@ -54,7 +54,7 @@ DATASETS = Table(
             check="permlab.data.texts.people:check_people",
             texts="permlab.data.texts.people:load_people",
             knows_units=True,
-            generated=True,
+            segmenter="oracle",
         ),
         DataRow(
             "symbolic",
@@ -64,7 +64,7 @@ DATASETS = Table(
             check="permlab.data.texts.symbolic:check_symbolic",
             texts="permlab.data.texts.symbolic:load_symbolic",
             knows_units=True,
-            generated=True,
+            segmenter="oracle",
         ),
         DataRow(
             "berglund",
@@ -89,6 +89,7 @@ DATASETS = Table(
             check="permlab.data.texts.presegmented:check_presegmented",
             texts="permlab.data.texts.presegmented:load_presegmented",
             knows_units=True,
+            segmenter="presegmented",
         ),
         DataRow(
             "hub",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from permlab.errors import UserError
 from permlab.models.causal_lm_config import CausalLMConfig, is_local
+from permlab.models.table import TOKENIZERS, WEIGHTS
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +35,7 @@ def load_causal_lm(
         max_tokens: longest sequence of a model built here.
 
     Raises:
-        UserError: when weights are gated, unreachable or broken, with the remedy.
+        UserError: when weights are gated, unreachable or broken, with the remedy; an unknown kind of weights.
     """
     import torch
     from transformers.utils import logging as transformers_logging
@@ -43,10 +44,12 @@ def load_causal_lm(
     transformers_logging.disable_progress_bar()
     tokenizer = load_tokenizer(config, texts)
     torch.manual_seed(seed)
-    if config.weights == "pretrained":
+    model: Any  # of transformers, whose decorated `to` no type checker reads
+    if WEIGHTS[config.weights].needs:
         model = load_pretrained(config, dtype)
     else:
-        model = build_scratch(config, len(tokenizer), max_tokens, tokenizer).to(dtype)
+        model = build_scratch(config, len(tokenizer), max_tokens, tokenizer)
+        model = model.to(dtype)
     if config.lora.rank:
         model = add_lora(model, config)
     elif config.gradient_checkpointing:
@@ -58,11 +61,11 @@ def load_tokenizer(config: CausalLMConfig, texts: Iterable[str]) -> PreTrainedTo
     """Return the tokenizer of `config.path`, or one trained on the texts; it pads on the left."""
     from permlab.models.tokenizers import train_tokenizer
 
-    if config.tokenizer != "pretrained":
+    if TOKENIZERS[config.tokenizer].target:
         return train_tokenizer(texts, config.tokenizer, config.vocab_size)
     from transformers import AutoTokenizer
 
-    tokenizer = from_hub(AutoTokenizer.from_pretrained, config)
+    tokenizer: PreTrainedTokenizerBase = from_hub(AutoTokenizer.from_pretrained, config)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
@@ -73,7 +76,9 @@ def load_pretrained(config: CausalLMConfig, dtype: torch.dtype) -> PreTrainedMod
     """Load weights from the hub or a folder; pickled weights are refused."""
     from transformers import AutoModelForCausalLM
 
-    return from_hub(AutoModelForCausalLM.from_pretrained, config, dtype=dtype, use_safetensors=True)
+    load = AutoModelForCausalLM.from_pretrained
+    model: PreTrainedModel = from_hub(load, config, dtype=dtype, use_safetensors=True)
+    return model
 
 
 def build_scratch(
@@ -102,7 +107,8 @@ def build_scratch(
             tie_word_embeddings=True,
             **ids,
         )
-    return AutoModelForCausalLM.from_config(architecture, trust_remote_code=config.trust_remote_code)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(architecture, trust_remote_code=config.trust_remote_code)
+    return model
 
 
 def save_memory(model: PreTrainedModel) -> None:
@@ -122,7 +128,7 @@ def add_lora(model: PreTrainedModel, config: CausalLMConfig) -> Any:
     targets: Any = config.lora.target_modules
     lora = LoraConfig(
         r=config.lora.rank,
-        lora_alpha=config.lora.alpha,
+        lora_alpha=config.lora.alpha,  # type: ignore[arg-type]  # PEFT scales by alpha / rank: any number will do
         lora_dropout=config.lora.dropout,
         target_modules=targets[0] if targets == ["all-linear"] else list(targets),
         task_type="CAUSAL_LM",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from permlab.errors import UserError, check_choice, check_range
+from permlab.errors import UserError, check_range
+from permlab.models.table import TOKENIZERS, WEIGHTS
 
 
 @dataclass
@@ -58,8 +59,8 @@ def validate_causal_lm(model: CausalLMConfig) -> None:
     Raises:
         UserError: naming the key and the remedy.
     """
-    check_choice("model.weights", model.weights, ("pretrained", "scratch"))
-    check_choice("model.tokenizer", model.tokenizer, ("word", "bpe", "pretrained"))
+    weights = WEIGHTS.check("model.weights", model.weights)
+    tokenizer = TOKENIZERS.check("model.tokenizer", model.tokenizer)
     check_range("model.vocab_size", model.vocab_size, 300)
     check_range("model.lora.rank", model.lora.rank, 0)
     check_range("model.lora.alpha", model.lora.alpha, 0, open_interval=True)
@@ -77,14 +78,14 @@ def validate_causal_lm(model: CausalLMConfig) -> None:
     if model.path is None:
         if model.name == "local":
             raise UserError("model=local needs model.path=DIR, a Hugging Face model directory")
-        if model.weights == "pretrained" or model.tokenizer == "pretrained":
+        if "path" in (*weights.needs, *tokenizer.needs):
             raise UserError(
                 "model.weights=pretrained and model.tokenizer=pretrained need model.path=DIR_OR_ID; "
                 "without one use model.weights=scratch model.tokenizer=word"
             )
     elif is_local(model.path) and not (Path(model.path) / "config.json").is_file():
         raise UserError(f"model.path={model.path} is not a Hugging Face model directory: it has no config.json")
-    if model.weights == "pretrained" and model.tokenizer != "pretrained":
+    if weights.needs and not tokenizer.needs:
         raise UserError("pretrained weights need their own tokenizer: set model.tokenizer=pretrained")
 
 

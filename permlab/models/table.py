@@ -38,6 +38,39 @@ MODELS = Table(
 
 
 @dataclass(frozen=True)
+class TokenizerRow(Row):
+    """A tokenizer; `target` trains one from (texts, size of the vocabulary), and is empty where none is trained.
+
+    Attributes:
+        needs: "path" for the one that comes with a model.
+    """
+
+
+TOKENIZERS = Table(
+    "tokenizer",
+    [
+        TokenizerRow("word", "every word of the corpus is a token", target="permlab.models.tokenizers:word_tokenizer"),
+        TokenizerRow("bpe", "byte-level BPE", target="permlab.models.tokenizers:bpe_tokenizer"),
+        TokenizerRow("pretrained", "the one that comes with the model", needs=("path",)),
+    ],
+)
+
+
+@dataclass(frozen=True)
+class WeightsRow(Row):
+    """Where the weights of a causal language model come from; those that are loaded need a path."""
+
+
+WEIGHTS = Table(
+    "kind of weights",
+    [
+        WeightsRow("pretrained", "those of the folder or hub id", needs=("path",)),
+        WeightsRow("scratch", "random"),
+    ],
+)
+
+
+@dataclass(frozen=True)
 class VisionRow(Row):
     """An image classifier; `target` builds it from (shape, classes, width, depth, norm).
 

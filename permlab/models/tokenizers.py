@@ -6,7 +6,11 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from permlab.errors import UserError
+from permlab.models.table import TOKENIZERS
+
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 BOS, EOS, UNKNOWN, PAD = "<s>", "</s>", "<unk>", "<pad>"
@@ -24,12 +28,17 @@ def train_tokenizer(texts: Iterable[str], kind: str = "word", vocab_size: int = 
         texts: the training corpus.
         kind: `word` (every word of the corpus is a token, most frequent first) or `bpe` (byte-level).
         vocab_size: the largest vocabulary, special tokens included.
+
+    Raises:
+        UserError: an unknown kind, or one that is not trained.
     """
+    row = TOKENIZERS[kind]
+    if not row.target:
+        raise UserError(f"kind={kind} names a tokenizer that comes with a model and is not trained")
     from transformers import PreTrainedTokenizerFast
 
-    backend = word_tokenizer(texts, vocab_size) if kind == "word" else bpe_tokenizer(texts, vocab_size)
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
+        tokenizer_object=row.load()(texts, vocab_size),
         bos_token=BOS,
         eos_token=EOS,
         unk_token=UNKNOWN,
@@ -39,7 +48,7 @@ def train_tokenizer(texts: Iterable[str], kind: str = "word", vocab_size: int = 
     )
 
 
-def word_tokenizer(texts: Iterable[str], vocab_size: int) -> object:
+def word_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Return a word-level tokenizer; the vocabulary is sorted by count and then by text, so it is deterministic."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
@@ -64,7 +73,7 @@ def word_tokenizer(texts: Iterable[str], vocab_size: int) -> object:
     return finish(backend)
 
 
-def bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> object:
+def bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Return a byte-level BPE tokenizer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -79,7 +88,7 @@ def bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> object:
     return finish(backend)
 
 
-def finish(backend: object) -> object:
+def finish(backend: Tokenizer) -> Tokenizer:
     """Put the begin token before every text that is encoded with special tokens."""
     from tokenizers import processors
 

@@ -30,7 +30,8 @@ class ChannelLayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> the same shape."""
-        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        y: Tensor = self.norm(x.permute(0, 2, 3, 1))
+        return y.permute(0, 3, 1, 2)
 
 
 def _norm(kind: str, channels: int, *, spatial: bool) -> nn.Module:
@@ -56,7 +57,8 @@ class MLP(nn.Module):
         x = torch.flatten(x, 1)
         for layer, norm in zip(self.layers, self.norms):
             x = functional.relu(norm(layer(x)))
-        return self.head(x)
+        logits: Tensor = self.head(x)
+        return logits
 
 
 class VGG(nn.Module):
@@ -86,7 +88,8 @@ class VGG(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> logits [N, classes]."""
         x = torch.flatten(self.features(x), 1)
-        return self.head(functional.relu(self.hidden(x)))
+        logits: Tensor = self.head(functional.relu(self.hidden(x)))
+        return logits
 
 
 class BasicBlock(nn.Module):
@@ -135,7 +138,8 @@ class ResNet(nn.Module):
         x = functional.relu(self.stem_norm(self.stem(x)))
         for stage in self.stages:
             x = stage(x)
-        return self.head(x.mean((2, 3)))
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
 
 
 class SelfAttention(nn.Module):
@@ -157,7 +161,8 @@ class SelfAttention(nn.Module):
         k = self.key(x).view(split).transpose(1, 2)
         v = self.value(x).view(split).transpose(1, 2)
         y = functional.scaled_dot_product_attention(q, k, v)
-        return self.output(y.transpose(1, 2).reshape(n, t, -1))
+        out: Tensor = self.output(y.transpose(1, 2).reshape(n, t, -1))
+        return out
 
 
 class TransformerBlock(nn.Module):
@@ -172,7 +177,8 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, T, width] -> the same shape."""
         x = x + self.attention(self.norm1(x))
-        return x + self.fc2(functional.gelu(self.fc1(self.norm2(x))))
+        added: Tensor = self.fc2(functional.gelu(self.fc1(self.norm2(x))))
+        return x + added
 
 
 class ViT(nn.Module):
@@ -193,7 +199,8 @@ class ViT(nn.Module):
         x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], dim=1) + self.position
         for block in self.blocks:
             x = block(x)
-        return self.head(self.norm(x)[:, 0])
+        logits: Tensor = self.head(self.norm(x)[:, 0])
+        return logits
 
 
 def build_mlp(shape: tuple[int, int, int], classes: int, width: float, depth: int, norm: str) -> nn.Module:

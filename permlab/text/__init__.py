@@ -1,7 +1,12 @@
 """Texts as units: segmenters, unit orders, ordered training and recall (`permlab task=spt`).
 
-The names of orders and budgets stand here, where the command line can check them without importing numpy.
+    from permlab.text import OrderedTexts, Ordering, segment_corpus
+    examples = segment_corpus(corpus.examples, OracleSegmenter()).examples
+    stream = OrderedTexts(examples, encode, Ordering(order="spt"), epochs=100, seed=0)
+
+The names of orders, segmenters and budgets stand in `permlab.text.table`, without torch and numpy.
 """
 
-ORDERS = ("original", "spt", "token_reverse", "word_reverse", "entity_reverse", "random_segment", "word_permute")
-BUDGETS = ("replace", "data", "compute")
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

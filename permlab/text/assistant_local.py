@@ -65,7 +65,7 @@ class LocalAssistant:
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(path)
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+            model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
         except (OSError, ValueError) as error:
             said = str(error).strip().partition("\n")[0][:200]
             remedy = "give a model directory, or a hub id that this machine can fetch (gated ones: `hf auth login`)"

@@ -10,10 +10,17 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from permlab.data.examples import Corpus, Example
+from permlab.data.texts.presegmented import read_presegmented
+from permlab.errors import UserError
 from permlab.text.segment import Progress, Proposal
+from permlab.text.settings import SegmenterSettings, check_settings_file
 from permlab.text.units import word_key
+
+if TYPE_CHECKING:
+    from permlab.data.table import DataRow
 
 _MOST_PAIRS = 1_000_000
 
@@ -35,6 +42,22 @@ class PresegmentedSegmenter:
             return [Proposal(example.units or (), "the dataset has no segmentation") for example in examples]
         found = (self._units.get(word_key(example.text)) for example in examples)
         return [Proposal(units or (), "no row with these words in the segmentation file") for units in found]
+
+
+def make_presegmented(settings: SegmenterSettings, device: str, cache: str | None) -> PresegmentedSegmenter:
+    """For `SEGMENTERS`."""
+    return PresegmentedSegmenter(read_presegmented(settings.units) if settings.units else None)
+
+
+def check_presegmented(settings: SegmenterSettings, data: DataRow, prefix: str) -> None:
+    """Check that the units come from a file that is there, or from the data set.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    if not settings.units and data.segmenter != PresegmentedSegmenter.name:
+        raise UserError(f"{prefix}name=presegmented needs {prefix}units=FILE or dataset=presegmented")
+    check_settings_file(settings, "units", prefix)
 
 
 @dataclass
@@ -76,10 +99,10 @@ def compare_words(presegmented: Sequence[Example], originals: Sequence[Example])
         found[row] = index
         left.discard(index)
     for row in lost:
-        index, example = found[row], presegmented[row]
+        place, example = found[row], presegmented[row]
         origin = "no original left"
-        if index is not None:
-            origin = f"{originals[index].source or 'original'}: {originals[index].text}"
+        if place is not None:
+            origin = f"{originals[place].source or 'original'}: {originals[place].text}"
         result.corrupted.append(f"{example.source or f'row {row + 1}'}: {example.text} ({origin})")
     result.originals, result.unused = found, sorted(left)
     return result

@@ -2,9 +2,9 @@
 
     answers = answer_queries(model, tokenizer, queries); rows = recall_table(queries, answers)
 
-A name is right when the greedy continuation starts with it (Berglund et al., arXiv 2309.12288: stripped, lower case);
-descriptions get a sentence BLEU as well. `likelihoods` compares the log-probability of the true answer with that of
-another query's answer, with a paired t-test: a model that knows nothing of a fact cannot tell the two apart.
+What counts as right is in `permlab.text.scores`. `likelihoods` compares the log-probability of the true answer with
+that of another query's answer, with a paired t-test (Berglund et al., arXiv 2309.12288): a model that knows nothing of
+a fact cannot tell the two apart.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def encoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[str]], list[li
     """Return texts -> token ids without special tokens."""
 
     def encode(texts: list[str]) -> list[list[int]]:
-        return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        found: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        return found
 
     return encode
 
@@ -74,13 +75,14 @@ def answer_queries(
     pairs = encode_queries(tokenizer, queries)
     order = sorted(range(len(pairs)), key=lambda i: (len(pairs[i][1]), len(pairs[i][0])))
     answers = [""] * len(pairs)
+    generate: Any = model.generate  # its declared type is that of a tensor's attribute
     pad = tokenizer.pad_token_id
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
         width = max(len(pairs[i][0]) for i in batch)
         ids = torch.tensor([[pad] * (width - len(pairs[i][0])) + pairs[i][0] for i in batch])
         mask = torch.tensor([[0] * (width - len(pairs[i][0])) + [1] * len(pairs[i][0]) for i in batch])
-        made = model.generate(
+        made: torch.Tensor = generate(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
             max_new_tokens=max(len(pairs[i][1]) for i in batch) + extra_tokens,
@@ -94,48 +96,6 @@ def answer_queries(
         if progress:
             progress(min(start + batch_size, len(order)), len(order))
     return answers
-
-
-def is_right(answer: str, target: str) -> bool:
-    """Return whether the answer starts with the target, ignoring case and runs of white space."""
-    return " ".join(answer.lower().split()).startswith(" ".join(target.lower().split()))
-
-
-def sentence_bleu(answer: str, target: str) -> float:
-    """Return the sentence BLEU (0..100) of the answer cut to the target's words; what follows is no error."""
-    from sacrebleu import sentence_bleu as bleu
-
-    cut = " ".join(answer.split()[: len(target.split())])
-    if is_right(cut, target):
-        cut = cut[: len(target)]
-    return bleu(cut, [target]).score
-
-
-def recall_table(queries: Sequence[Query], answers: Sequence[str]) -> list[dict[str, Any]]:
-    """Return one row per wording, direction, group and kind with accuracy, BLEU (descriptions) and count."""
-    groups: dict[tuple[str, str, str, str], list[tuple[Query, str]]] = defaultdict(list)
-    for query, answer in zip(queries, answers):
-        groups[query.wording, query.direction, query.group, query.kind].append((query, answer))
-    rows = []
-    for (wording, direction, group, kind), items in sorted(
-        groups.items(), key=lambda item: (item[0][0] != "trained", item[0])
-    ):
-        right = [is_right(answer, query.answer) for query, answer in items]
-        bleu = [sentence_bleu(answer, query.answer) for query, answer in items] if kind == "description" else []
-        row = {"wording": wording, "direction": direction, "group": group, "asked": kind}
-        row |= {"accuracy": sum(right) / len(right), "bleu": sum(bleu) / len(bleu) if bleu else None}
-        rows.append({**row, "queries": len(items)})
-    return rows
-
-
-def accuracy(queries: Sequence[Query], answers: Sequence[str], **where: str) -> float | None:
-    """Return the share of right answers among the queries whose fields equal `where`, or None without such queries."""
-    right = [
-        is_right(answer, query.answer)
-        for query, answer in zip(queries, answers)
-        if all(getattr(query, key) == value for key, value in where.items())
-    ]
-    return sum(right) / len(right) if right else None
 
 
 @torch.no_grad()
@@ -183,7 +143,7 @@ def likelihoods(
         true = torch.tensor(answer_log_probabilities(model, tokenizer, items), dtype=torch.float64)
         other = torch.tensor(answer_log_probabilities(model, tokenizer, shuffled), dtype=torch.float64)
         test = ttest_rel(true.numpy(), other.numpy()) if len(items) > 1 else None
-        row = {"direction": direction, "group": group, "asked": kind, "true": true.mean().item()}
+        row: dict[str, Any] = {"direction": direction, "group": group, "asked": kind, "true": true.mean().item()}
         row |= {"shuffled": other.mean().item(), "difference": (true - other).mean().item()}
         row |= {"t": float(test.statistic) if test else None, "p": float(test.pvalue) if test else None}
         rows.append({**row, "queries": len(items)})

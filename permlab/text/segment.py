@@ -12,16 +12,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from permlab.data.examples import Example
 from permlab.data.texts.joining import normalise
-from permlab.errors import UserError, check_choice
+from permlab.errors import UserError
+from permlab.text.table import ON_MISMATCH, SEGMENTERS
 from permlab.text.units import NO_UNITS, check_units, cut_text, find_spans, merge_units, project_units
 
-SEGMENTERS = ("oracle", "entities", "rule", "random", "presegmented", "llm")
-"""Names for `task.segmenter.name`; the classes are here, in `segment_rules`, `presegmented` and `segment_llm`."""
-ON_MISMATCH = ("fallback", "drop", "raise")
+if TYPE_CHECKING:
+    from permlab.data.table import DataRow
+    from permlab.text.settings import SegmenterSettings
 
 Progress = Callable[[int, int], None]
 """Called with (texts done, texts in all)."""
@@ -111,7 +112,7 @@ def segment_corpus(
     Raises:
         UserError: for an unknown `on_mismatch`, `max_units` below 1, and a mismatch with `on_mismatch="raise"`.
     """
-    check_choice("on_mismatch", on_mismatch, ON_MISMATCH)
+    mismatch = ON_MISMATCH.check("on_mismatch", on_mismatch)
     if max_units is not None and max_units < 1:
         raise UserError(f"max_units={max_units} is out of range: it must be at least 1, or null for no limit")
     started = time.perf_counter()
@@ -127,10 +128,10 @@ def segment_corpus(
         if reason:
             reasons[reason.partition(":")[0]] += 1
             result.failures.append(f"{example.source or 'text'}: {reason} ({_excerpt(example.text)})")
-            if on_mismatch == "raise":
+            if mismatch.stops:
                 remedy = "on_mismatch=fallback keeps such texts whole, on_mismatch=drop leaves them out"
                 raise UserError(f"segmenter {segmenter.name}: {result.failures[-1]}; {remedy}")
-            if on_mismatch == "drop":
+            if not mismatch.keeps:
                 result.dropped += 1
                 continue
             result.fallback += 1
@@ -142,6 +143,24 @@ def segment_corpus(
         result.examples.append(replace(example, units=units, protected=protected))
     result.reasons, result.histogram = dict(reasons.most_common()), dict(sorted(histogram.items()))
     return result
+
+
+def make_segmenter(
+    settings: SegmenterSettings, kind: str = "none", *, device: str = "cpu", cache: str | None = None
+) -> Segmenter:
+    """Return the segmenter that the settings name.
+
+    Args:
+        settings: name and what it needs.
+        kind: of the data set; decides what the name `auto` means.
+        device: where a language model runs.
+        cache: file for the answers of a language model, where the settings name none.
+
+    Raises:
+        UserError: an unknown name, missing or broken files.
+    """
+    made: Segmenter = SEGMENTERS[settings.chosen(kind)].load()(settings, device, cache)
+    return made
 
 
 def _settle(
@@ -178,6 +197,21 @@ class OracleSegmenter:
         return [Proposal(example.units or (), "the dataset knows no units") for example in examples]
 
 
+def make_oracle(settings: SegmenterSettings, device: str, cache: str | None) -> OracleSegmenter:
+    """For `SEGMENTERS`."""
+    return OracleSegmenter()
+
+
+def check_oracle(settings: SegmenterSettings, data: DataRow, prefix: str) -> None:
+    """Refuse data sets whose texts bring no units.
+
+    Raises:
+        UserError: naming the segmenter and the data set.
+    """
+    if not data.knows_units:
+        raise UserError(f"{prefix}name=oracle needs generated data; dataset={data.name} does not know its units")
+
+
 class RandomSegmenter:
     """Consecutive segments of 1 to `max_words` words, the length uniform (arXiv 2403.13799, random segment reversal).
 
@@ -206,6 +240,11 @@ class RandomSegmenter:
             if progress:
                 progress(index + 1, len(examples))
         return proposals
+
+
+def make_random(settings: SegmenterSettings, device: str, cache: str | None) -> RandomSegmenter:
+    """For `SEGMENTERS`."""
+    return RandomSegmenter(settings.max_words)
 
 
 def word_starts(text: str, spans: Sequence[tuple[int, int]] = ()) -> list[int]:

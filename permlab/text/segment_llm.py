@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from permlab.data.examples import Example
 from permlab.data.texts.joining import normalise
@@ -25,6 +25,10 @@ from permlab.data.texts.presegmented import split_marked
 from permlab.errors import UserError
 from permlab.text.segment import Progress, Proposal
 from permlab.text.units import check_units, project_units
+
+if TYPE_CHECKING:
+    from permlab.data.table import DataRow
+    from permlab.text.settings import SegmenterSettings
 
 PROMPT_VERSION = "1"
 """Part of the cache key: change it with any change to `INSTRUCTION` or `DEMONSTRATIONS`."""
@@ -257,3 +261,35 @@ class LLMSegmenter:
         rate = self.answered / self.seconds if self.seconds else 0.0
         counts = {"asked": self.asked, "answered": self.answered, "cached": self.cached}
         return {**counts, "retries": self.assistant.retries_made, "answers_per_second": rate}
+
+
+def make_llm(settings: SegmenterSettings, device: str, cache: str | None) -> LLMSegmenter:
+    """For `SEGMENTERS`: ask a server, or a local model on `device`; answers are kept in a file."""
+    assistant: Assistant
+    if settings.base_url:
+        from permlab.text.assistant_server import ServerAssistant
+
+        key = settings.api_key_env
+        assistant = ServerAssistant(
+            settings.base_url, settings.model or "", api_key_env=key, concurrency=settings.concurrency
+        )
+    else:
+        from permlab.text.assistant_local import LocalAssistant
+
+        assistant = LocalAssistant.load(settings.path or "", device=device)
+    return LLMSegmenter(assistant, settings.cache or cache)
+
+
+def check_llm(settings: SegmenterSettings, data: DataRow, prefix: str) -> None:
+    """Check that one assistant is named, with all that it needs; nothing is asked.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    if bool(settings.path) == bool(settings.base_url):
+        raise UserError(f"{prefix}name=llm needs either {prefix}path=DIR or {prefix}base_url=URL")
+    if settings.base_url and not settings.model:
+        raise UserError(f"{prefix}base_url needs {prefix}model=NAME")
+    name = settings.api_key_env
+    if name and not os.environ.get(name):
+        raise UserError(f"{prefix}api_key_env={name}: that variable is not set; export {name}=... with the key")

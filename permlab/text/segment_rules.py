@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from permlab.data.examples import Example
-from permlab.errors import UserError
+from permlab.data.texts.rows import read_entities
+from permlab.errors import UserError, check_choice
 from permlab.text.segment import Progress, Proposal
+from permlab.text.settings import SegmenterSettings, check_settings_file
 from permlab.text.units import cut_text, find_spans, split_by_spans
+
+if TYPE_CHECKING:
+    from permlab.data.table import DataRow
 
 _LISTED = """
 a about above across after against all along also although am among an and are around as at be because been before
@@ -117,8 +123,7 @@ class EntitySegmenter:
     name = "entities"
 
     def __init__(self, entities: Sequence[str] = (), source: str = "auto") -> None:
-        if source not in ENTITY_SOURCES:
-            raise UserError(f"source={source} is not known (options: {', '.join(ENTITY_SOURCES)})")
+        check_choice("source", source, ENTITY_SOURCES)
         if source == "list" and not entities:
             raise UserError("source=list needs entities: name a file with one entity per line")
         self.entities = frozenset(entity.strip() for entity in entities if entity.strip())
@@ -156,6 +161,16 @@ class EntitySegmenter:
         if spans or self.source in ("protected", "list"):
             return spans
         return capitalised_spans(example.text, lower_case)
+
+
+def make_entities(settings: SegmenterSettings, device: str, cache: str | None) -> EntitySegmenter:
+    """For `SEGMENTERS`."""
+    return EntitySegmenter(read_entities(settings.entities) if settings.entities else ())
+
+
+def check_entities(settings: SegmenterSettings, data: DataRow, prefix: str) -> None:
+    """Check that a file with entities is there where one is named."""
+    check_settings_file(settings, "entities", prefix)
 
 
 class RuleSegmenter:
@@ -209,3 +224,8 @@ class RuleSegmenter:
                 length = 0
             length += 1
         return found
+
+
+def make_rule(settings: SegmenterSettings, device: str, cache: str | None) -> RuleSegmenter:
+    """For `SEGMENTERS`."""
+    return RuleSegmenter()

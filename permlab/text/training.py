@@ -9,15 +9,17 @@ are those that the interrupted one would have seen.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from permlab.storage.files import sync
+from permlab.text.settings import TrainingSettings
+from permlab.text.table import SCHEDULES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,23 +28,6 @@ if TYPE_CHECKING:
 
 COMPLETE = "complete"
 """Marker file: a checkpoint folder without it was cut off while it was written."""
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """What the Trainer needs to know. Rates are per step, sizes in texts."""
-
-    learning_rate: float = 3e-3
-    batch_size: int = 64
-    accumulate: int = 1
-    warmup: float = 0.05
-    schedule: str = "cosine"
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    seed: int = 0
-    workers: int = 0
-    dtype: torch.dtype = torch.float32
-    device: str = "cpu"
 
 
 class Collator:
@@ -93,30 +78,55 @@ class OrderedTrainer(Trainer):
         return loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+        stream: Any = train_dataset if train_dataset is not None else self.train_dataset
+        return SequentialSampler(stream)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         for path in [*folder.rglob("*"), folder]:
-            descriptor = os.open(path, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
+            sync(path)
         (folder / COMPLETE).touch()
 
 
 def make_trainer(
-    model: PreTrainedModel, pad_id: int, stream: OrderedTexts, folder: Path, settings: TrainingSettings, hooks: Hooks
+    model: PreTrainedModel,
+    pad_id: int,
+    stream: OrderedTexts,
+    folder: Path,
+    settings: TrainingSettings,
+    hooks: Hooks,
+    *,
+    seed: int = 0,
+    workers: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
 ) -> OrderedTrainer:
-    """Return a Trainer over the whole stream, one pass."""
-    steps = -(-len(stream) // (settings.batch_size * settings.accumulate))
+    """Return a Trainer over the whole stream, one pass.
+
+    Args:
+        model: a causal language model.
+        pad_id: token that fills shorter texts; neither attended to nor learned.
+        stream: all epochs, in order; `settings.epochs` and `max_tokens` are the stream's matter.
+        folder: for checkpoints.
+        settings: sizes, rates and schedule.
+        hooks: asked after every step.
+        seed: of dropout.
+        workers: loader processes; the order does not depend on them.
+        dtype: of the forward and backward pass.
+        device: cpu, or where the accelerator is.
+
+    Raises:
+        UserError: an unknown schedule.
+    """
+    steps = steps_of(stream, settings)
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.accumulate,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.schedule,
+        lr_scheduler_type=SCHEDULES[settings.schedule].name,
         warmup_steps=int(settings.warmup * steps),
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.clip,
@@ -125,12 +135,12 @@ def make_trainer(
         logging_strategy="no",
         save_strategy="no",
         save_total_limit=2,
-        seed=settings.seed,
-        bf16=settings.dtype is torch.bfloat16 and settings.device != "cpu",
-        fp16=settings.dtype is torch.float16,
-        use_cpu=settings.device == "cpu",
-        dataloader_num_workers=settings.workers,
-        dataloader_pin_memory=settings.device.startswith("cuda"),
+        seed=seed,
+        bf16=dtype is torch.bfloat16 and device != "cpu",
+        fp16=dtype is torch.float16,
+        use_cpu=device == "cpu",
+        dataloader_num_workers=workers,
+        dataloader_pin_memory=device.startswith("cuda"),
         remove_unused_columns=False,
         disable_tqdm=True,
         report_to=[],
@@ -143,6 +153,23 @@ def make_trainer(
     trainer.remove_callback(PrinterCallback)
     trainer.hooks = hooks
     return trainer
+
+
+def steps_of(stream: OrderedTexts, settings: TrainingSettings) -> int:
+    """Return the optimizer steps of one pass."""
+    return -(-len(stream) // (settings.batch_size * settings.accumulate))
+
+
+def trained_tokens(stream: OrderedTexts, start: int, sample: int = 2000) -> float:
+    """Return the tokens from position `start` on, by the mean length of up to `sample` positions."""
+    rest = len(stream) - start
+    places = range(start, len(stream), max(1, rest // sample))
+    return rest * sum(len(stream[i]["input_ids"]) for i in places) / max(1, len(places))
+
+
+def weights_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the number type of the weights: float16 trains on float32 weights, because its optimizer needs them."""
+    return torch.float32 if dtype is torch.float16 else dtype
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

@@ -10,10 +10,11 @@ from torch.utils.data import DataLoader, SequentialSampler
 
 from permlab.data.examples import Example
 from permlab.data.texts import join_units, people_corpus, symbolic_corpus
+from permlab.errors import UserError
 from permlab.models.tokenizers import train_tokenizer
-from permlab.text import BUDGETS, ORDERS
-from permlab.text.orders import OrderedTexts, Ordering, arrangement
-from permlab.text.recall import encoder
+from permlab.text import BUDGETS, ORDERS, OrderedTexts, Ordering, encoder
+from permlab.text.pieces import REVERSED, segment_order
+from permlab.text.settings import check_ordering
 
 
 @pytest.fixture(scope="module", params=["word", "bpe"])
@@ -34,7 +35,7 @@ def texts_of(made, tokenizer, positions=None):
     return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", ORDERS.choices)
 def test_every_draw_rearranges_one_text(setting, order):
     examples, tokenizer = setting
     whole = Counter(tuple(sorted(ids)) for ids in encoder(tokenizer)([e.text for e in examples]))
@@ -89,7 +90,7 @@ def test_segments_are_reversed_and_never_longer_than_asked():
     lengths = Counter()
     for seed in range(400):
         keys = np.random.default_rng(seed).random(12, dtype=np.float32)
-        order = arrangement(1, keys, max_segment=3)
+        order = segment_order(REVERSED, keys, Ordering(max_segment=3))
         assert sorted(order) == list(range(12))
         runs, length = [], 1
         for before, after in pairwise(order):
@@ -114,7 +115,7 @@ def test_probabilities_are_respected(setting):
         assert abs(kinds[kind] / total - wanted) < 5 * (wanted * (1 - wanted) / total) ** 0.5
 
 
-@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("budget", BUDGETS.choices)
 def test_budgets_count_texts_as_they_say(setting, budget):
     examples, tokenizer = setting
     made = stream(setting, epochs=4, order="spt", budget=budget)
@@ -155,3 +156,25 @@ def test_token_and_word_reversal_differ_on_symbolic_entities():
     entity = corpus.examples[0].protected[0]
     assert len(encoder(tokenizer)([entity])[0]) == 4
     assert len(entity.split()) == 2
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (dict(order="entity_revers"), "did you mean 'entity_reverse'"),
+        (dict(budget="replaces"), "did you mean 'replace'"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_nearest(settings, words):
+    with pytest.raises(UserError, match=words):
+        OrderedTexts([Example("a b")], lambda texts: [[1, 2] for _ in texts], Ordering(**settings), epochs=1, seed=0)
+
+
+@pytest.mark.parametrize(
+    "settings", [dict(order="spt", p_original=1, p_reversed=0, p_permuted=0), dict(order="word_reverse", p_reordered=0)]
+)
+def test_two_copies_need_a_reordered_one(settings):
+    """word_reverse with p_reordered=0 passed the check and divided by zero in the run."""
+    with pytest.raises(UserError, match="needs a reordered copy"):
+        check_ordering(Ordering(budget="data", **settings))
+    check_ordering(Ordering(budget="replace", **settings))

@@ -7,18 +7,17 @@ import torch
 
 from permlab.data.examples import Query
 from permlab.data.texts import people_corpus
+from permlab.errors import UserError
 from permlab.models.causal_lm import load_causal_lm
 from permlab.models.causal_lm_config import CausalLMConfig, ScratchConfig
 from permlab.text.recall import (
     answer_log_probabilities,
     answer_queries,
     encode_queries,
-    is_right,
     likelihoods,
-    recall_table,
-    sentence_bleu,
     shuffle_answers,
 )
+from permlab.text.scores import accuracy, is_right, recall_table, sentence_bleu
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +93,8 @@ def test_shuffled_answers_are_never_the_own_ones():
     for seed in range(20):
         assert all(q.answer != s.answer for q, s in zip(queries, shuffle_answers(queries, seed)))
     assert shuffle_answers([queries[0], queries[3]], 0) is None
+
+
+def test_accuracy_refuses_a_field_that_queries_do_not_have():
+    with pytest.raises(UserError, match="did you mean 'direction'"):
+        accuracy([], [], directon="reverse")

@@ -24,9 +24,10 @@ from permlab.tasks.merge.language import arms_of
 from permlab.tasks.merge.language_report import report
 from permlab.tasks.merge.language_score import Subject, measure, untrained_rows, write_merged
 from permlab.tasks.merge.pairs import device_of
-from permlab.text.orders import OrderedTexts, Ordering
+from permlab.text.orders import OrderedTexts
 from permlab.text.recall import encoder
-from permlab.text.training import Collator, Hooks, TrainingSettings, make_trainer
+from permlab.text.settings import Ordering, TrainingSettings
+from permlab.text.training import Collator, Hooks, make_trainer
 
 EPOCHS, BATCH, RATE = 20, 32, 3e-3
 """Training where `task.train` leaves it open."""
@@ -162,8 +163,6 @@ def train(config: Config, run: Run, tokenizer: Any, texts: list[Any], pair: int,
         batch_size=given.batch_size or BATCH,
         schedule="cosine" if given.schedule == "cosine" else "constant_with_warmup",
         weight_decay=given.weight_decay,
-        seed=seed % 2**32,
-        device=str(device),
     )
     steps = -(-len(stream) // settings.batch_size)
     with run.progress(f"training network {'AB'[k]} of pair {pair + 1}", steps) as bar:
@@ -173,7 +172,16 @@ def train(config: Config, run: Run, tokenizer: Any, texts: list[Any], pair: int,
                 bar.update(step, loss=loss.item())
             return False, run.stopping
 
-        trainer = make_trainer(module, pad_of(tokenizer), stream, run.dir / "checkpoints", settings, Hooks(on_step))
+        trainer = make_trainer(
+            module,
+            pad_of(tokenizer),
+            stream,
+            run.dir / "checkpoints",
+            settings,
+            Hooks(on_step),
+            seed=seed % 2**32,
+            device=str(device),
+        )
         trainer.train()
     run.check_stop()
     return {name: value.cpu() for name, value in state_of(module).items()}

@@ -5,22 +5,27 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config
-from permlab.data import Corpus, Example, Query, limit_queries, load_texts
+from permlab.data import Corpus, Example, limit_queries, load_texts
 from permlab.errors import UserError
 from permlab.hardware import resolve_dtype
-from permlab.models.causal_lm import load_causal_lm, save_causal_lm
+from permlab.models import load_causal_lm, save_causal_lm
 from permlab.runs.run import Run
 from permlab.tasks.spt.figures import recall_bars, training_loss, units_histogram
-from permlab.text.orders import OrderedTexts, Ordering
-from permlab.text.recall import accuracy, answer_queries, encoder, likelihoods, recall_table
-from permlab.text.segment import OracleSegmenter, RandomSegmenter, SegmentedCorpus, Segmenter, segment_corpus
-from permlab.text.training import Hooks, TrainingSettings, latest_checkpoint, make_trainer
+from permlab.text import ORDERS, OrderedTexts, SegmentedCorpus, make_segmenter, segment_corpus
+from permlab.text.recall import answer_queries, encoder, likelihoods
+from permlab.text.scores import headline_queries, recall_metrics, recall_table
+from permlab.text.training import Hooks, latest_checkpoint, make_trainer, steps_of, trained_tokens, weights_dtype
+
+if TYPE_CHECKING:
+    import torch
+
+    from permlab.tasks.spt import SptConfig
 
 
-def train_and_ask(config: Config, run: Run) -> None:
+def train_and_ask(config: Config[SptConfig], run: Run) -> None:
     """Carry out one SPT run."""
     task = config.task
     corpus = load_texts(config.dataset, config.seed)
@@ -33,11 +38,10 @@ def train_and_ask(config: Config, run: Run) -> None:
         config.model, texts, weights_dtype(dtype), device, config.seed, task.train.max_tokens
     )
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    ordering = Ordering(**{key: getattr(task, key) for key in Ordering.__dataclass_fields__})
     stream = OrderedTexts(
         examples,
         encoder(tokenizer),
-        ordering,
+        task,
         epochs=task.train.epochs,
         seed=config.seed,
         bos=tokenizer.bos_token_id,
@@ -55,22 +59,16 @@ def train_and_ask(config: Config, run: Run) -> None:
     ask(config, run, model, tokenizer, corpus)
 
 
-def weights_dtype(dtype: Any) -> Any:
-    """Return the number type of the weights: float16 trains on float32 weights, because its optimizer needs them."""
-    import torch
-
-    return torch.float32 if dtype is torch.float16 else dtype
-
-
 # ---- units --------------------------------------------------------------------------------------------------------
 
 
-def segment(config: Config, run: Run, corpus: Corpus) -> list[Example]:
+def segment(config: Config[SptConfig], run: Run, corpus: Corpus) -> list[Example]:
     """Cut the texts into units when the order moves units; report counts and the histogram."""
-    if config.task.order != "spt":
+    if not ORDERS[config.task.order].segmented:
         return corpus.examples
     settings = config.task.segmenter
-    segmenter = make_segmenter(config, run)
+    cache = Path(config.run.root) / "cache" / "segments.jsonl"  # answers of an assistant, shared by all runs
+    segmenter = make_segmenter(settings, config.dataset.kind, device=str(run.device), cache=str(cache))
     with run.progress(f"segmenting ({segmenter.name})", len(corpus.examples)) as bar:
         segmented = segment_corpus(
             corpus.examples,
@@ -84,51 +82,6 @@ def segment(config: Config, run: Run, corpus: Corpus) -> list[Example]:
         raise UserError(f"segmenter {segmenter.name} left no text; use task.segmenter.on_mismatch=fallback")
     report_units(run, segmented)
     return segmented.examples
-
-
-def make_segmenter(config: Config, run: Run) -> Segmenter:
-    """Return the segmenter that the configuration names."""
-    settings, kind = config.task.segmenter, config.dataset.kind
-    name = settings.name
-    if name == "auto":
-        name = {"people": "oracle", "symbolic": "oracle", "presegmented": "presegmented"}.get(kind, "entities")
-    if name == "oracle":
-        return OracleSegmenter()
-    if name == "random":
-        return RandomSegmenter(settings.max_words)
-    if name == "presegmented":
-        from permlab.data import read_presegmented
-        from permlab.text.presegmented import PresegmentedSegmenter
-
-        return PresegmentedSegmenter(read_presegmented(settings.units) if settings.units else None)
-    if name == "llm":
-        return make_llm_segmenter(config, run)
-    from permlab.data import read_entities
-    from permlab.text.segment_rules import EntitySegmenter, RuleSegmenter
-
-    if name == "rule":
-        return RuleSegmenter()
-    return EntitySegmenter(read_entities(settings.entities) if settings.entities else ())
-
-
-def make_llm_segmenter(config: Config, run: Run) -> Segmenter:
-    """Return a segmenter that asks a local model or a server."""
-    from permlab.text.segment_llm import Assistant, LLMSegmenter
-
-    settings = config.task.segmenter
-    assistant: Assistant
-    if settings.base_url:
-        from permlab.text.assistant_server import ServerAssistant
-
-        assistant = ServerAssistant(
-            settings.base_url, settings.model, api_key_env=settings.api_key_env, concurrency=settings.concurrency
-        )
-    else:
-        from permlab.text.assistant_local import LocalAssistant
-
-        assistant = LocalAssistant.load(settings.path, device=run.device)
-    cache = settings.cache or str(Path(config.run.root) / "cache" / "segments.jsonl")
-    return LLMSegmenter(assistant, cache)
 
 
 def report_units(run: Run, segmented: SegmentedCorpus) -> None:
@@ -152,56 +105,55 @@ def report_units(run: Run, segmented: SegmentedCorpus) -> None:
 # ---- training -----------------------------------------------------------------------------------------------------
 
 
-def train(config: Config, run: Run, model: Any, tokenizer: Any, stream: OrderedTexts, dtype: Any) -> None:
+def train(
+    config: Config[SptConfig], run: Run, model: Any, tokenizer: Any, stream: OrderedTexts, dtype: torch.dtype
+) -> None:
     """Train on the stream; checkpoints, stops and resumes exactly."""
-    task = config.task.train
-    settings = TrainingSettings(
-        **{key: value for key, value in asdict(task).items() if key in TrainingSettings.__dataclass_fields__},
-        seed=config.seed,
-        workers=config.hardware.workers,
-        dtype=dtype,
-        device=str(run.device),
-    )
+    settings = config.task.train
     folder = run.dir / "checkpoints"
     checkpoint = latest_checkpoint(folder) if run.resumed else None
     done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
     if run.resumed:
         run.rewind_metrics(done)
         run.say(f"continuing after step {done}")
-    steps = -(-len(stream) // (task.batch_size * task.accumulate))
+    steps = steps_of(stream, settings)
     with run.progress("training", steps, done) as bar:
 
         def on_step(step: int, loss: Any, rate: float) -> tuple[bool, bool]:
-            if step % task.log_steps == 0 or step in (1, steps):
+            if step % settings.log_steps == 0 or step in (1, steps):
                 value = loss.item()
-                run.log({"loss": value, "learning_rate": rate, "epoch": step / steps * task.epochs}, step=step)
+                run.log({"loss": value, "learning_rate": rate, "epoch": step / steps * settings.epochs}, step=step)
                 bar.update(step, loss=value)
             save = run.stopping or run.checkpoint_due(step)
             return save and step < steps, run.stopping
 
-        trainer = make_trainer(model, tokenizer.pad_token_id, stream, folder, settings, Hooks(on_step))
+        trainer = make_trainer(
+            model,
+            tokenizer.pad_token_id,
+            stream,
+            folder,
+            settings,
+            Hooks(on_step),
+            seed=config.seed,
+            workers=config.hardware.workers,
+            dtype=dtype,
+            device=str(run.device),
+        )
         started = time.monotonic()
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seconds = time.monotonic() - started
     run.check_stop()
-    tokens = trained_tokens(stream, done * task.batch_size * task.accumulate)
+    tokens = trained_tokens(stream, done * settings.batch_size * settings.accumulate)
     run.summary(train_tokens_per_second=tokens / seconds, seconds_training=seconds, steps=steps)
     losses = [(entry["step"], entry["loss"]) for entry in run.logged()]
     if losses:
         run.figure("training_loss", training_loss(losses, config.task.order))
 
 
-def trained_tokens(stream: OrderedTexts, start: int, sample: int = 2000) -> float:
-    """Return the tokens from position `start` on, by the mean length of up to `sample` positions."""
-    rest = len(stream) - start
-    places = range(start, len(stream), max(1, rest // sample))
-    return rest * sum(len(stream[i]["input_ids"]) for i in places) / max(1, len(places))
-
-
 # ---- recall -------------------------------------------------------------------------------------------------------
 
 
-def ask(config: Config, run: Run, model: Any, tokenizer: Any, corpus: Corpus) -> None:
+def ask(config: Config[SptConfig], run: Run, model: Any, tokenizer: Any, corpus: Corpus) -> None:
     """Ask every question and report accuracy, BLEU and likelihoods."""
     settings = config.task.evaluation
     queries = limit_queries(corpus.queries, settings.limit)
@@ -227,32 +179,3 @@ def ask(config: Config, run: Run, model: Any, tokenizer: Any, corpus: Corpus) ->
         run.table("likelihood", compared, title="log-probability, true minus shuffled answer (nats)", columns=columns)
     run.summary(**recall_metrics(queries, answers))
     run.figure("recall", recall_bars(rows))
-
-
-def headline_queries(queries: list[Query]) -> list[Query]:
-    """Return the questions in trained wordings, or all when there are none (Berglund's data)."""
-    return [q for q in queries if q.wording == "trained"] or queries
-
-
-def recall_metrics(queries: list[Query], answers: list[str]) -> dict[str, float]:
-    """Return the headline numbers.
-
-    `forward_accuracy` and `reverse_accuracy` count facts that were trained in one direction only; facts trained both
-    ways have numbers of their own, as have held-out wordings and every kind of answer.
-    """
-    wording = "trained" if any(q.wording == "trained" for q in queries) else "held_out"
-    single = [(q, a) for q, a in zip(queries, answers, strict=True) if q.group != "both"]
-    metrics: dict[str, float | None] = {}
-    for direction in ("forward", "reverse"):
-        for words, suffix in ((wording, ""), ("held_out", "_held_out")):
-            if words == wording and suffix:
-                continue
-            chosen = list(zip(*single)) or [(), ()]
-            metrics[f"{direction}_accuracy{suffix}"] = accuracy(*chosen, direction=direction, wording=words)
-            for kind in sorted({q.kind for q in queries}):
-                name = f"{direction}_{kind}_accuracy{suffix}"
-                metrics[name] = accuracy(*chosen, direction=direction, wording=words, kind=kind)
-    metrics["both_ways_accuracy"] = accuracy(queries, answers, group="both", wording=wording)
-    for group in sorted({q.group for q in queries if " first, " in q.group}):
-        metrics[f"form_{group.replace(' first, ', '_').replace(' ', '_')}"] = accuracy(queries, answers, group=group)
-    return {key: value for key, value in metrics.items() if value is not None}

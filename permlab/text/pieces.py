@@ -1,0 +1,73 @@
+"""What orders move, and into which sequence: `words_and_entities(example)`, `segment_order(REVERSED, keys, ordering)`.
+
+Functions of the rows of `permlab.text.table.ORDERS`. Pieces: from an example to strings. Arrangements: from the kind of
+reading, one random number in [0, 1) per piece and the settings to piece indices.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from permlab.data.examples import Example
+from permlab.text.settings import Ordering
+
+WORD = re.compile(r"\w+(?:['’\-]\w+)*|[^\w\s]+")
+ORIGINAL, REVERSED, PERMUTED = 0, 1, 2
+"""Kinds of readings; a text's kind is drawn with `Ordering.probabilities()`."""
+
+Keys = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def whole_text(example: Example) -> list[str]:
+    """The text as one piece."""
+    return [example.text]
+
+
+def units_of(example: Example) -> list[str]:
+    """The units that a segmenter found: what SPT permutes (arXiv 2403.00758)."""
+    return list(example.units or (example.text,))
+
+
+def words_of(example: Example) -> list[str]:
+    """Words and punctuation: word reversal (arXiv 2403.13799)."""
+    return split_words(example.text)
+
+
+def words_and_entities(example: Example) -> list[str]:
+    """Words with entities kept whole: entity-preserving reversal (arXiv 2403.13799)."""
+    return split_words(example.text, example.protected)
+
+
+def split_words(text: str, protected: Sequence[str] = ()) -> list[str]:
+    """Split a text into words and punctuation; protected strings stay one piece."""
+    kept = sorted((re.escape(p) for p in protected if p), key=len, reverse=True)
+    pattern = re.compile("|".join([*kept, WORD.pattern])) if kept else WORD
+    return pattern.findall(text)
+
+
+def whole_order(kind: int, keys: Keys, ordering: Ordering) -> list[int]:
+    """Return piece indices as they are, last to first, or sorted by the random keys."""
+    if kind == PERMUTED:
+        return [int(index) for index in np.argsort(keys, kind="stable")]
+    indices = list(range(len(keys)))
+    return indices[::-1] if kind == REVERSED else indices
+
+
+def segment_order(kind: int, keys: Keys, ordering: Ordering) -> list[int]:
+    """Return piece indices with segments of 1 to `max_segment` pieces in reverse, each kept in itself.
+
+    Random segment reversal (arXiv 2403.13799): the lengths are drawn uniformly from 1 to k.
+    """
+    if kind != REVERSED:
+        return whole_order(kind, keys, ordering)
+    count = len(keys)
+    segments, start = [], 0
+    while start < count:
+        length = 1 + int(keys[start] * ordering.max_segment)
+        segments.append(range(start, min(start + length, count)))
+        start += length
+    return [index for segment in reversed(segments) for index in segment]

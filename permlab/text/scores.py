@@ -1,0 +1,92 @@
+"""Scores of answers: `recall_table(queries, answers)`, `recall_metrics(queries, answers)["reverse_accuracy"]`.
+
+A name is right when the greedy continuation starts with it (Berglund et al., arXiv 2309.12288: stripped, lower case);
+descriptions get a sentence BLEU as well.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from permlab.data.examples import Query
+from permlab.errors import check_choice
+
+
+def is_right(answer: str, target: str) -> bool:
+    """Return whether the answer starts with the target, ignoring case and runs of white space."""
+    return " ".join(answer.lower().split()).startswith(" ".join(target.lower().split()))
+
+
+def sentence_bleu(answer: str, target: str) -> float:
+    """Return the sentence BLEU (0..100) of the answer cut to the target's words; what follows is no error."""
+    from sacrebleu import sentence_bleu as bleu
+
+    cut = " ".join(answer.split()[: len(target.split())])
+    if is_right(cut, target):
+        cut = cut[: len(target)]
+    return float(bleu(cut, [target]).score)
+
+
+def recall_table(queries: Sequence[Query], answers: Sequence[str]) -> list[dict[str, Any]]:
+    """Return one row per wording, direction, group and kind with accuracy, BLEU (descriptions) and count."""
+    groups: dict[tuple[str, str, str, str], list[tuple[Query, str]]] = defaultdict(list)
+    for query, answer in zip(queries, answers):
+        groups[query.wording, query.direction, query.group, query.kind].append((query, answer))
+    rows = []
+    for (wording, direction, group, kind), items in sorted(
+        groups.items(), key=lambda item: (item[0][0] != "trained", item[0])
+    ):
+        right = [is_right(answer, query.answer) for query, answer in items]
+        bleu = [sentence_bleu(answer, query.answer) for query, answer in items] if kind == "description" else []
+        row: dict[str, Any] = {"wording": wording, "direction": direction, "group": group, "asked": kind}
+        row |= {"accuracy": sum(right) / len(right), "bleu": sum(bleu) / len(bleu) if bleu else None}
+        rows.append({**row, "queries": len(items)})
+    return rows
+
+
+def accuracy(queries: Sequence[Query], answers: Sequence[str], **where: str) -> float | None:
+    """Return the share of right answers among the queries whose fields equal `where`, or None without such queries.
+
+    Raises:
+        UserError: a field that queries do not have.
+    """
+    for key in where:
+        check_choice("field of a query", key, [each.name for each in fields(Query)])
+    right = [
+        is_right(answer, query.answer)
+        for query, answer in zip(queries, answers)
+        if all(getattr(query, key) == value for key, value in where.items())
+    ]
+    return sum(right) / len(right) if right else None
+
+
+def headline_queries(queries: Sequence[Query]) -> list[Query]:
+    """Return the questions in trained wordings, or all when there are none (Berglund's data)."""
+    return [q for q in queries if q.wording == "trained"] or list(queries)
+
+
+def recall_metrics(queries: Sequence[Query], answers: Sequence[str]) -> dict[str, float]:
+    """Return the headline numbers.
+
+    `forward_accuracy` and `reverse_accuracy` count facts that were trained in one direction only; facts trained both
+    ways have numbers of their own, as have held-out wordings and every kind of answer.
+    """
+    wording = "trained" if any(q.wording == "trained" for q in queries) else "held_out"
+    single = [(q, a) for q, a in zip(queries, answers, strict=True) if q.group != "both"]
+    asked, given = [q for q, _ in single], [a for _, a in single]
+    metrics: dict[str, float | None] = {}
+    for direction in ("forward", "reverse"):
+        for words, suffix in ((wording, ""), ("held_out", "_held_out")):
+            if words == wording and suffix:
+                continue
+            metrics[f"{direction}_accuracy{suffix}"] = accuracy(asked, given, direction=direction, wording=words)
+            for kind in sorted({q.kind for q in queries}):
+                name = f"{direction}_{kind}_accuracy{suffix}"
+                metrics[name] = accuracy(asked, given, direction=direction, wording=words, kind=kind)
+    metrics["both_ways_accuracy"] = accuracy(queries, answers, group="both", wording=wording)
+    for group in sorted({q.group for q in queries if " first, " in q.group}):
+        metrics[f"form_{group.replace(' first, ', '_').replace(' ', '_')}"] = accuracy(queries, answers, group=group)
+    return {key: value for key, value in metrics.items() if value is not None}

@@ -1,0 +1,205 @@
+"""Settings of ordered training on texts, each with its one default: `Ordering(order="spt", budget="data")`.
+
+`permlab task=spt` inherits them, so a key of the command line is a field here. Nothing heavy is imported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from permlab import registry
+from permlab.data.table import DATASETS
+from permlab.errors import UserError, check_choice, check_range
+from permlab.text.table import BUDGETS, ON_MISMATCH, ORDERS, SCHEDULES, SEGMENTERS
+
+AUTO = "auto"
+"""The name that stands for the segmenter of the data set's own row."""
+
+
+@dataclass
+class Ordering:
+    """Which orders are drawn, and how often."""
+
+    order: str = "spt"
+    """original | spt | token_reverse | word_reverse | entity_reverse | random_segment | word_permute"""
+    p_original: float = 1 / 3
+    """order=spt and word_permute: probability of reading the units as they are"""
+    p_reversed: float = 1 / 3
+    p_permuted: float = 1 / 3
+    p_reordered: float = 0.5
+    """the reversals: probability of the reversed reading"""
+    max_segment: int = 2
+    """order=random_segment: the longest segment in words"""
+    dynamic: bool = True
+    """draw anew in every epoch"""
+    budget: str = "replace"
+    """replace (texts, tokens and steps equal those of original) | data (each text as it is and reordered) |
+    compute (the same in half the epochs)"""
+
+    def probabilities(self) -> tuple[float, float, float]:
+        """Return the probabilities of reading a text as it is, reversed, or permuted.
+
+        Raises:
+            UserError: an unknown order or budget.
+        """
+        row, budget = ORDERS[self.order], BUDGETS[self.budget]
+        if not row.reorders:
+            return 1.0, 0.0, 0.0
+        if row.permutes:
+            # SPT draws one of the three readings for every text and epoch (arXiv 2403.00758; the thirds are ours).
+            mixed = (self.p_original, self.p_reversed, self.p_permuted)
+        else:
+            # Reverse training (arXiv 2403.13799) reads each text in both directions: half of the draws are reversed.
+            mixed = (1 - self.p_reordered, self.p_reordered, 0.0)
+        if budget.copies == 1:
+            return mixed
+        # The original is read anyway; the other copy is never the original.
+        rest = mixed[1] + mixed[2]
+        return 0.0, mixed[1] / rest, mixed[2] / rest
+
+
+@dataclass
+class SegmenterSettings:
+    """How texts are cut into semantic units (used by order=spt)."""
+
+    name: str = AUTO
+    """auto (oracle for generated data, presegmented for `[SEP]` files, else entities) | oracle | entities | rule |
+    random | presegmented | llm"""
+    max_units: int | None = None
+    """Merge neighbours until no text has more units: many small units cost forward recall at a fixed budget."""
+    on_mismatch: str = "fallback"
+    """fallback (the whole text is one unit) | drop | raise, when the units do not give back the text"""
+    entities: str | None = None
+    """segmenter=entities: a file with one protected string per line."""
+    max_words: int = 3
+    """segmenter=random: the longest segment in words."""
+    units: str | None = None
+    """segmenter=presegmented: a `[SEP]` file with the same texts."""
+    path: str | None = None
+    """segmenter=llm: a local Hugging Face model directory or hub id."""
+    base_url: str | None = None
+    """segmenter=llm: an OpenAI-compatible server, such as http://localhost:8000/v1."""
+    model: str | None = None
+    """segmenter=llm: the model name the server knows."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key; null sends none."""
+    concurrency: int = 8
+    """Requests at a time."""
+    cache: str | None = None
+    """JSONL of answers; null = <run.root>/cache/segments.jsonl, shared by all runs."""
+
+    def chosen(self, kind: str) -> str:
+        """Return the name of the segmenter for a kind of data set: `auto` is the one that suits it."""
+        return DATASETS[kind].segmenter if self.name == AUTO else self.name
+
+
+@dataclass
+class TrainingSettings:
+    """Training with transformers' Trainer."""
+
+    epochs: float = 80.0
+    batch_size: int = 64
+    """Texts per step and device."""
+    accumulate: int = 1
+    learning_rate: float = 3e-3
+    warmup: float = 0.05
+    """Share of the steps."""
+    schedule: str = "cosine"
+    """cosine | linear | constant_with_warmup"""
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    max_tokens: int = 512
+    """Longer texts are cut."""
+    log_steps: int = 10
+
+
+@dataclass
+class RecallSettings:
+    """Recall after training."""
+
+    batch_size: int = 128
+    limit: int | None = None
+    """Queries per wording, direction, group and kind; null = all."""
+    likelihood: bool = True
+    """Also compare true with shuffled answers by log-probability."""
+
+
+def check_ordering(ordering: Ordering, prefix: str = "") -> None:
+    """Check names, probabilities and lengths.
+
+    Args:
+        prefix: goes before the names in messages, as of all checks here.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    row = ORDERS.check(f"{prefix}order", ordering.order)
+    budget = BUDGETS.check(f"{prefix}budget", ordering.budget)
+    for key in ("p_original", "p_reversed", "p_permuted", "p_reordered"):
+        check_range(f"{prefix}{key}", getattr(ordering, key), 0, 1)
+    total = ordering.p_original + ordering.p_reversed + ordering.p_permuted
+    if abs(total - 1) > 1e-6:
+        raise UserError(f"{prefix}p_original + {prefix}p_reversed + {prefix}p_permuted = {total:g}; they must sum to 1")
+    if budget.copies > 1 and row.reorders:
+        if row.permutes and ordering.p_original > 1 - 1e-6:
+            raise UserError(f"{prefix}budget={ordering.budget} needs a reordered copy; lower {prefix}p_original")
+        if not row.permutes and ordering.p_reordered < 1e-6:
+            raise UserError(f"{prefix}budget={ordering.budget} needs a reordered copy; raise {prefix}p_reordered")
+    check_range(f"{prefix}max_segment", ordering.max_segment, 1)
+
+
+def check_segmenter(settings: SegmenterSettings, kind: str, prefix: str = "") -> None:
+    """Check the segmenter and that it fits a kind of data set.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    check_choice(f"{prefix}name", settings.name, (AUTO, *SEGMENTERS))
+    ON_MISMATCH.check(f"{prefix}on_mismatch", settings.on_mismatch)
+    if settings.max_units is not None:
+        check_range(f"{prefix}max_units", settings.max_units, 1)
+    check_range(f"{prefix}max_words", settings.max_words, 1)
+    check_range(f"{prefix}concurrency", settings.concurrency, 1, 256)
+    row = SEGMENTERS[settings.chosen(kind)]
+    if row.check:
+        registry.load(row.check)(settings, DATASETS[kind], prefix)
+
+
+def check_settings_file(settings: SegmenterSettings, key: str, prefix: str = "") -> None:
+    """Refuse a file of the settings that is not there; an empty key names none.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    value = getattr(settings, key)
+    if value and not Path(value).is_file():
+        raise UserError(f"{prefix}{key}={value}: there is no such file")
+
+
+def check_training(settings: TrainingSettings, prefix: str = "") -> None:
+    """Check names and ranges.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    SCHEDULES.check(f"{prefix}schedule", settings.schedule)
+    check_range(f"{prefix}epochs", settings.epochs, 0, open_interval=True)
+    check_range(f"{prefix}learning_rate", settings.learning_rate, 0, open_interval=True)
+    check_range(f"{prefix}warmup", settings.warmup, 0, 0.9)
+    check_range(f"{prefix}weight_decay", settings.weight_decay, 0)
+    check_range(f"{prefix}clip", settings.clip, 0)
+    check_range(f"{prefix}max_tokens", settings.max_tokens, 8)
+    for key in ("batch_size", "accumulate", "log_steps"):
+        check_range(f"{prefix}{key}", getattr(settings, key), 1)
+
+
+def check_recall(settings: RecallSettings, prefix: str = "") -> None:
+    """Check ranges.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    check_range(f"{prefix}batch_size", settings.batch_size, 1)
+    if settings.limit is not None:
+        check_range(f"{prefix}limit", settings.limit, 1)
