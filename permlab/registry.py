@@ -53,6 +53,13 @@ TABLES: dict[str, str] = {
     "routes": "permlab.probes.table:ROUTES",
     "scratch_positions": "permlab.probes.table:POSITIONS",
     "variants": "permlab.probes.table:VARIANTS",
+    "growth_laws": "permlab.ntk.table:GROWTHS",
+    "ntk_dtypes": "permlab.ntk.table:DTYPES",
+    "ntk_layers": "permlab.ntk.table:LAYERS",
+    "ntk_modes": "permlab.tasks.ntk.table:MODES",
+    "ntk_solvers": "permlab.ntk.table:SOLVERS",
+    "ntk_tests": "permlab.ntk.table:TESTS",
+    "parameterizations": "permlab.ntk.table:PARAMETERIZATIONS",
 }
 """table name -> where it stands; `permlab ls methods` prints all but the tasks, models and data sets."""
 

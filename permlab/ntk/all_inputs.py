@@ -34,7 +34,8 @@ from permlab.ntk.process import pair_covariance
 
 def log_binomial(n: FloatArray | float, r: FloatArray | float) -> FloatArray:
     """log C(n, r) for 0 <= r <= n, elementwise."""
-    return gammaln(np.add(n, 1.0)) - gammaln(np.add(r, 1.0)) - gammaln(np.subtract(n, r) + 1.0)
+    value: FloatArray = gammaln(np.add(n, 1.0)) - gammaln(np.add(r, 1.0)) - gammaln(np.subtract(n, r) + 1.0)
+    return value
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def ensemble_size_all(k: int, target: float, parameterization: str | float = "st
     Raises:
         UserError: k below 2, target outside (0, 1), or N above 2^53.
     """
-    check_range("task.target", target, 0.0, 1.0, open_interval=True)
+    check_range("target", target, 0.0, 1.0, open_interval=True)
     classes = error_classes(k, parameterization)
     log_allowed = _log_allowed_failure(k, target)
     low, high = _bracket(classes, log_allowed)

@@ -38,7 +38,7 @@ def sufficient_size(
     k: ArrayLike, ones: ArrayLike, target: float, parameterization: str | float = "standard"
 ) -> np.ndarray:
     """Networks that suffice for one input by the sub-Gaussian tail bound above; never below the exact N."""
-    check_range("task.target", target, 0.0, 1.0, open_interval=True)
+    check_range("target", target, 0.0, 1.0, open_interval=True)
     sizes, _ = check_sizes(k, ones)
     signal = weakest_signal(k, ones, parameterization)
     needed = 2.0 / signal**2 * np.log(sizes / (2.0 * (1.0 - target)))
@@ -47,14 +47,14 @@ def sufficient_size(
 
 def sufficient_size_all(k: int, target: float, parameterization: str | float = "standard") -> int:
     """Networks that suffice for all 2^k - 1 inputs when every input gets the same share of the failure probability."""
-    check_range("task.target", target, 0.0, 1.0, open_interval=True)
+    check_range("target", target, 0.0, 1.0, open_interval=True)
     signal = float(weakest_signal(k, np.arange(2, k + 1), parameterization).min())
     return max(1, int(np.ceil(2.0 / signal**2 * (k * np.log(2.0) + np.log(k / (2.0 * (1.0 - target)))))))
 
 
 def linearithmic_constant(ones: int, parameterization: str | float = "standard") -> float:
     """Limit of N / (k log k) for one input with a fixed number of ones m >= 2, as k grows."""
-    check_range("task.ones", ones, 2)
+    check_range("ones", ones, 2)
     weight = first_layer_weight(parameterization)
     cosine = 1.0 / np.sqrt(ones)
     a_prior = 1.0 - 1.0 / np.pi
@@ -62,4 +62,4 @@ def linearithmic_constant(ones: int, parameterization: str | float = "standard")
     d_prior = float(kappa1_increment(cosine))
     d = d_prior + weight * cosine * float(kappa0(cosine))
     variance = a_prior * (1.0 + ones * d * d / a**2) - 2.0 * d_prior * ones * d / a
-    return variance / (d * ones / a - 1.0) ** 2
+    return float(variance / (d * ones / a - 1.0) ** 2)

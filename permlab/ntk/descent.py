@@ -110,8 +110,8 @@ class DescentEnsemble(FiniteEnsemble):
         # A step beyond the limit either overflows (NaN fails both comparisons) or kills the units: outputs stay at 0.
         if not worst < (0.1 if self.learning_rate > limit else 10.0):
             raise UserError(
-                f"gradient descent diverged at task.learning_rate={self.learning_rate:g}: the largest stable step "
-                f"is about {limit:.3g}; lower it, or leave it null"
+                f"gradient descent diverged at learning_rate={self.learning_rate:g}: the largest stable step "
+                f"is about {limit:.3g}; lower it, or leave it out"
             )
         self.training_error = max(self.training_error, worst)
 

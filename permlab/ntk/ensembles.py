@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
 import torch
 
 from permlab.ntk.finite import Problem
 from permlab.ntk.law import size_from_signal
+from permlab.tables import spread
 
 
 @dataclass(frozen=True)
@@ -115,12 +116,12 @@ class EnsembleStatistics:
 
     def success(self) -> tuple[float, float]:
         """(mean, standard error) of the accuracy over finished blocks; NaN where there are too few."""
-        values = np.asarray(self.accuracies)
-        if not len(values):
+        found = spread(self.accuracies)
+        if found is None:
             return math.nan, math.nan
-        return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+        return found.mean, math.nan if found.deviation is None else found.deviation / math.sqrt(found.count)
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> dict[str, Any]:
         """Everything `restore` needs, in tensors, numbers and lists."""
         return {
             "seen": self.seen,
@@ -131,7 +132,7 @@ class EnsembleStatistics:
             "sums": torch.stack([self.total, self.squares, self.running, self.in_block]),
         }
 
-    def restore(self, state: dict) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Continue from `state` of statistics on the same problem."""
         self.seen, self.running_count = int(state["seen"]), int(state["running_count"])
         self.off_sum, self.off_squares = state["off"]

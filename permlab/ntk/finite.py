@@ -26,12 +26,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from permlab.errors import UserError, check_choice, check_range
-from permlab.ntk.kernels import PARAMETERIZATIONS, normalized
+from permlab.errors import UserError, check_range
+from permlab.ntk.kernels import normalized
+from permlab.ntk.settings import check_width
+from permlab.ntk.table import LAYERS, PARAMETERIZATIONS
 
 BLOCK = 4_096
 """Hidden units drawn at a time; part of the definition of a member's weights."""
-LAYERS = ("last", "both")
 ELEMENTS = 2**24
 """Numbers in the largest temporary of a chunk (64 MB in float32)."""
 
@@ -50,20 +51,21 @@ class Spec:
     """Layers that train: `last` or `both`."""
 
     def __post_init__(self) -> None:
-        check_range("task.k", self.k, 2)
-        check_choice("task.parameterization", self.parameterization, PARAMETERIZATIONS)
-        check_choice("task.layers", self.layers, LAYERS)
-        if self.width < self.k:
-            raise UserError(
-                f"task.width={self.width} is below k={self.k}: so few hidden units cannot fit the training points, "
-                f"and no number of networks reaches the target; use a width of at least {self.k}"
-            )
+        check_range("k", self.k, 2)
+        PARAMETERIZATIONS.check("parameterization", self.parameterization)
+        LAYERS.check("layers", self.layers)
+        check_width(self.width, self.k)
+
+    @property
+    def first_moves(self) -> bool:
+        """Whether the first layer trains too."""
+        return LAYERS[self.layers].first
 
     @property
     def gains(self) -> tuple[float, float]:
         """Factors (first layer, last layer) on the learning rate in terms of U1 and U2; 0 for a frozen first layer."""
-        first, last = (1.0, 1.0) if self.parameterization == "standard" else (1.0 / self.k, 1.0 / self.width)
-        return (first if self.layers == "both" else 0.0), last
+        first, last = PARAMETERIZATIONS[self.parameterization].gains(self.k, self.width)
+        return (first if self.first_moves else 0.0), last
 
     @property
     def first_layer_weight(self) -> float:
@@ -118,7 +120,7 @@ class FiniteEnsemble(ABC):
     @property
     def chunk(self) -> int:
         """Members solved together so that no temporary exceeds `ELEMENTS` numbers (at least 1)."""
-        rows = len(self.all_inputs) + (self.spec.k**2 if self.spec.layers == "both" else 0)
+        rows = len(self.all_inputs) + (self.spec.k**2 if self.spec.first_moves else 0)
         return max(1, ELEMENTS // (min(self.spec.width, BLOCK) * rows))
 
     def blocks(self, members: Sequence[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -147,12 +149,12 @@ class ExactEnsemble(FiniteEnsemble):
         Raises:
             UserError: a network whose hidden units do not tell the training inputs apart (singular Gram matrix).
         """
-        solve = self._last if self.spec.layers == "last" else self._both
+        solve = self._both if self.spec.first_moves else self._last
         try:
             return solve(members).cpu()
-        except torch.linalg.LinAlgError as error:
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # its stubs leave it out
             raise UserError(
-                f"task.width={self.spec.width} is too small for k={self.spec.k} (singular Gram matrix): use a larger"
+                f"width={self.spec.width} is too small for k={self.spec.k} (singular Gram matrix): use a larger"
             ) from error
 
     def _last(self, members: Sequence[int]) -> torch.Tensor:
@@ -169,6 +171,7 @@ class ExactEnsemble(FiniteEnsemble):
             hidden = first.transpose(1, 2).relu()  # the inputs are the basis: each sees one column of U1
             gram += hidden @ hidden.transpose(1, 2)
             untrained += hidden @ last.transpose(1, 2)
+        # f(x) = f0(x) + H(x) H^T (H H^T)^-1 (P - f0): U2 alone (Lee et al. 2019, section 2.2)
         solved = torch.cholesky_solve(self.targets - untrained, torch.linalg.cholesky(gram))
         change = solved.transpose(1, 2).to(self.dtype)
         outputs = torch.zeros(len(members), len(self.tests), k, dtype=torch.float64, device=self.device)
@@ -200,6 +203,7 @@ class ExactEnsemble(FiniteEnsemble):
         diagonal = torch.arange(k, device=self.device)
         kernel[:, :, diagonal, :, diagonal] += last_gain * gram[:, :k]  # (output, members, i, i'): same output only
         kernel[:, diagonal, :, diagonal, :] += first_gain * coupling.transpose(0, 1)  # same training input only
+        # alpha = K^-1 (P - f0) with the linearised network's own kernel (Lee et al. 2019, section 2.2)
         factor = torch.linalg.cholesky(kernel.reshape(len(members), k * k, k * k))
         residual = (self.targets - untrained[:, :k]).reshape(len(members), k * k, 1)
         alpha = torch.cholesky_solve(residual, factor).reshape(len(members), k, k).to(self.dtype)

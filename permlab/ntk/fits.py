@@ -12,12 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from permlab.errors import UserError
-
-SHAPES = {
-    "k log k": lambda k: k * np.log(k),
-    "k^1.5 log k": lambda k: k**1.5 * np.log(k),
-    "k^2": lambda k: k**2,
-}
+from permlab.ntk.kernels import FloatArray
+from permlab.ntk.table import GROWTHS
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,7 @@ class Fit:
 
 
 def growth_fits(k: Sequence[int], sizes: Sequence[float]) -> list[Fit]:
-    """Fit every shape of `SHAPES`, best first.
+    """Fit every shape of `table.GROWTHS`, best first.
 
     Raises:
         UserError: fewer than two points, or lengths that differ.
@@ -42,8 +38,8 @@ def growth_fits(k: Sequence[int], sizes: Sequence[float]) -> list[Fit]:
     if x.shape != y.shape or x.size < 2:
         raise UserError(f"a growth fit needs two or more points (k, N): got {x.size} and {y.size}")
     fits = []
-    for name, shape in SHAPES.items():
-        ratio = np.log(y) - np.log(shape(x))
+    for name, row in GROWTHS.items():
+        ratio = np.log(y) - np.log(row.load()(x))
         constant = ratio.mean()
         error = ratio - constant
         worst = float(np.abs(np.expm1(error)).max())
@@ -54,3 +50,21 @@ def growth_fits(k: Sequence[int], sizes: Sequence[float]) -> list[Fit]:
 def local_exponent(k: Sequence[int], sizes: Sequence[float]) -> np.ndarray:
     """d log N / d log k between neighbouring points, length len(k) - 1."""
     return np.diff(np.log(np.asarray(sizes, dtype=np.float64))) / np.diff(np.log(np.asarray(k, dtype=np.float64)))
+
+
+# ---- targets of `table.GROWTHS`: k (count,) -> shape(k) (count,) -----------------------------------------------------
+
+
+def linearithmic(k: FloatArray) -> FloatArray:
+    """k log k."""
+    return k * np.log(k)
+
+
+def three_halves(k: FloatArray) -> FloatArray:
+    """k^(3/2) log k."""
+    return k**1.5 * np.log(k)
+
+
+def quadratic(k: FloatArray) -> FloatArray:
+    """k^2."""
+    return k**2

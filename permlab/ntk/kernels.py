@@ -19,21 +19,23 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from permlab.errors import UserError, check_choice
-
-PARAMETERIZATIONS = ("standard", "ntk")
+from permlab.errors import UserError
+from permlab.ntk.table import PARAMETERIZATIONS
 
 FloatArray = NDArray[np.float64]
 
 
 def kappa0(rho: ArrayLike) -> FloatArray:
     """Arc-cosine kernel of degree 0 at cosine `rho` (clipped to [-1, 1]): 2 E[relu'(u) relu'(u')], in [0, 1]."""
-    return 0.5 + np.arcsin(np.clip(rho, -1.0, 1.0)) / np.pi
+    # J_0 of Cho and Saul (2009), section 2: 1 - theta / pi with theta = arccos(rho), written with the arcsine.
+    angle: FloatArray = np.arcsin(np.clip(rho, -1.0, 1.0))
+    return 0.5 + angle / np.pi
 
 
 def kappa1(rho: ArrayLike) -> FloatArray:
     """Arc-cosine kernel of degree 1 at cosine `rho` (clipped to [-1, 1]), normalised to kappa1(1) = 1."""
-    cosine = np.clip(rho, -1.0, 1.0)
+    # J_1 of Cho and Saul (2009), section 2: (sin theta + (pi - theta) cos theta) / pi.
+    cosine: FloatArray = np.clip(rho, -1.0, 1.0)
     return np.sqrt(1.0 - cosine * cosine) / np.pi + cosine * kappa0(cosine)
 
 
@@ -56,10 +58,7 @@ def first_layer_weight(parameterization: str | float, k: int | None = None, widt
         UserError: unknown name, or a weight that is negative or not finite.
     """
     if isinstance(parameterization, str):
-        check_choice("task.parameterization", parameterization, PARAMETERIZATIONS)
-        if parameterization == "ntk":
-            return 1.0
-        return k / width if k is not None and width is not None else 0.0
+        return PARAMETERIZATIONS.check("parameterization", parameterization).first_layer_weight(k, width)
     weight = float(parameterization)
     if not (weight >= 0.0 and np.isfinite(weight)):
         raise UserError(f"the first-layer weight is {weight}: it must be a finite number of at least 0")
@@ -76,18 +75,24 @@ def normalized(inputs: ArrayLike) -> FloatArray:
     norms = np.sqrt((rows * rows).sum(axis=1, keepdims=True))
     if not norms.all():
         raise UserError("an input has no ones: the permutation task is defined on nonzero binary inputs")
-    return rows / norms
+    unit: FloatArray = rows / norms
+    return unit
 
 
 def nngp_kernel(left: ArrayLike, right: ArrayLike) -> FloatArray:
     """Covariance of one output of the untrained network: unit rows (n, k) and (p, k) -> (n, p), kappa1 / (2 k)."""
-    rows, columns = np.asarray(left, dtype=np.float64), np.asarray(right, dtype=np.float64)
-    return kappa1(rows @ columns.T) / (2.0 * rows.shape[1])
+    rows: FloatArray = np.asarray(left, dtype=np.float64)
+    columns: FloatArray = np.asarray(right, dtype=np.float64)
+    covariance: FloatArray = kappa1(rows @ columns.T) / (2.0 * rows.shape[1])
+    return covariance
 
 
 def tangent_kernel(left: ArrayLike, right: ArrayLike, parameterization: str | float = "standard") -> FloatArray:
     """Tangent kernel between unit rows (n, k) and (p, k) -> (n, p): (kappa1 + w rho kappa0) / (2 k)."""
-    rows, columns = np.asarray(left, dtype=np.float64), np.asarray(right, dtype=np.float64)
-    rho = rows @ columns.T
+    rows: FloatArray = np.asarray(left, dtype=np.float64)
+    columns: FloatArray = np.asarray(right, dtype=np.float64)
+    rho: FloatArray = rows @ columns.T
     weight = first_layer_weight(parameterization)
-    return (kappa1(rho) + weight * rho * kappa0(rho)) / (2.0 * rows.shape[1])
+    # Jacot et al. (2018), theorem 1: the last layer adds the NNGP kernel, the first one rho E[relu'(u) relu'(u')].
+    kernel: FloatArray = (kappa1(rho) + weight * rho * kappa0(rho)) / (2.0 * rows.shape[1])
+    return kernel

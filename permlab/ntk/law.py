@@ -122,8 +122,10 @@ def log_success(
     return _log_success(sizes, counts, on, off, np.sqrt(np.asarray(networks, dtype=np.float64)))
 
 
-def _log_success(k: FloatArray, m: FloatArray, on: FloatArray, off: FloatArray, root: ArrayLike) -> FloatArray:
-    return m * log_ndtr(on * root) + (k - m) * log_ndtr(off * root)
+def _log_success(k: FloatArray, m: FloatArray, on: FloatArray, off: FloatArray, root: FloatArray) -> FloatArray:
+    # The k coordinates are independent: m must be positive, k - m must not.
+    total: FloatArray = m * log_ndtr(on * root) + (k - m) * log_ndtr(off * root)
+    return total
 
 
 def success_probability(
@@ -147,7 +149,7 @@ def ensemble_size(
     Raises:
         UserError: sizes or target out of range, or N above 2^53.
     """
-    check_range("task.target", target, 0.0, 1.0, open_interval=True)
+    check_range("target", target, 0.0, 1.0, open_interval=True)
     sizes, counts = check_sizes(k, ones)
     on, off = signal_to_noise(_posterior(sizes, counts, first_layer_weight(parameterization)))
     return size_from_signal(sizes, counts, on, off, target)

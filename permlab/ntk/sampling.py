@@ -20,19 +20,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 import torch
 
-from permlab.errors import UserError, check_choice, check_range
+from permlab.errors import UserError, check_range
+from permlab.ntk.inputs import draw_test_set, same_inputs
 from permlab.ntk.kernels import first_layer_weight
-from permlab.ntk.law import check_sizes, ensemble_size, posterior
-from permlab.ntk.process import all_binary_inputs, pair_covariance, posterior_covariance
+from permlab.ntk.law import ensemble_size, posterior
+from permlab.ntk.process import pair_covariance, posterior_covariance
+from permlab.ntk.table import TESTS
 
-TESTS = ("single", "random", "all")
-WHOLE_CLASS = 2_000
-"""Classes with up to this many inputs are simulated whole, a test set being multinomial counts over them."""
 DENSE_BELOW = 60
 """Test sets with fewer distinct inputs are walked at every N: their accuracy moves in steps too coarse for a margin."""
 COARSE = 12
@@ -45,52 +43,6 @@ REFINE = 4
 """Subintervals of an interval that is filled in."""
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class TestSet:
-    """Distinct binary inputs and how often each replicate draws them."""
-
-    inputs: np.ndarray
-    """bool (count, k)."""
-    weights: torch.Tensor
-    """float32 (replicates, count), rows sum to 1."""
-
-    __test__ = False  # not a pytest class
-
-
-def draw_test_set(k: int, ones: int, test: str, tests: int, replicates: int, rng: np.random.Generator) -> TestSet:
-    """Test inputs of a task, for a number of replicates.
-
-    Args:
-        k: input size.
-        ones: number of ones of the inputs; not used for `all`.
-        test: `single` (one input), `random` (`tests` draws with replacement, duplicates counted), `all` (2^k - 1
-        inputs). tests: number of draws of `random`. replicates: rows of weights; classes above `WHOLE_CLASS` inputs
-        share one draw among all of them. rng: source of the draws.
-
-    Raises:
-        UserError: unknown `test`, sizes out of range, or `all` above k = 16.
-    """
-    check_choice("task.test", test, TESTS)
-    check_sizes(k, ones)
-    if test == "all":
-        inputs = all_binary_inputs(k)
-        return TestSet(inputs, torch.full((replicates, len(inputs)), 1.0 / len(inputs)))
-    if test == "single":
-        return TestSet((np.arange(k) < ones)[None, :], torch.ones(replicates, 1))
-    check_range("task.tests", tests, 1)
-    if math.comb(k, ones) <= WHOLE_CLASS:
-        inputs = np.zeros((math.comb(k, ones), k), dtype=bool)
-        for row, chosen in enumerate(combinations(range(k), ones)):
-            inputs[row, list(chosen)] = True
-        counts = rng.multinomial(tests, np.full(len(inputs), 1.0 / len(inputs)), size=replicates)
-        return TestSet(inputs, torch.from_numpy(counts / tests).float())
-    draws = np.argpartition(rng.random((tests, k)), ones - 1, axis=1)[:, :ones]
-    inputs = np.zeros((tests, k), dtype=bool)
-    np.put_along_axis(inputs, draws, True, axis=1)
-    inputs, counts = np.unique(inputs, axis=0, return_counts=True)
-    return TestSet(inputs, torch.from_numpy(counts / tests).float().expand(replicates, -1))
 
 
 class OutputProcess:
@@ -109,13 +61,13 @@ class OutputProcess:
         self.on = torch.from_numpy(inputs.T.copy())
         law = posterior(self.k, ones, weight)
         self.drift = torch.from_numpy(np.where(inputs.T, law.mean_on, law.mean_off)).float()
-        self._pairs = self._pair_parts(inputs, weight) if len(inputs) and (ones == 2).all() else None
+        self._pairs = self._pair_deviations(inputs, weight) if len(inputs) and (ones == 2).all() else None
         if self._pairs is None:
             values, vectors = np.linalg.eigh(posterior_covariance(inputs, weight))
             used = values > 1e-10 * values.max(initial=0.0)
             self._factor = torch.from_numpy((vectors[:, used] * np.sqrt(values[used])).T).float()
 
-    def _pair_parts(self, inputs: np.ndarray, weight: float) -> tuple[float, torch.Tensor, float] | None:
+    def _pair_deviations(self, inputs: np.ndarray, weight: float) -> tuple[float, torch.Tensor, float] | None:
         """Standard deviations of the shared, per-position and per-input parts at m = 2; None if one is not real."""
         c0, c1, c2 = pair_covariance(self.k, 2, 2, [0, 1, 2], weight)
         if self.k == 2:
@@ -241,8 +193,9 @@ def stopping_times(
         ones: number of ones of the test inputs (`single` and `random`).
         target: accuracy to reach. For `all` the run stops when every one of the 2^k - 1 inputs is right.
         parameterization: as in `law.posterior`.
-        test: `single`, `random` or `all` (see `draw_test_set`).
-        tests: draws of a `random` test set; a fresh set for every replicate (every batch above `WHOLE_CLASS` inputs).
+        test: `single`, `random` or `all` (see `inputs.draw_test_set`).
+        tests: draws of a `random` test set; a fresh set for every replicate (for every batch of
+            them above `inputs.WHOLE_CLASS` inputs).
         replicates: number of simulated runs.
         seed: with k and ones, fixes every draw.
         dense: visit every N, also where the coarse grid would do.
@@ -254,16 +207,17 @@ def stopping_times(
     Raises:
         UserError: bad sizes, or a run that passes 100 times the law's ensemble size without reaching the target.
     """
-    check_range("task.target", target, 0.0, 1.0, open_interval=True)
-    goal = 1.0 if test == "all" else target
-    expected = int(ensemble_size(k, 2 if test == "all" else ones, target, parameterization))
+    check_range("target", target, 0.0, 1.0, open_interval=True)
+    every = TESTS.check("test", test).every
+    goal = 1.0 if every else target
+    expected = int(ensemble_size(k, 2 if every else ones, target, parameterization))
     rng = np.random.default_rng([seed, k, ones])
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     found: list[torch.Tensor] = []
     process: OutputProcess | None = None
     for first, size in _batches(k, replicates):
         test_set = draw_test_set(k, ones, test, tests, size, rng)
-        if process is None or len(test_set.inputs) != process.kept.numel() or not _whole(k, ones, test):
+        if process is None or len(test_set.inputs) != process.kept.numel() or not same_inputs(k, ones, test):
             process = OutputProcess(test_set.inputs, parameterization, generator)
         stride = 1 if dense or len(test_set.inputs) < DENSE_BELOW else max(1, expected // COARSE)
         walk = _Walk(process, test_set.weights, goal, torch.zeros(size, dtype=torch.int64), cap=100 * expected + 1000)
@@ -282,10 +236,6 @@ def _batches(k: int, replicates: int) -> list[tuple[int, int]]:
     """(first, size) of the batches of replicates: at most 16, fewer when k is large (memory)."""
     size = max(1, min(16, 16_000 // k))
     return [(first, min(size, replicates - first)) for first in range(0, replicates, size)]
-
-
-def _whole(k: int, ones: int, test: str) -> bool:
-    return test != "random" or math.comb(k, ones) <= WHOLE_CLASS
 
 
 def accuracy_curves(
@@ -309,7 +259,7 @@ def accuracy_curves(
     """
     steps = np.diff(np.concatenate([[0], np.asarray(networks, dtype=np.int64)]))
     if not len(steps) or not (steps > 0).all():
-        raise UserError(f"task.networks={list(networks)} must be increasing numbers of at least 1")
+        raise UserError(f"networks={list(networks)} must be increasing numbers of at least 1")
     rng = np.random.default_rng([seed, k, ones])
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     curves = np.zeros((replicates, len(steps)))

@@ -46,7 +46,7 @@ class Transformer:
 
     def width(self, layer: int) -> int:
         """Width of the stream that enters layer `layer` (0-based); `width(depth)` is the width that W reads."""
-        return (1 + self.heads) ** layer * (self.layout.n + self.layout.length)
+        return int((1 + self.heads) ** layer) * (self.layout.n + self.layout.length)
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -57,8 +57,7 @@ class Transformer:
     @property
     def size(self) -> int:
         """Number of weights of one seed."""
-        total: int = sum(math.prod(shape) for shape in self.shapes)
-        return total
+        return sum(math.prod(shape) for shape in self.shapes)
 
     def initial(self, seeds: list[int], std: float = 0.02) -> Tensor:
         """Draw normal weights; row k of the (len(seeds), size) result depends on seeds[k] only."""

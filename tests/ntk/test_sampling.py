@@ -11,9 +11,10 @@ from scipy.stats import binomtest, ks_2samp
 
 from permlab.errors import UserError
 from permlab.ntk import ensemble_size, posterior_covariance, success_probability
+from permlab.ntk.inputs import draw_test_set
 from permlab.ntk.kernels import nngp_kernel, normalized, tangent_kernel
 from permlab.ntk.process import all_binary_inputs
-from permlab.ntk.sampling import OutputProcess, accuracy_curves, draw_test_set, stopping_times
+from permlab.ntk.sampling import OutputProcess, accuracy_curves, stopping_times
 
 
 @pytest.mark.parametrize("k,ones", [(3, 2), (8, 2), (8, 3), (8, 8), (20, 2), (30, 5)])

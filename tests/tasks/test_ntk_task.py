@@ -11,7 +11,7 @@ import pytest
 
 from permlab import cli
 from permlab.ntk import descent, finite
-from permlab.tasks.ntk import train as ntk_train
+from permlab.ntk.cases import CaseTraining
 
 QUIET = ["tracker=none", "hardware=cpu", "hardware.threads=1", "run.dir=run"]
 
@@ -101,14 +101,6 @@ def test_real_networks_match_the_law():
     assert os.path.exists("run/figures/size_against_width.png")
 
 
-def test_the_largest_deviation_from_the_law_is_over_every_k_of_the_widest_case():
-    row = {"ensemble_size_law": 10, "success_law": 0.9, "success_error": 0.01}
-    cases = [row | {"success": 0.92, "ensemble_size": 9}, row | {"success": 0.87, "ensemble_size": 10}]
-    found = ntk_train.widest_against_law(cases)
-    assert found == pytest.approx({"widest_success_z": 3.0, "widest_size_error": 0.1})
-    assert "widest_size_error" not in ntk_train.widest_against_law([cases[0], cases[1] | {"ensemble_size": None}])
-
-
 def test_linearized_reports_the_difference_for_every_width():
     arguments = ["task.solver=linearized", "task.width=[32,256]", "task.members=20", "task.dtype=float64"]
     assert permlab_here("task.mode=train", "task.k=[4]", *arguments) == 0
@@ -131,16 +123,16 @@ def test_an_interrupted_run_resumes_bit_for_bit(monkeypatch, solver):
     arguments = ["task.mode=train", f"task.solver={solver}", "task.k=[4,5]", "task.width=[64]", "task.members=60"]
     arguments.append("task.replicates=0")
     assert permlab_here(*arguments, "run.dir=whole") == 0
-    advance = ntk_train.CaseRun.advance
+    advance = CaseTraining.advance
 
     def advance_and_stop(self):
         if self.case.k == 5 and self.statistics.seen > 0:
             os.kill(os.getpid(), signal.SIGTERM)
         advance(self)
 
-    monkeypatch.setattr(ntk_train.CaseRun, "advance", advance_and_stop)
+    monkeypatch.setattr(CaseTraining, "advance", advance_and_stop)
     assert permlab_here(*arguments) == 128 + signal.SIGTERM
-    monkeypatch.setattr(ntk_train.CaseRun, "advance", advance)
+    monkeypatch.setattr(CaseTraining, "advance", advance)
     with pytest.raises(SystemExit, match="0"):
         cli.main(["resume", "run"])
     with open("run/metrics.jsonl") as resumed, open("whole/metrics.jsonl") as whole:

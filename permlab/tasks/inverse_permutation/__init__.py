@@ -24,7 +24,7 @@ MODELS = ("none", "causal_lm")
 DATASETS = ("none",)
 
 
-def validate(config: Config) -> None:
+def validate(config: Config[InversePermutationConfig]) -> None:
     """Check choices, ranges and combinations; loads nothing."""
     task = config.task
     mode = MODES.check("task.mode", task.mode)
@@ -68,7 +68,7 @@ def validate_tokens(tokens: TokenTraining) -> None:
     tokens.check("task.tokens.")
 
 
-def validate_prompt(config: Config) -> None:
+def validate_prompt(config: Config[InversePermutationConfig]) -> None:
     """Check the prompt keys and that there is a model to ask."""
     from permlab.models.causal_lm_config import validate_causal_lm
 
@@ -78,7 +78,7 @@ def validate_prompt(config: Config) -> None:
     config.task.prompt.check("task.prompt.")
 
 
-def plan(config: Config) -> dict[str, str]:
+def plan(config: Config[InversePermutationConfig]) -> dict[str, str]:
     """Describe a dry run: layouts, floors, sizes and memory.
 
     Raises:
@@ -96,7 +96,7 @@ def plan(config: Config) -> dict[str, str]:
     return {"mode": task.mode, "combinations": f"{', '.join(task.tokens.combinations)} at n = {task.n}"}
 
 
-def run(config: Config, run: Run) -> None:
+def run(config: Config[InversePermutationConfig], run: Run) -> None:
     """Do what `task.mode` says."""
     MODES[config.task.mode].load()(config, run)
 

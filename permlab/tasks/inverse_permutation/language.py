@@ -9,6 +9,7 @@ from permlab.config import Config
 from permlab.probes.readings import parse_combination, theorem
 from permlab.tables import Row, mean
 from permlab.tasks.inverse_permutation import figures as drawing
+from permlab.tasks.inverse_permutation.settings import InversePermutationConfig
 
 if TYPE_CHECKING:
     from permlab.runs.run import Run
@@ -19,7 +20,7 @@ OUTSIDE = (
 )
 
 
-def tokens(config: Config, run: Run) -> None:
+def tokens(config: Config[InversePermutationConfig], run: Run) -> None:
     """Train every architecture with every reading; a resumed run repeats the combination that was cut off, no other."""
     from permlab.probes import TokenProblem, train_tokens
 
@@ -69,7 +70,7 @@ def token_row(result: dict[str, Any]) -> Row:
     return {**{key: result[key] for key in kept}, "theorem": theorem(result["architecture"], result["reading"])}
 
 
-def prompt(config: Config, run: Run) -> None:
+def prompt(config: Config[InversePermutationConfig], run: Run) -> None:
     """Ask `model=` with few-shot prompts of every size and style."""
     from permlab.hardware import resolve_dtype
     from permlab.models.causal_lm import load_causal_lm

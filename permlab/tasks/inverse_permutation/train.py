@@ -57,7 +57,7 @@ def layouts_of(task: InversePermutationConfig) -> dict[str, Layout]:
     return arms(task)
 
 
-def check_networks(config: Config) -> int:
+def check_networks(config: Config[InversePermutationConfig]) -> int:
     """Return the bytes of the largest network of a run.
 
     Raises:
@@ -72,7 +72,7 @@ def check_networks(config: Config) -> int:
     return max(check_memory(model, task.seeds, examples, free) for model in models)
 
 
-def plan_networks(config: Config) -> dict[str, str]:
+def plan_networks(config: Config[InversePermutationConfig]) -> dict[str, str]:
     """Return the lines of a dry run."""
     task, layouts = config.task, layouts_of(config.task)
     need = check_networks(config)
@@ -86,7 +86,9 @@ def plan_networks(config: Config) -> dict[str, str]:
     return lines
 
 
-def trained(config: Config, run: Run, layouts: dict[str, Layout]) -> Iterator[tuple[str, Training]]:
+def trained(
+    config: Config[InversePermutationConfig], run: Run, layouts: dict[str, Layout]
+) -> Iterator[tuple[str, Training]]:
     """Yield every layout once it is trained, with progress, metrics and checkpoints between; a stopped run goes on."""
     task, recipe = config.task, recipe_of(config.task)
     seeds = [run.seed + k for k in range(task.seeds)]
@@ -110,7 +112,7 @@ def trained(config: Config, run: Run, layouts: dict[str, Layout]) -> Iterator[tu
         yield from series.train(on_test)
 
 
-def train(config: Config, run: Run) -> None:
+def train(config: Config[InversePermutationConfig], run: Run) -> None:
     """Train the main arm and the arms to compare; report errors against exact floors."""
     check_networks(config)
     task = config.task
@@ -131,7 +133,7 @@ def train(config: Config, run: Run) -> None:
         save_weights(run.artifact(f"weights_{name}.safetensors"), training)
 
 
-def scratch_sweep(config: Config, run: Run) -> None:
+def scratch_sweep(config: Config[InversePermutationConfig], run: Run) -> None:
     """Train one network per number and position of scratch rows; compare with the exact floor and the construction."""
     check_networks(config)
     task = config.task
@@ -143,7 +145,7 @@ def scratch_sweep(config: Config, run: Run) -> None:
     run.summary(n=task.n, **swept_verdict(rows, task.target_mse))
 
 
-def construct(config: Config, run: Run) -> None:
+def construct(config: Config[InversePermutationConfig], run: Run) -> None:
     """Measure the explicit weights at every temperature; no training."""
     check_networks(config)
     task, layouts = config.task, arms(config.task)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from permlab import figures
 from permlab.ntk.law import ensemble_size, success_probability
 from permlab.ntk.published import PUBLISHED_WIDTH
-from permlab.tasks.ntk import NtkConfig
+from permlab.ntk.table import PARAMETERIZATIONS
+from permlab.tables import Row
+from permlab.tasks.ntk.settings import NtkConfig
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Row = dict[str, Any]
 LOG_SPAN = 20
 """Axes are logarithmic when the largest k is more than this many times the smallest."""
 
@@ -23,15 +24,14 @@ LOG_SPAN = 20
 def draw_sizes(task: NtkConfig, rows: list[Row]) -> Figure:
     """N(k): the law, the band of simulated runs, published points, and the other kernel's law for comparison."""
     figure, ax = figures.new(width=2, height=3.4)
-    groups = [None] if task.test == "all" else task.ones
-    for index, ones in enumerate(groups):
+    for index, ones in enumerate(task.counts):
         series = [row for row in rows if row["ones"] == ones]
         name = "all inputs, union bound (sufficient)" if ones is None else f"law, {ones} ones"
         _draw_series(ax, task, series, name, figures.color("law" if index == 0 else f"ones {ones}"), index == 0)
     logarithmic = rows[-1]["k"] > LOG_SPAN * max(rows[0]["k"], 5)
     if logarithmic:
         ax.set(xscale="log", yscale="log")
-    elif task.test != "all":
+    elif not task.testing.every:
         _draw_other_kernel(ax, task, rows)
     points = [row for row in rows if row["published"]]
     if points:
@@ -84,13 +84,13 @@ def _draw_series(ax: Axes, task: NtkConfig, series: list[Row], name: str, color:
 
 
 def _draw_other_kernel(ax: Axes, task: NtkConfig, rows: list[Row]) -> None:
-    other = "ntk" if task.parameterization == "standard" else "standard"
+    other = next(row for row in PARAMETERIZATIONS.values() if row.name != task.parameterization)
     k = np.array(sorted({row["k"] for row in rows if row["ones"] == task.ones[0]}))
-    sizes = ensemble_size(k, task.ones[0], task.target, other)
-    label = "law, both layers train" if other == "ntk" else "law, last layer only"
+    sizes = ensemble_size(k, task.ones[0], task.target, other.name)
+    label = "law, both layers train" if other.scaled else "law, last layer only"
     label += f" ({sizes[-1]} at k = {k[-1]})"
-    ax.plot(k, sizes, "--", color=figures.color("ntk"), label=label)
-    if other == "ntk":
+    ax.plot(k, sizes, "--", color=figures.color(PARAMETERIZATIONS["ntk"]), label=label)
+    if other.scaled:
         # The full-kernel law is 4.5 times higher: let it leave the frame rather than flatten the points.
         top = max(max(row["ensemble_size"], row["high"] or 0, row["published"] or 0) for row in rows)
         ax.set_ylim(0, 1.6 * top)
@@ -123,7 +123,7 @@ def draw_accuracy(task: NtkConfig, rows: list[Row]) -> Figure:
     ax.axhline(task.target, color=figures.PALETTE["grey"], linewidth=0.8, linestyle="--")
     ax.set(xlabel="networks averaged N", ylabel="test inputs with every output right", ylim=(0, 1.02))
     ax.set_xlim(left=0)
-    ax.legend(loc="lower right", title="lines: law; dots and bands: simulated runs" if task.test != "all" else None)
+    ax.legend(loc="lower right", title="lines: law; dots and bands: simulated runs" if not task.testing.every else None)
     return figure
 
 
@@ -136,7 +136,12 @@ def draw_widths(task: NtkConfig, rows: list[Row]) -> Figure:
         width = [row["width"] for row in own]
         if ones:
             ax.axhline(own[0]["law_last_layer"], color=figures.color("law"), label="law, last layer")
-            ax.axhline(own[0]["law_both_layers"], color=figures.color("ntk"), linestyle="--", label="law, full kernel")
+            ax.axhline(
+                own[0]["law_both_layers"],
+                color=figures.color(PARAMETERIZATIONS["ntk"]),
+                linestyle="--",
+                label="law, full kernel",
+            )
             if "law_this_width" in own[0]:
                 laws = [row["law_this_width"] for row in own]
                 ax.plot(width, laws, ":", color=figures.PALETTE["green"], label="law, kernel of this width")

@@ -1,0 +1,237 @@
+"""Real networks against the law, case by case: `CaseTraining(EnsembleSettings(), Case(10, 2, 4096), seed=0).advance()`.
+
+A case is one (k, ones, width). Its members are trained chunk by chunk; chunks are fixed by the settings and members by
+their index, so a training that goes on from `state` repeats the uninterrupted one bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from permlab.ntk.all_inputs import ensemble_size_all
+from permlab.ntk.descent import DescentEnsemble
+from permlab.ntk.ensembles import EnsembleStatistics
+from permlab.ntk.finite import ELEMENTS, ExactEnsemble, Problem, Spec
+from permlab.ntk.inputs import draw_test_set
+from permlab.ntk.kernels import first_layer_weight
+from permlab.ntk.law import ensemble_size, success_probability
+from permlab.ntk.settings import EnsembleSettings
+from permlab.ntk.simulated import band, mean_and_error, simulate_stops
+from permlab.ntk.table import DTYPES
+from permlab.seeding import derived_seed
+from permlab.tables import Row
+
+
+@dataclass(frozen=True)
+class Case:
+    """One (k, ones, width); `ones` is None where every input counts."""
+
+    k: int
+    ones: int | None
+    width: int
+
+    @property
+    def label(self) -> str:
+        """Words for progress lines."""
+        return f"k={self.k} width={self.width}" + (f" ones={self.ones}" if self.ones else "")
+
+
+@dataclass
+class Gap:
+    """Running difference between trained and linearised outputs."""
+
+    squares: float = 0.0
+    count: int = 0
+    largest: float = 0.0
+
+    def update(self, difference: torch.Tensor) -> None:
+        """Add outputs of the same members."""
+        self.squares += float(difference.square().sum())
+        self.count += difference.numel()
+        self.largest = max(self.largest, float(difference.abs().max()))
+
+
+def cases_of(settings: EnsembleSettings) -> list[Case]:
+    """All cases, small ones first."""
+    widths = sorted(set(settings.width))
+    return [Case(k, ones, width) for k in sorted(set(settings.k)) for ones in settings.counts for width in widths]
+
+
+class CaseTraining:
+    """The ensemble, statistics and differences of one case.
+
+    Args:
+        settings: what is asked and how networks are trained.
+        case: one of `cases_of(settings)`.
+        seed: of test inputs, permutation and members.
+        device: where to train.
+        on_epoch: called now and then within gradient descent, with (epochs done, epochs); may raise to stop.
+    """
+
+    def __init__(
+        self,
+        settings: EnsembleSettings,
+        case: Case,
+        seed: int,
+        device: str | torch.device = "cpu",
+        on_epoch: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.settings, self.case, self.seed = settings, case, seed
+        rng = np.random.default_rng(derived_seed(seed, "ntk problem", case.k, case.ones))
+        test_set = draw_test_set(case.k, case.ones or 2, settings.test, settings.tests, 1, rng)
+        kept = test_set.inputs.sum(axis=1) > 1  # one-hot inputs are trained: right by interpolation
+        weights = test_set.weights[0, torch.from_numpy(kept)].double()
+        problem = Problem(rng.permutation(case.k), test_set.inputs[kept])
+        self.spec = Spec(case.k, case.width, settings.parameterization, settings.trained.name)
+        members = derived_seed(seed, "ntk members", case.k, case.width)
+        dtype = DTYPES[settings.dtype].load()
+        self.exact = ExactEnsemble(self.spec, problem, members, device, dtype)
+        self.descent = DescentEnsemble(
+            self.spec, problem, members, device, dtype, settings.learning_rate, settings.epochs, on_epoch
+        )
+        self.kernel = first_layer_weight(settings.parameterization) if self.spec.first_moves else 0.0
+        self.law = self._law()
+        goal = 1.0 if settings.testing.every else settings.target
+        self.statistics = EnsembleStatistics(problem, weights / weights.sum(), goal, min(self.law, settings.members))
+        self.gap = Gap()
+        self.seconds = 0.0
+
+    def _law(self) -> int:
+        target, case = self.settings.target, self.case
+        if case.ones is None:
+            return ensemble_size_all(case.k, target, self.kernel)
+        return int(ensemble_size(case.k, case.ones, target, self.kernel))
+
+    @property
+    def finished(self) -> bool:
+        """Whether all members are trained."""
+        return self.statistics.seen >= self.settings.members
+
+    def advance(self) -> None:
+        """Train the next chunk."""
+        solver, first = self.settings.solving, self.statistics.seen
+        both = solver.exact and solver.descends
+        ensemble = self.descent if solver.descends else self.exact
+        size = min(self.exact.chunk, self.descent.chunk) if both else ensemble.chunk
+        members = range(first, min(first + size, self.settings.members))
+        started = time.monotonic()
+        outputs = ensemble.outputs(members)
+        if both:
+            self.gap.update(outputs - self.exact.outputs(members))
+        self.seconds += time.monotonic() - started
+        self.statistics.update(outputs)
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs, in tensors, numbers and lists."""
+        return {
+            "statistics": self.statistics.state(),
+            "gap": [self.gap.squares, self.gap.count, self.gap.largest],
+            "training_error": self.descent.training_error,
+            "seconds": self.seconds,
+        }
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """Continue from `state` of the same case; None starts it."""
+        if state is None:
+            return
+        self.statistics.restore(state["statistics"])
+        self.gap = Gap(*state["gap"])
+        self.descent.training_error, self.seconds = state["training_error"], state["seconds"]
+
+    def row(self) -> Row:
+        """All measurements of the finished case; the first eight columns are those of the law's table."""
+        settings, case, statistics = self.settings, self.case, self.statistics
+        moments, stops = statistics.moments(), statistics.stops
+        success, error = statistics.success()
+        size = statistics.ensemble_size(case.ones) if case.ones else None
+        low, _, high = band(stops) if stops else (None, None, None)
+        stopping_mean, stopping_error = mean_and_error(stops)
+        row: Row = {"k": case.k, "ones": case.ones}
+        row |= {"parameterization": settings.parameterization, "target": settings.target}
+        row |= {"ensemble_size": size, "low": low, "high": high, "published": None}
+        row |= {"width": case.width, "layers": self.spec.layers, "solver": settings.solver, "members": statistics.seen}
+        row["ensemble_size_error"] = None if size is None else _none_if_nan(statistics.ensemble_size_error(size))
+        row |= self._laws()
+        row |= {
+            "stopping_runs": len(stops),
+            "stopping_mean": stopping_mean,
+            "stopping_error": stopping_error,
+            "stopping_law": self._stopping_law(),
+            "success_at": statistics.block,
+            "success": _none_if_nan(success),
+            "success_error": _none_if_nan(error),
+            "success_law": self._success_law(),
+            "mean_on": moments.mean_on,
+            "mean_off": _none_if_nan(moments.mean_off),
+            "sd": math.sqrt(moments.variance),
+        }
+        if settings.solving.descends:
+            row["training_error"] = self.descent.training_error
+            row |= {"learning_rate": self.descent.learning_rate, "epochs": self.descent.epochs}
+            if settings.solving.exact:
+                rms = math.sqrt(self.gap.squares / self.gap.count)
+                row |= {"difference_max": self.gap.largest, "difference_rms": rms}
+        return row | {"seconds_per_network": self.seconds / statistics.seen}
+
+    def _laws(self) -> Row:
+        """Sizes by the laws of both kernels and of this width's tangent kernel."""
+        case, target = self.case, self.settings.target
+        if case.ones is None:
+            return {"ensemble_size_law": self.law}
+        weight = Spec(case.k, case.width, self.settings.parameterization, "both").first_layer_weight
+        names = {"law_last_layer": 0.0, "law_this_width": weight, "law_both_layers": 1.0}
+        laws = {name: int(ensemble_size(case.k, case.ones, target, value)) for name, value in names.items()}
+        if not self.spec.first_moves:
+            del laws["law_this_width"]
+        return {"ensemble_size_law": self.law} | laws
+
+    def _stopping_law(self) -> float | None:
+        """Mean first N of runs simulated from the law, to set beside `stopping_mean`."""
+        if not self.settings.has_band(self.case.k):
+            return None
+        return float(simulate_stops(self.settings, self.case.k, self.case.ones, self.seed, self.kernel).mean())
+
+    def _success_law(self) -> float | None:
+        if self.case.ones is None:
+            return None
+        return float(success_probability(self.case.k, self.case.ones, self.statistics.block, self.kernel))
+
+
+def _none_if_nan(value: float) -> float | None:
+    """Tables leave a cell empty where there is no number."""
+    return None if math.isnan(value) else value
+
+
+def success_z(row: Row) -> float:
+    """Measured success rate against the law, in standard errors."""
+    return float((row["success"] - row["success_law"]) / row["success_error"])
+
+
+def widest_against_law(rows: Sequence[Row]) -> dict[str, float]:
+    """Largest deviation from the law over the k of one width: success in standard errors, size as a share."""
+    found = {}
+    if all(row["success_error"] and row["success_law"] is not None for row in rows):
+        found["widest_success_z"] = max(abs(success_z(row)) for row in rows)
+    if all(row["ensemble_size"] is not None for row in rows):
+        found["widest_size_error"] = max(abs(row["ensemble_size"] / row["ensemble_size_law"] - 1) for row in rows)
+    return found
+
+
+def memory_gib(settings: EnsembleSettings) -> float:
+    """Memory of the largest chunk: weights, hidden values and their products, about four temporaries."""
+    largest = 0
+    for case in cases_of(settings):
+        every = case.ones is None
+        tests = 2**case.k if every else min(math.comb(case.k, case.ones or 0), max(settings.tests, 2000))
+        rows = case.k + tests + (case.k**2 if settings.trained.first else 0)
+        if settings.solving.descends:
+            largest = max(largest, ELEMENTS, case.width * (6 * case.k + min(tests, 64)))
+        largest = max(largest, ELEMENTS, min(case.width, 4096) * rows)
+    return 4 * largest * DTYPES[settings.dtype].bytes / 2**30
