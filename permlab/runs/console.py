@@ -14,6 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from permlab.runs.folding import cell, fold, is_numeric
+
 LOGGER = logging.getLogger("permlab")
 PLAIN_SECONDS = 5.0
 """Seconds between progress lines when the output is not a terminal."""
@@ -172,36 +174,23 @@ class Progress:
 
 
 def print_table(rows: list[dict[str, Any]], title: str | None = None, columns: list[str] | None = None) -> None:
-    """Print rows as a table: numbers right-aligned with three decimals; plain columns through a pipe."""
+    """Print rows as a table: folded to the width of a terminal, plain columns through a pipe."""
     if not rows:
         return
     names = columns or list(dict.fromkeys(key for row in rows for key in row))
-    table = Table(title=title, title_justify="left", box=None if not console().is_terminal else _box(), pad_edge=False)
+    if title:
+        console().print(title, style="italic", markup=False)
+    if console().is_terminal:
+        for block in fold(rows, names, console().width):
+            console().print(block)
+        return
+    table = Table(box=None, pad_edge=False)
     for name in names:
-        numeric = all(isinstance(row.get(name), (int, float)) or row.get(name) is None for row in rows)
+        numeric = is_numeric([row.get(name) for row in rows])
         table.add_column(name, justify="right" if numeric else "left", no_wrap=numeric)
     for row in rows:
-        table.add_row(*(_cell(row.get(name)) for name in names))
-    if console().is_terminal:
-        console().print(table)
-        return
+        table.add_row(*(cell(row.get(name)) for name in names))
     with console().capture() as captured:
         console().print(table)
     for line in captured.get().splitlines():  # columns are padded up to the width: not wanted in a file
         console().print(line.rstrip(), markup=False)
-
-
-def _box() -> Any:
-    from rich import box
-
-    return box.SIMPLE_HEAD
-
-
-def _cell(value: Any) -> Any:
-    from rich.text import Text
-
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.3f}" if abs(value) < 1000 and (abs(value) >= 1e-3 or value == 0) else f"{value:.4g}"
-    return Text(str(value))

@@ -1,0 +1,79 @@
+"""Tables on a terminal: nothing is lost and nothing is wider than the terminal, whatever its width."""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from permlab.runs.folding import fold, key_columns
+
+LAW = [
+    {"k": 3 + i, "ones": 2, "ensemble_size": 190 + i, "low": 100 + i, "high": 250 + i, "published": 2.5 + i,
+     "sufficient_bound": 40 + i, "median": 180.5 + i, "law_over_published": 0.951 + i, "against_band": f"side{i}"}
+    for i in range(4)
+]  # fmt: skip
+ARMS = [
+    {"arm": f"weight matching, least squares + reset {i}", "role": "configured", "pairs": 5,
+     **{name: f"0.{i}10 ± 0.009" for name in ("loss_barrier", "accuracy_barrier", "midpoint_loss", "l2_reduction")}}
+    for i in range(3)
+]  # fmt: skip
+
+
+def printed(rows, width: int) -> str:
+    console = Console(width=width, force_terminal=True, color_system=None, legacy_windows=False)
+    with console.capture() as captured:
+        for block in fold(rows, list(rows[0]), width):
+            console.print(block)
+    return captured.get()
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 200])
+@pytest.mark.parametrize("rows", [LAW, ARMS, LAW[:1], ARMS[:2]], ids=["law", "arms", "one", "two"])
+def test_every_cell_is_there_and_no_line_is_too_wide(rows, width):
+    text = printed(rows, width)
+    assert max(map(len, text.splitlines())) <= width
+    squeezed = "".join(text.split())
+    for row in rows:
+        for name, value in row.items():
+            assert name in text or all(part in text for part in name.split("_"))
+            if name != "arm":  # the only one that may break
+                shown = f"{value:.3f}" if isinstance(value, float) else str(value)
+                assert "".join(shown.split()) in squeezed
+
+
+def test_each_block_says_which_row_it_is():
+    blocks = fold(LAW, list(LAW[0]), 60)
+    assert len(blocks) > 1 and key_columns(LAW, list(LAW[0])) == ["k", "ones", "ensemble_size"]
+    for block in blocks:
+        assert next(iter(block.columns[0].cells)).plain == "3"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [60, 80, 100, 120])
+def test_the_command_on_a_real_terminal(tmp_path, environment, width):
+    fcntl, pty, termios = (pytest.importorskip(name) for name in ("fcntl", "pty", "termios"))
+    command = str(Path(sys.executable).with_name("permlab"))
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(tmp_path)
+        arguments = [command, "task=ntk", "task.k=[3,10,30]", "tracker=none", "run.dir=run"]
+        os.execvpe(command, arguments, {**environment, "TERM": "xterm", "NO_COLOR": "1"})
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
+    output = b""
+    while True:
+        try:
+            output += os.read(terminal, 65536)
+        except OSError:  # the other end is closed
+            break
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    import re
+
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.decode())
+    table = [line for line in text.splitlines() if re.match(r"\s+(3|10|30)\s+\d", line)]
+    assert len(table) >= 3 and all(len(line) <= width for line in table)
+    assert "against_" in text and "published" in text
