@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ def applied(model: nn.Module, adapter: AdapterSource) -> Iterator[nn.Module]:
     try:
         for name, info in adapter.modules.items():
             module = _module(model, name, adapter.name)
-            old = module.weight
+            old = cast(nn.Parameter, module.weight)
             delta = _shaped(adapter.load(name), info, old, name, module)
             saved.append((module, old))
             # A new parameter, not an addition in place: tied modules share the old one.

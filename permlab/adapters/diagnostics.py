@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
 from permlab.adapters.factors import AdapterSource, Factors, norm, relative_difference
-from permlab.adapters.merge import MergeRule, merge_adapters
+from permlab.adapters.merge import merge_adapters
+from permlab.adapters.merge_rule import MergeRule
+from permlab.tables import Row
 
 
 def module_norm_ratio(merged: AdapterSource, adapters: Sequence[AdapterSource], module: str) -> float:
@@ -28,15 +30,34 @@ def norm_ratio(merged: AdapterSource, adapters: Sequence[AdapterSource]) -> floa
 
 
 def seed_spread(
-    adapters: Sequence[AdapterSource], rule: MergeRule, seeds: Sequence[int], device: torch.device | str = "cpu"
+    adapters: Sequence[AdapterSource],
+    rule: MergeRule,
+    seeds: Sequence[int],
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
 ) -> float:
-    """Mean over modules and seeds of |delta W(seed) - delta W(rule.seed)| / |delta W(rule.seed)|.
+    """Mean over modules and other seeds of |delta W(other) - delta W(seed)| / |delta W(seed)|.
 
     Large where units of different adapters have nothing in common and clustering is close to arbitrary.
     """
-    first = merge_adapters(adapters, rule, device=device).adapter
+    first = merge_adapters(adapters, rule, seed=seed, device=device).adapter
     gaps = []
-    for seed in seeds:
-        other = merge_adapters(adapters, dataclasses.replace(rule, seed=seed), device=device).adapter
+    for another in seeds:
+        other = merge_adapters(adapters, rule, seed=another, device=device).adapter
         gaps += [relative_difference(other.load(module), first.load(module)) for module in first.modules]
     return statistics.fmean(gaps)
+
+
+def module_rows(adapters: Sequence[AdapterSource], merged: AdapterSource, reports: Mapping[str, Any]) -> list[Row]:
+    """Rank and norm of every merged module beside its inputs, and how its units were clustered where that is known."""
+    rows = []
+    for module, info in merged.modules.items():
+        having = sum(module in adapter.modules for adapter in adapters)
+        ratio = module_norm_ratio(merged, adapters, module)
+        row: Row = {"module": module, "adapters": having, "rank": info.rank, "norm_ratio": ratio}
+        if module in reports:
+            shown = ("inertia_share", "mixed_share", "smallest", "largest")
+            row |= {name: getattr(reports[module], name) for name in shown}
+        rows.append(row)
+    return rows

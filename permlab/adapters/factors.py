@@ -7,9 +7,10 @@ torch.Size([32, 64])
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -73,8 +74,15 @@ class ModuleInfo:
 class AdapterSource(Protocol):
     """Anything that can be merged: a folder on disk (`files.Adapter`) or tensors in memory (`MemoryAdapter`)."""
 
-    name: str
-    modules: dict[str, ModuleInfo]
+    @property
+    def name(self) -> str:
+        """For messages and tables."""
+        ...
+
+    @property
+    def modules(self) -> Mapping[str, ModuleInfo]:
+        """Shapes and ranks by module path."""
+        ...
 
     def load(self, module: str) -> Factors:
         """Factors of one module, float32, a flattened to (rank, d_in)."""
@@ -116,7 +124,7 @@ def inner(left: Factors, right: Factors) -> float:
 
 def norm(update: Factors) -> float:
     """Frobenius norm of an update, from its factors."""
-    return max(inner(update, update), 0.0) ** 0.5
+    return math.sqrt(max(inner(update, update), 0.0))
 
 
 def relative_difference(left: Factors, right: Factors) -> float:
@@ -141,9 +149,9 @@ def random_adapter(
     scaling = (alpha if alpha is not None else rank) / rank
 
     def draw(rows: int, columns: int, variance: float) -> Tensor:
-        return torch.randn(rows, columns, generator=generator) / variance**0.5
+        return torch.randn(rows, columns, generator=generator) / math.sqrt(variance)
 
-    tensors: dict[str, Any] = {}
+    tensors: dict[str, Factors] = {}
     for module, (d_out, d_in) in shapes.items():
         tensors[module] = Factors(draw(rank, d_in, d_in), draw(d_out, rank, rank), scaling)
     return MemoryAdapter(name, tensors)

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -158,6 +159,20 @@ def open_adapter(source: str | Path, revision: str | None = None) -> Adapter:
         return Adapter(snapshot(text, [CONFIG_NAME, "adapter_model*.safetensors", INDEX_NAME], revision), text)
     except UserError as problem:
         raise UserError(f"adapter {text} cannot be fetched from the hub: {problem}") from None
+
+
+def open_adapters(sources: Sequence[str | Path]) -> list[Adapter]:
+    """Open several adapters; two with one name are told apart by their place in the list.
+
+    Raises:
+        UserError: see `open_adapter`.
+    """
+    opened = [open_adapter(source) for source in sources]
+    names = [adapter.name for adapter in opened]
+    for number, adapter in enumerate(opened, start=1):
+        if names.count(adapter.name) > 1:
+            adapter.name = f"{adapter.name} ({number})"
+    return opened
 
 
 def _located(folder: Path, name: str) -> dict[str, TensorInfo]:

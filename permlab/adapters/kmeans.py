@@ -4,6 +4,10 @@ A module has a few hundred units in tens of thousands of dimensions, so distance
 inner products: |x_i - mu|^2 = G_ii - 2 (G z)_i + z^T G z with mu = sum_j z_j x_j. All modules, restarts and clusters
 of a step are one batched product. Sign-invariant clustering lets every point join its centroid with either sign.
 
+This is not scikit-learn's KMeans, which takes one set of points in coordinates at a time, knows no signs, and draws its
+starts by the order of the points: here a module's clusters do not depend on the modules beside it, and those of an
+adapter list do not depend on its order (ties between equal partitions are broken the same way too).
+
 >>> result = kmeans(gram, n_clusters=8, seeds=[0])          # gram: (sets, n, n) float64
 >>> result.labels.shape, result.inertia.shape
 """

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from permlab.data.adapter_tasks import Benchmark, Group, Questions
+from permlab.adapters.benchmark.questions import Benchmark, Group, Questions
+from permlab.adapters.benchmark.table import ANSWER_METRICS
 from permlab.models.causal_lm import build_scratch
 from permlab.models.causal_lm_config import CausalLMConfig, ScratchConfig
 from permlab.storage.folders import replacing_folder
@@ -37,6 +38,11 @@ class Schedule:
     learning_rate: float = 3e-3
     warmup: int = 20
 
+    def factor(self, step: int) -> float:
+        """Learning rate of a step, as a share of the peak."""
+        ramp = min(1.0, (step + 1) / self.warmup)
+        return ramp * max(0.05, 0.5 * (1 + math.cos(math.pi * step / self.steps)))
+
 
 @dataclass(frozen=True)
 class LoraShape:
@@ -50,7 +56,7 @@ class LoraShape:
 def build_base(benchmark: Benchmark, sizes: ScratchConfig, seed: int) -> Any:
     """A Llama with random weights from `seed`, its vocabulary and length those of the benchmark."""
     torch.manual_seed(seed)
-    tokens = SimpleNamespace(bos_token_id=1, eos_token_id=1, pad_token_id=0)
+    tokens: Any = SimpleNamespace(bos_token_id=1, eos_token_id=1, pad_token_id=0)
     config = CausalLMConfig(scratch=sizes)
     return build_scratch(config, benchmark.vocabulary, max(16, benchmark.tokens), tokens)
 
@@ -91,22 +97,20 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     trained = list(parameters)
     optimizer = torch.optim.AdamW(trained, lr=schedule.learning_rate, weight_decay=0.0)
+    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.factor)
     running = 0.0
     for step in range(schedule.steps):
         batch = _draw(questions, schedule.batch, generator)
         if replay is not None:
             extra = _draw(replay, len(batch), generator)
             batch = Questions(torch.cat([batch.ids, extra.ids]), torch.cat([batch.answer, extra.answer]))
-        ramp = min(1.0, (step + 1) / schedule.warmup)
-        decay = max(0.05, 0.5 * (1 + math.cos(math.pi * step / schedule.steps)))
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.learning_rate * ramp * decay
         logits, wanted = answer_logits(model, batch)
         loss = nn.functional.cross_entropy(logits, wanted)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
+        rate.step()
         if step % 10 == 9 or step + 1 == schedule.steps:
             value = float(loss.detach())
             running = value if running == 0.0 else 0.8 * running + 0.2 * value
@@ -153,9 +157,8 @@ def train_adapter(
     import peft
 
     torch.manual_seed(init_seed)
-    config = peft.LoraConfig(
-        r=shape.rank, lora_alpha=shape.alpha, target_modules=shape.target_modules, task_type="CAUSAL_LM"
-    )
+    alpha: Any = shape.alpha  # PEFT takes any number, and says int
+    config = peft.LoraConfig(r=shape.rank, lora_alpha=alpha, target_modules=shape.target_modules, task_type="CAUSAL_LM")
     with warnings.catch_warnings():
         # About tied embeddings, which `applied` and `from_pretrained` treat alike, and about names inside transformers.
         warnings.simplefilter("ignore")
@@ -163,7 +166,7 @@ def train_adapter(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     fit(model.get_base_model(), trained, schedule, group.train, seed, group.replay, progress)
     with replacing_folder(folder, replace=True) as part:
-        model.save_pretrained(part, save_embedding_layers=False)
+        model.save_pretrained(str(part), save_embedding_layers=False)
 
 
 @torch.no_grad()
@@ -177,16 +180,34 @@ def answer_probabilities(model: Any, questions: Questions, batch: int = 128) -> 
 
 
 def score(probabilities: Tensor, questions: Questions, metric: str) -> float:
-    """Share of right answers ("exact": all tokens of an answer) or of right answer tokens ("token"), 0..1.
+    """Share of right answers, 0..1, counted as a row of `benchmark.table.ANSWER_METRICS` says: "exact" or "token".
 
-    Teacher forcing and greedy decoding agree on "exact": up to the first error they see the same tokens.
+    Raises:
+        UserError: an unknown metric.
     """
     row, column = questions.answer.nonzero(as_tuple=True)
     right = probabilities.argmax(dim=-1) == questions.ids[row, column]
-    if metric == "token":
-        return float(right.double().mean())
-    wrong = torch.zeros(len(questions)).index_add_(0, row, (~right).float())
+    share: float = ANSWER_METRICS[metric].load()(right, row, len(questions))
+    return share
+
+
+def share_of_answers(right: Tensor, row: Tensor, count: int) -> float:
+    """Share of questions whose answer tokens are all right.
+
+    Teacher forcing and greedy decoding agree on it: up to the first error they see the same tokens.
+
+    Args:
+        right: (answer tokens,) whether each is right.
+        row: (answer tokens,) the question each belongs to.
+        count: questions.
+    """
+    wrong = torch.zeros(count).index_add_(0, row, (~right).float())
     return float((wrong == 0).double().mean())
+
+
+def share_of_tokens(right: Tensor, row: Tensor, count: int) -> float:
+    """Share of right answer tokens; see `share_of_answers`."""
+    return float(right.double().mean())
 
 
 def ask(model: Any, questions: Questions, metric: str) -> float:

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from permlab.adapters.factors import Factors
-
-GAUGES = ("none", "balanced", "svd")
+from permlab.adapters.table import GAUGES
 
 
 @dataclass(frozen=True)
@@ -47,22 +46,36 @@ def pool_units(updates: Sequence[Factors], weights: Sequence[float], gauge: str 
     Args:
         updates: one update per adapter.
         weights: one factor per adapter, folded in.
-        gauge: "none" keeps the units as stored (scaling split evenly); "balanced" scales each to |a| = |b| and makes
-            the largest entry of a positive; "svd" first rewrites each update in its own singular basis.
+        gauge: a name of `table.GAUGES`: "none" keeps the units as stored (scaling split evenly); "balanced" scales each
+            to |a| = |b| and makes the largest entry of a positive; "svd" first rewrites each update in its own singular
+            basis.
+
+    Raises:
+        UserError: an unknown gauge.
     """
-    parts = []
-    for update, weight in zip(updates, weights):
-        part = update.folded(weight)
-        if gauge == "svd":
-            part = singular_form(part)
-        parts.append(part)
+    fix = GAUGES[gauge].load()
+    parts = [fix(update.folded(weight)) for update, weight in zip(updates, weights)]
     a = torch.cat([part.a for part in parts])
     b = torch.cat([part.b.T for part in parts])
     owner = torch.cat([torch.full((part.rank,), i, dtype=torch.long) for i, part in enumerate(parts)]).to(a.device)
-    if gauge != "none":
-        a, b = positive_sign(*balanced(a, b))
     order = canonical_order(a, b)
     return Pool(a[order], b[order], owner[order], tuple(part.rank for part in parts))
+
+
+def as_stored(update: Factors) -> Factors:
+    """The factors as they are: the minimal semantic units of LoRA-LEGO."""
+    return update
+
+
+def balanced_form(update: Factors) -> Factors:
+    """The same rank-one updates with |a_i| = |b_i| and a positive largest entry of a_i: blind to scale and sign."""
+    a, b = positive_sign(*balanced(update.a, update.b.T))
+    return Factors(a, b.T, update.scaling)
+
+
+def balanced_singular_form(update: Factors) -> Factors:
+    """The singular basis with its signs fixed: blind to every rotation of the rank space too."""
+    return balanced_form(singular_form(update))
 
 
 def balanced(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

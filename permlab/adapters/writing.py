@@ -19,16 +19,17 @@ from torch import Tensor
 
 from permlab.adapters.factors import AdapterSource, Factors, ModuleInfo
 from permlab.adapters.files import CONFIG_NAME, WEIGHTS_NAME, Adapter
-from permlab.adapters.merge import Merged, MergeRule, default_weights, merge_adapters, merged_info, plan_ranks
+from permlab.adapters.merge import MergedAdapter, merge_adapters, merged_info, plan_ranks
+from permlab.adapters.merge_rule import MergeRule
 from permlab.adapters.settings import LoraSettings, merged_config, targets
-from permlab.errors import UserError, check_choice
+from permlab.adapters.table import EXTRA_RULES
+from permlab.errors import UserError
 from permlab.storage.files import write_text
 from permlab.storage.folders import replacing_folder
 from permlab.storage.tensors import SafetensorsStream
 from permlab.version import __version__
 
 _TARGET_KEYS = ("target_modules", "layers_to_transform", "layers_pattern", "exclude_modules")
-EXTRA_RULES = ("same", "average", "first", "drop")
 
 
 def write_merge(
@@ -36,28 +37,30 @@ def write_merge(
     adapters: Sequence[Adapter],
     rule: MergeRule,
     *,
+    seed: int = 0,
     extra: str = "same",
     device: torch.device | str = "cpu",
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Merged:
+) -> MergedAdapter:
     """Merge adapter folders into the folder `out`: weights, configuration, model card.
 
     Args:
         out: folder to make; an adapter folder that is there already is replaced at the end.
         adapters: opened inputs.
         rule: method and settings.
-        extra: what to do with tensors that are not LoRA factors (modules_to_save, biases): "same" requires them to be
-            equal, "average" (by weight), "first", "drop".
+        seed: see `merge_adapters`.
+        extra: a name of `table.EXTRA_RULES`, for tensors that are not LoRA factors (modules_to_save, biases): "same"
+            requires them to be equal, "average" (by weight), "first", "drop".
         device, workers, progress: see `merge_adapters`.
 
     Raises:
         UserError: as `merge_adapters`; nothing is left at `out` then.
     """
-    check_choice("extra", extra, EXTRA_RULES)
+    EXTRA_RULES.check("extra", extra)
     ranks = plan_ranks(adapters, rule)
     info = merged_info(adapters, ranks)
-    weights = rule.weights or default_weights(rule.method, len(adapters))
+    weights = rule.weights_of(len(adapters))
     extras = _merge_extra(adapters, weights, extra)
     with _adapter_folder(out) as folder:
         shapes = dict(_shapes(info)) | {key: (tuple(t.shape), t.dtype) for key, t in extras.items()}
@@ -67,6 +70,7 @@ def write_merge(
             merged = merge_adapters(
                 adapters,
                 rule,
+                seed=seed,
                 device=device,
                 workers=workers,
                 progress=progress,
@@ -74,7 +78,7 @@ def write_merge(
             )
         changes = _extra_keys([adapter.settings.raw for adapter in adapters], bool(extras))
         _write_config(folder, adapters[0].settings, ranks, [adapter.settings.raw for adapter in adapters], changes)
-        _write_card(folder, adapters, rule, weights)
+        _write_card(folder, adapters, rule, weights, seed)
     return merged
 
 
@@ -123,7 +127,8 @@ def _put(stream: SafetensorsStream, module: str, info: ModuleInfo, update: Facto
 def _merge_extra(adapters: Sequence[Adapter], weights: Sequence[float], rule: str) -> dict[str, Tensor]:
     """Tensors beside the LoRA factors, merged by `rule` over the adapters that have them."""
     merged: dict[str, Tensor] = {}
-    if rule == "drop":
+    row = EXTRA_RULES[rule]
+    if not row.target:
         return merged
     for key in sorted({key for adapter in adapters for key in adapter.extra}):
         having = [(adapter, weight) for adapter, weight in zip(adapters, weights) if key in adapter.extra]
@@ -131,14 +136,7 @@ def _merge_extra(adapters: Sequence[Adapter], weights: Sequence[float], rule: st
         if any(tensor.shape != tensors[0].shape for tensor in tensors):
             shapes = " and ".join(str(tuple(tensor.shape)) for tensor in tensors)
             raise UserError(f"{key} has shapes {shapes}; the adapters belong to different base models")
-        if rule == "same" and any(not torch.equal(tensor, tensors[0]) for tensor in tensors[1:]):
-            raise UserError(f"{key} is trained in full and differs between adapters; set task.extra=average|first|drop")
-        if rule == "average":
-            total = sum(weight for _, weight in having) or 1.0
-            mean = sum(weight / total * tensor.float() for (_, weight), tensor in zip(having, tensors))
-            merged[key] = torch.as_tensor(mean).to(tensors[0].dtype)
-        else:
-            merged[key] = tensors[0]
+        merged[key] = row.load()(key, tensors, [weight for _, weight in having])
     return merged
 
 
@@ -169,10 +167,12 @@ def _extra_keys(raws: Sequence[dict[str, Any]], kept: bool) -> dict[str, Any]:
     return {"modules_to_save": modules or None, "bias": bias}
 
 
-def _write_card(folder: Path, adapters: Sequence[Adapter], rule: MergeRule, weights: Sequence[float]) -> None:
+def _write_card(
+    folder: Path, adapters: Sequence[Adapter], rule: MergeRule, weights: Sequence[float], seed: int
+) -> None:
     """README.md for people and the hub, merge.json for programs: inputs with hashes, method, settings."""
     base = adapters[0].settings.raw.get("base_model_name_or_path")
-    inputs = [
+    inputs: list[dict[str, Any]] = [
         {
             "name": adapter.name,
             "sha256": adapter.sha256(),
@@ -182,16 +182,13 @@ def _write_card(folder: Path, adapters: Sequence[Adapter], rule: MergeRule, weig
         }
         for adapter, weight in zip(adapters, weights)
     ]
-    record = {"permlab": __version__, "rule": dataclasses.asdict(rule), "inputs": inputs}
+    record = {"permlab": __version__, "rule": dataclasses.asdict(rule), "seed": seed, "inputs": inputs}
     write_text(folder / "merge.json", json.dumps(record, indent=2) + "\n")
     head = ["---", "library_name: peft", "tags: [lora, merge, permlab]"]
     if base:
         head.append(f"base_model: {json.dumps(base)}")
-    settings = {"method": rule.method, "rank": rule.rank, "rank_ratio": rule.rank_ratio, "seed": rule.seed}
-    if rule.method == "lego":
-        settings |= {"reference rank": rule.reference_rank} | dataclasses.asdict(rule.lego)
-    if rule.method in ("ties", "dare", "knots"):
-        settings |= dataclasses.asdict(rule.trim)
+    settings = {"method": rule.method, "rank": rule.rank, "rank_ratio": rule.rank_ratio, "seed": seed}
+    settings |= rule.settings()
     lines = [*head, "---", "", "# Merged LoRA adapter", "", f"Made by permlab {__version__}, `task=lora_lego`.", ""]
     lines += ["| input | weight | rank | sha256 of the weights |", "|---|---|---|---|"]
     lines += [

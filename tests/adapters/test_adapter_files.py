@@ -165,9 +165,9 @@ def test_refuses_variant_tensors_pickles_and_damaged_files(tmp_path):
     [
         ({"model.layers.0.q_proj": (12, 11)}, {}, r"\(12, 10\) in a and \(12, 11\) in b"),
         ({"other.q_proj": (12, 10)}, {}, "no module that another adapter adapts"),
-        (SHAPES, {"rank": 7}, r"task.rank=7 does not fit model.layers.0.q_proj, which has 6 units of rank 3\+3"),
+        (SHAPES, {"rank": 7}, r"rank=7 does not fit model.layers.0.q_proj, which has 6 units of rank 3\+3"),
         (SHAPES, {"rank_ratio": 1.5}, "choose a rank from 1 to 6"),
-        (SHAPES, {"weights": (1.0,)}, "task.weights has 1 values for 2 adapters"),
+        (SHAPES, {"weights": [1.0]}, "weights has 1 values for 2 adapters"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_leaves_nothing(tmp_path, shapes, rule, reason):
@@ -201,7 +201,7 @@ def test_tensors_beside_the_factors(tmp_path, rule, value):
         path = folder(tmp_path / name, int(size))
         edit_tensors(path, **{"base_model.model.score.weight": torch.full((2, 2), size)})
         adapters.append(open_adapter(path))
-    with pytest.raises(UserError, match=r"task\.extra=average"):
+    with pytest.raises(UserError, match=r"set extra=average"):
         write_merge(tmp_path / "m", adapters, MergeRule())
     write_merge(tmp_path / "m", adapters, MergeRule(), extra=rule)
     found = load_file(tmp_path / "m" / "adapter_model.safetensors").get("base_model.model.score.weight")
@@ -211,7 +211,7 @@ def test_tensors_beside_the_factors(tmp_path, rule, value):
 def test_a_module_that_only_some_adapters_have_is_kept(tmp_path):
     wide = dict(SHAPES, extra=(4, 4))
     adapters = [open_adapter(folder(tmp_path / "a")), open_adapter(folder(tmp_path / "b", 1, shapes=wide))]
-    merged = merge_adapters(adapters, MergeRule(method="cat", weights=(1.0, 2.0))).adapter
+    merged = merge_adapters(adapters, MergeRule(method="cat", weights=[1.0, 2.0])).adapter
     torch.testing.assert_close(merged.load("extra").delta(), 2 * adapters[1].load("extra").delta())
     assert merged.modules["extra"].rank == 3
 

@@ -9,7 +9,6 @@ import torch
 
 from permlab.adapters import (
     Factors,
-    LegoRule,
     MemoryAdapter,
     MergeRule,
     merge_adapters,
@@ -17,7 +16,8 @@ from permlab.adapters import (
     relative_difference,
 )
 from permlab.adapters.factors import concatenate, norm
-from permlab.adapters.lego import lego_module, reference_rank
+from permlab.adapters.merge_rule import reference_rank
+from permlab.adapters.methods.lego import lego_module
 from permlab.adapters.units import balanced, pool_units, positive_sign, singular_form
 
 SHAPES = {"q": (40, 56), "up": (72, 48)}
@@ -51,8 +51,8 @@ def changed(source: MemoryAdapter, change: str) -> MemoryAdapter:
 
 
 def merged(adapters: list[MemoryAdapter], **keys: object) -> MemoryAdapter:
-    rule_keys = {key: keys.pop(key) for key in list(keys) if key in MergeRule.__dataclass_fields__}
-    return merge_adapters(adapters, MergeRule(lego=LegoRule(**keys), **rule_keys)).adapter
+    seed = keys.pop("seed", 0)
+    return merge_adapters(adapters, MergeRule(**{"gauge": "none"} | keys), seed=seed).adapter
 
 
 def worst(left: MemoryAdapter, right: MemoryAdapter) -> float:
@@ -89,7 +89,7 @@ def test_all_units_kept_is_the_sum_over_sqrt_n(count):
 
 def test_concatenation_is_the_sum_with_mixed_ranks_and_weights():
     adapters = [adapter("a", 0, rank=3, alpha=5.0), adapter("b", 1, rank=7, alpha=2.0)]
-    joined = merge_adapters(adapters, MergeRule(method="cat", weights=(0.5, -2.0))).adapter
+    joined = merge_adapters(adapters, MergeRule(method="cat", weights=[0.5, -2.0])).adapter
     for module in SHAPES:
         wanted = 0.5 * adapters[0].load(module).delta() - 2.0 * adapters[1].load(module).delta()
         torch.testing.assert_close(joined.load(module).delta(), wanted, atol=1e-6, rtol=1e-5)
@@ -139,21 +139,21 @@ def test_dual_reweighting_keeps_the_norm_and_none_does_not(count, k):
     adapters = [adapter(f"a{i}", i) for i in range(count)]
     for module in SHAPES:
         updates = [source.load(module) for source in adapters]
-        _, both = lego_module(updates, [1.0] * count, LegoRule(), k, 0, RANK)
+        _, both = lego_module(updates, [1.0] * count, k, MergeRule(gauge="none"), 0)
         assert 0.8 < both.norm_ratio < 1.25
-    rule = LegoRule(param_reweight="none", output_reweight=False)
+    rule = MergeRule(gauge="none", param_reweight="none", output_reweight=False)
     ratios = []
     for size in (2, count * RANK):
         updates = [source.load("q") for source in adapters]
-        ratios.append(lego_module(updates, [1.0] * count, rule, size, 0, RANK)[1].norm_ratio)
+        ratios.append(lego_module(updates, [1.0] * count, size, rule, 0)[1].norm_ratio)
     assert min(ratios) < 0.8 and max(ratios) > 1.25
 
 
 @pytest.mark.parametrize("kind", ["l2", "max", "per_half"])
 def test_parameter_reweighting_gives_the_mean_norm_of_the_members(kind):
     updates = [adapter("a", 0).load("q"), adapter("b", 1).load("q")]
-    rule = LegoRule(param_reweight=kind, output_reweight=False)
-    one, _ = lego_module(updates, [1.0, 1.0], rule, 1, 0, RANK)
+    rule = MergeRule(gauge="none", param_reweight=kind, output_reweight=False)
+    one, _ = lego_module(updates, [1.0, 1.0], 1, rule, 0)
     pool = pool_units(updates, [1.0, 1.0])
 
     def size(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -194,7 +194,7 @@ def test_another_seed_changes_unrelated_units_but_not_copies():
 
 def test_negative_weight_subtracts_an_adapter():
     first, second = adapter("a", 0), adapter("b", 1)
-    gone = merged([first, second], weights=(1.0, -1.0), rank=2 * RANK, output_reweight=False)
+    gone = merged([first, second], weights=[1.0, -1.0], rank=2 * RANK, output_reweight=False)
     torch.testing.assert_close(gone.load("q").delta(), first.load("q").delta() - second.load("q").delta())
 
 
@@ -202,7 +202,7 @@ def test_pruning_keeps_the_norm_and_ends_at_the_adapter():
     only = adapter("a", 7)
     errors = []
     for k in (1, 3, RANK):
-        result = merge_adapters([only], MergeRule(rank=k, lego=LegoRule(gauge="svd")))
+        result = merge_adapters([only], MergeRule(rank=k, gauge="svd"))
         assert 0.7 < result.reports["q"].norm_ratio < 1.4
         errors.append(worst(result.adapter, only))
     assert errors[-1] < 1e-5 < errors[1]
@@ -223,7 +223,7 @@ def test_seed_spread_and_norm_ratio_of_a_merge():
     from permlab.adapters import norm_ratio, seed_spread
 
     unrelated = [adapter(f"a{i}", i) for i in range(4)]
-    assert seed_spread(unrelated, MergeRule(lego=LegoRule(n_init=1)), [1, 2]) > 0.05
+    assert seed_spread(unrelated, MergeRule(n_init=1), [1, 2]) > 0.05
     assert seed_spread([unrelated[0]], MergeRule(), [1, 2]) < 1e-6
-    doubled = merge_adapters([unrelated[0]], MergeRule("cat", weights=(2.0,))).adapter
+    doubled = merge_adapters([unrelated[0]], MergeRule("cat", weights=[2.0])).adapter
     assert norm_ratio(doubled, [unrelated[0]]) == pytest.approx(2.0)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from permlab.adapters import MergeRule, TrimRule, applied, baselines, merge_adapters, open_adapter, write_merge
+from permlab.adapters import MergeRule, applied, merge_adapters, open_adapter, write_merge
+from permlab.adapters.methods.dare import merge_dare
 from permlab.errors import UserError
 
 
@@ -88,8 +89,8 @@ def test_ties(tmp_path, space, kind, sign_method):
     model.add_weighted_adapter(
         ["a0", "a1"], [0.8, 1.3], "m", kind, svd_rank=8, density=0.3, majority_sign_method=sign_method
     )
-    trim = TrimRule(density=0.3, space=space, sign_method=sign_method)
-    assert_same(model, "m", MergeRule(method="ties", weights=(0.8, 1.3), trim=trim), adapters)
+    rule = MergeRule("ties", weights=[0.8, 1.3], density=0.3, trim_space=space, sign_method=sign_method)
+    assert_same(model, "m", rule, adapters)
 
 
 @pytest.mark.parametrize("election", [False, True])
@@ -115,9 +116,9 @@ def test_dare_with_the_same_seed(tmp_path, space, election):
     finally:
         torch.bernoulli = kept
     assert len(drawn) == (4 if space == "factor" else 2)
-    rule = TrimRule(density=0.4, space=space, election=election)
+    rule = MergeRule("dare", density=0.4, trim_space=space, election=election)
     updates = [adapter.load("first") for adapter in adapters]
-    ours = baselines.merge_dare(updates, [0.8, 1.3], rule, 8, torch.Generator().manual_seed(5))
+    ours = merge_dare(updates, [0.8, 1.3], 8, rule, 5)
     torch.testing.assert_close(ours.delta(), peft_deltas(model, "m")["first"], atol=1e-5, rtol=1e-5)
 
 
@@ -129,7 +130,7 @@ def test_embeddings_and_convolutions(tmp_path, method):
     assert adapters[0].modules["grid"].in_shape == (6, 3, 3)
     assert adapters[0].modules["embed"].kind == "embedding"
     model.add_weighted_adapter(["a0", "a1"], [1.0, 0.5], "m", combination_type=method)
-    assert_same(model, "m", MergeRule(method=method, weights=(1.0, 0.5)), adapters)
+    assert_same(model, "m", MergeRule(method=method, weights=[1.0, 0.5]), adapters)
 
 
 # rsLoRA, per-module ranks and alphas, mixed ranks, regular expressions: one adapter of each kind beside a plain one.
@@ -185,7 +186,7 @@ def test_peft_scales_rslora_merges_wrongly_and_we_do_not(tmp_path):
 
 def test_mixed_ranks_are_refused_where_factors_are_added(tmp_path):
     _, adapters, _ = make(tmp_path, [AWKWARD["patterns"], TWO[0]])
-    with pytest.raises(UserError, match=r"equal ranks, found \[2, 4\]; use task.method=cat"):
+    with pytest.raises(UserError, match=r"equal ranks, found \[2, 4\]; use one of the methods lego, cat"):
         merge_adapters(adapters, MergeRule(method="linear"))
 
 

@@ -10,6 +10,7 @@ from permlab.reports.collection import Collection, newest_tables, own_figures, w
 from permlab.reports.document import Block, Figure
 from permlab.reports.writer import Output
 from permlab.tables import Row, grouped, spread
+from permlab.tasks.lora_lego.table import LORA_STUDIES
 
 TITLE = "LoRA adapters taken apart by rank (lora_lego)"
 QUESTION = "Can LoRA adapters be taken apart by rank and rebuilt as one? (arXiv 2409.16167)"
@@ -34,7 +35,8 @@ FIGURES = {
 
 def repeats(task: Mapping[str, Any]) -> int:
     """Return how many seeds stand inside one run: generated adapters are made `task.repeats` times, one's own once."""
-    return 1 if task.get("study") == "identities" or task.get("adapters") else task.get("repeats", 1)
+    study = LORA_STUDIES.get(str(task.get("study", "merge")))
+    return 1 if task.get("adapters") or (study and not study.trains) else int(task.get("repeats", 1))
 
 
 def blocks(collection: Collection, out: Output) -> list[Block]:

@@ -1,0 +1,92 @@
+"""Settings of the benchmarks: `questions_of(BenchmarkSettings(benchmark="lists"), seed=0).groups`.
+
+Nothing heavy is imported here: `permlab task=lora_lego` takes these fields as its keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from permlab.adapters.benchmark.table import BENCHMARKS
+
+if TYPE_CHECKING:
+    from permlab.adapters.benchmark.questions import Benchmark
+    from permlab.adapters.training import Schedule
+
+
+@dataclass
+class BenchmarkTraining:
+    """Training of the benchmark's base model and adapters; null takes the value that suits the benchmark."""
+
+    base_steps: int | None = None
+    base_batch: int | None = None
+    adapter_steps: int | None = None
+    adapter_batch: int | None = None
+    learning_rate: float = 3e-3
+    """Peak rate of AdamW, for the base and for the adapters."""
+
+
+@dataclass(kw_only=True)
+class BenchmarkSettings:
+    """What is asked, which adapters are trained, and what is tried on them."""
+
+    benchmark: str = "knowledge"
+    """knowledge (entity -> attribute) | lists (six list operations) | text (four sentence datasets)"""
+    folder: str | None = None
+    """benchmark=text: folder with TREC.{train,test}.all, stsa.binary.{train,test}, subj.all, rt-polarity.all"""
+    questions: int | None = 400
+    """benchmark=text: most test sentences per dataset (a quarter as many for validation); null = all"""
+    counts: list[int] = field(default_factory=lambda: [3])
+    """How many adapters are merged; the largest is how many are trained."""
+    regimes: list[str] = field(default_factory=lambda: ["independent"])
+    """independent (every adapter starts from its own A) | shared (all start from one A)"""
+    repeats: int = 1
+    """Seeds: seed, seed + 1, ...; base, adapters, clustering and test split are all drawn anew."""
+    lora_ranks: list[int] = field(default_factory=lambda: [8])
+    """Ranks of the trained adapters, repeated as often as needed."""
+    lora_alpha: float = 16.0
+    """lora_alpha of the trained adapters."""
+    facts: int = 600
+    """benchmark=knowledge: facts of the base"""
+    facts_per_adapter: int = 40
+    """benchmark=knowledge: facts of each adapter"""
+    validation: float = 0.5
+    """benchmark=knowledge: share of the facts that picks the scale"""
+    scales: list[float] = field(default_factory=lambda: [0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 3.0])
+    """Factors tried on every merged update; the best on the validation questions is the tuned one."""
+    sweep: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
+    """LEGO's k as multiples of the mean rank; all units together are always added."""
+    train: BenchmarkTraining = field(default_factory=BenchmarkTraining)
+    """Training of base and adapters."""
+
+    def ranks_of(self, count: int) -> list[int]:
+        """Ranks of the first `count` adapters."""
+        return [self.lora_ranks[index % len(self.lora_ranks)] for index in range(count)]
+
+
+def questions_of(settings: BenchmarkSettings, seed: int, vocabulary: int = 8192) -> Benchmark:
+    """Questions of a benchmark, drawn from `seed`: one group per adapter.
+
+    Args:
+        settings: which benchmark, and how many adapters (`counts`).
+        seed: of the draw.
+        vocabulary: most words, where the benchmark is made of text.
+
+    Raises:
+        UserError: an unknown benchmark, more groups than it has, or files that are missing or broken.
+    """
+    found: Benchmark = BENCHMARKS[settings.benchmark].load()(max(settings.counts), seed, settings, vocabulary)
+    return found
+
+
+def schedules(settings: BenchmarkSettings) -> tuple[Schedule, Schedule]:
+    """Training of the base and of an adapter: what is set, else what suits the benchmark."""
+    from permlab.adapters.training import Schedule
+
+    row, given = BENCHMARKS[settings.benchmark], settings.train
+    base = Schedule(given.base_steps or row.base[0], given.base_batch or row.base[1], given.learning_rate)
+    adapter = Schedule(
+        given.adapter_steps or row.adapter[0], given.adapter_batch or row.adapter[1], given.learning_rate
+    )
+    return base, adapter

@@ -1,0 +1,60 @@
+"""Questions of the user: prompts and completions in JSON lines, counted right when the model would write exactly that.
+
+>>> completion_score(model, tokenizer, read_questions("questions.jsonl"))
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from permlab.errors import UserError
+
+
+def read_questions(path: str | Path, limit: int | None = None) -> list[tuple[str, str]]:
+    """(prompt, completion) of every line of a JSONL file.
+
+    Args:
+        path: the file.
+        limit: most lines that are read; None for all.
+
+    Raises:
+        UserError: naming file and line.
+    """
+    rows: list[tuple[str, str]] = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip() or (limit is not None and len(rows) >= limit):
+            continue
+        try:
+            entry = json.loads(line)
+            rows.append((str(entry["prompt"]), str(entry["completion"])))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise UserError(f"{path}:{number} is not a JSON object with prompt and completion") from None
+    if not rows:
+        raise UserError(f"{path} holds no questions")
+    return rows
+
+
+@torch.no_grad()
+def completion_score(model: Any, tokenizer: Any, rows: Sequence[tuple[str, str]], batch: int = 16) -> float:
+    """Share of completions whose every token is the model's first choice after the prompt (greedy exact match)."""
+    right = 0
+    for start in range(0, len(rows), batch):
+        part = rows[start : start + batch]
+        prompts = [tokenizer(prompt)["input_ids"] for prompt, _ in part]
+        answers = [tokenizer(completion, add_special_tokens=False)["input_ids"] for _, completion in part]
+        longest = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, answers))
+        ids = torch.full((len(part), longest), tokenizer.pad_token_id or 0)
+        mask = torch.zeros_like(ids)
+        for row, (prompt, answer) in enumerate(zip(prompts, answers)):
+            ids[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
+            mask[row, : len(prompt) + len(answer)] = 1
+        choice = model(ids.to(model.device), attention_mask=mask.to(model.device)).logits.argmax(dim=-1).cpu()
+        for row, (prompt, answer) in enumerate(zip(prompts, answers)):
+            first = len(prompt) - 1
+            right += bool(torch.equal(choice[row, first : first + len(answer)], torch.tensor(answer)))
+    return right / len(rows)

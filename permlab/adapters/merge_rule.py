@@ -1,0 +1,150 @@
+"""What to do with adapters: `MergeRule("lego", rank=16, gauge="svd")`. One default for the library and the task.
+
+Nothing heavy is imported here: `permlab task=lora_lego` takes these fields as its keys.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from permlab.adapters.table import CHOICES, LORA_METHODS, REFERENCE_RANKS, TRIM_SPACES, LoraRow
+from permlab.errors import UserError, check_range
+
+
+@dataclass(kw_only=True)
+class LegoRule:
+    """How LEGO clusters and rescales; there is no official code, so what the paper leaves open is a field."""
+
+    gauge: str = "balanced"
+    """none (as in the paper) | balanced (|a| = |b|, fixed sign) | svd (singular basis of each adapter)"""
+    features: str = "raw"
+    """raw | normalized (both halves of a unit to length 1 for the clustering)"""
+    sign_invariant: bool = False
+    """Cluster units up to their sign."""
+    param_reweight: str = "l2"
+    """l2 | max | per_half | none: give a centroid the mean norm of its members"""
+    output_reweight: bool = True
+    """Multiply the update by sqrt(r / k)."""
+    reference_rank: str = "mean"
+    """r of sqrt(r / k) where ranks differ: mean | max | min | a number"""
+    n_init: int = 10
+    """Restarts of k-means."""
+
+
+@dataclass(kw_only=True)
+class TrimRule:
+    """How ties, dare and knots choose entries."""
+
+    density: float = 0.5
+    """ties, dare, knots: share of the entries that are kept"""
+    trim_space: str = "delta"
+    """ties, dare: delta (entries of the update) | factor (entries of A and B, as PEFT)"""
+    election: bool = False
+    """dare: also elect signs, as dare_ties"""
+    sign_method: str = "total"
+    """ties, dare, knots: total | frequency"""
+
+
+@dataclass
+class MergeRule(LegoRule, TrimRule):
+    """Method, ranks, weights, and the settings of every method; a method ignores those it does not read."""
+
+    method: str = "lego"
+    """lego | linear | cat | svd | ties | dare | knots: what is written to artifacts/adapter"""
+    rank: int | None = None
+    """LEGO's k or the rank cut to; null: mean rank for lego, the largest for svd, all ranks for ties, dare, knots."""
+    rank_ratio: float | None = None
+    """Merged rank as a share of the pooled ranks of a module."""
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    """Merged rank by module, patterns as in PEFT."""
+    weights: list[float] = field(default_factory=list)
+    """One per adapter; empty is 1 each, and 1/n each for linear."""
+
+    @property
+    def row(self) -> LoraRow:
+        """The row of the method.
+
+        Raises:
+            UserError: an unknown method.
+        """
+        return LORA_METHODS[self.method]
+
+    @property
+    def equal_ranks(self) -> bool:
+        """Whether A and B are added entry by entry, so that all inputs must have one rank."""
+        row = self.row
+        return row.equal_ranks or ("trim_space" in row.reads and TRIM_SPACES[self.trim_space].equal_ranks)
+
+    @property
+    def ranked(self) -> bool:
+        """Whether the merged rank can be chosen."""
+        return self.row.ranked and not self.equal_ranks
+
+    def weights_of(self, count: int) -> list[float]:
+        """The weights of `count` adapters: those that are set, or the method's default.
+
+        Raises:
+            UserError: another number of them is set.
+        """
+        if self.weights and len(self.weights) != count:
+            raise UserError(f"weights has {len(self.weights)} values for {count} adapters; give one each")
+        return list(self.weights) or [1.0 / count if self.row.averages else 1.0] * count
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that the method reads, by name."""
+        return {name: getattr(self, name) for name in self.row.reads}
+
+
+def rule_of(settings: MergeRule, **changes: Any) -> MergeRule:
+    """Return the fields of `MergeRule` alone, from a configuration that inherits them."""
+    own = {each.name: getattr(settings, each.name) for each in dataclasses.fields(MergeRule)}
+    return MergeRule(**(own | changes))
+
+
+def check_rule(rule: MergeRule) -> None:
+    """Refuse names that no table has, with the nearest one, and numbers out of range.
+
+    Raises:
+        UserError: naming the field.
+    """
+    for name, table in CHOICES.items():
+        table.check(name, getattr(rule, name))
+    check_reference_rank("reference_rank", rule.reference_rank)
+    check_range("density", rule.density, 0, 1)
+    check_range("n_init", rule.n_init, 1)
+    if rule.rank is not None and rule.rank_ratio is not None:
+        raise UserError("rank and rank_ratio are both set; keep one")
+    if (rule.rank is not None or rule.rank_ratio is not None) and not rule.ranked:
+        raise UserError(f"{unranked(rule)}; set neither rank nor rank_ratio")
+
+
+def unranked(rule: MergeRule) -> str:
+    """Say why there is no rank to choose."""
+    said = f"method={rule.method}"
+    if rule.row.ranked:
+        said += f" with trim_space={rule.trim_space}"
+    return f"{said} has no rank to choose"
+
+
+def check_reference_rank(key: str, value: str) -> None:
+    """Refuse what is neither a name of `REFERENCE_RANKS` nor a whole number of at least 1."""
+    if value in REFERENCE_RANKS:
+        return
+    if not value.isdigit():
+        raise UserError(f"{key}={value} is not {', '.join(REFERENCE_RANKS)} or a number")
+    check_range(key, int(value), 1)
+
+
+def reference_rank(ranks: Sequence[int], rule: str) -> float:
+    """r of LEGO's sqrt(r / k) where adapters differ in rank.
+
+    Args:
+        ranks: of the adapters that have the module.
+        rule: a name of `REFERENCE_RANKS`, or a number written as text.
+    """
+    if rule.isdigit():
+        return float(int(rule))
+    return float(REFERENCE_RANKS[rule].load()(ranks))
