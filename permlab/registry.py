@@ -60,6 +60,17 @@ TABLES: dict[str, str] = {
     "ntk_solvers": "permlab.ntk.table:SOLVERS",
     "ntk_tests": "permlab.ntk.table:TESTS",
     "parameterizations": "permlab.ntk.table:PARAMETERIZATIONS",
+    "lora_methods": "permlab.adapters.table:LORA_METHODS",
+    "lora_gauges": "permlab.adapters.table:GAUGES",
+    "lora_features": "permlab.adapters.table:FEATURES",
+    "lora_reweights": "permlab.adapters.table:PARAM_REWEIGHTS",
+    "lora_reference_ranks": "permlab.adapters.table:REFERENCE_RANKS",
+    "lora_trim_spaces": "permlab.adapters.table:TRIM_SPACES",
+    "lora_sign_methods": "permlab.adapters.table:SIGN_METHODS",
+    "lora_extras": "permlab.adapters.table:EXTRA_RULES",
+    "lora_benchmarks": "permlab.adapters.benchmark.table:BENCHMARKS",
+    "lora_regimes": "permlab.adapters.benchmark.table:REGIMES",
+    "lora_studies": "permlab.tasks.lora_lego.table:LORA_STUDIES",
 }
 """table name -> where it stands; `permlab ls methods` prints all but the tasks, models and data sets."""
 

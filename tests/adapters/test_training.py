@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from permlab.adapters import applied, open_adapter
+from permlab.adapters.benchmark.knowledge import knowledge
+from permlab.adapters.benchmark.questions import Questions
 from permlab.adapters.training import (
     LoraShape,
     Schedule,
@@ -20,7 +22,6 @@ from permlab.adapters.training import (
     spread_embeddings,
     train_adapter,
 )
-from permlab.data.adapter_tasks import Questions, knowledge
 from permlab.models.causal_lm_config import ScratchConfig
 
 SIZES = ScratchConfig(hidden_size=16, layers=1, heads=2, kv_heads=2, intermediate_size=32)
@@ -28,7 +29,7 @@ SIZES = ScratchConfig(hidden_size=16, layers=1, heads=2, kv_heads=2, intermediat
 
 @pytest.fixture(scope="module")
 def made():
-    benchmark = knowledge(2, seed=0, facts=12, per_group=6, names=8)
+    benchmark = knowledge(2, seed=0, facts=12, facts_per_group=6, names=8)
     base = build_base(benchmark, SIZES, seed=0)
     fit(base, base.parameters(), Schedule(120, 32, 1e-2), benchmark.base, seed=0)
     return benchmark, base.eval()

@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from permlab import cli
 from permlab.adapters import open_adapter, random_adapter, relative_difference, write_adapter
-from permlab.data.adapter_tasks import apply_operation, knowledge, lists, sentences
+from permlab.adapters.benchmark.knowledge import knowledge
+from permlab.adapters.benchmark.lists import apply_operation, lists
+from permlab.adapters.benchmark.sentences import sentences
 from permlab.errors import UserError
-from permlab.tasks.lora_lego.report import aggregate
 
 SHAPES = {"model.layers.0.q_proj": (16, 12), "model.layers.0.v_proj": (8, 12)}
 TINY = [
@@ -65,7 +66,7 @@ def test_knowledge_benchmark_end_to_end_and_resumable(tmp_path, monkeypatch):
     families = {row["family"] for row in table}
     assert families >= {"lego", "linear", "cat", "svd", "ties", "dare", "knots", "ensemble"}
     assert {row["repeats"] for row in table} == {"2"}
-    assert any(row["score_std"] not in ("", "0.0") for row in table)
+    assert any(row["score_sd"] not in ("", "0.0") for row in table)
     settings = {(r["param_reweight"], r["output_reweight"]) for r in table if r["family"] == "lego"}
     assert settings >= {("l2", "True"), ("l2", "False"), ("none", "True"), ("none", "False")}
     # k = all units without reweighting is the concatenation, whatever was learned.
@@ -274,7 +275,7 @@ def test_dry_run_says_what_would_be_merged(pair, capfd):
 
 
 def test_knowledge_questions_ask_new_entities():
-    made = knowledge(3, seed=1, facts=50, per_group=10)
+    made = knowledge(3, seed=1, facts=50, facts_per_group=10)
     entities = [tuple(row[1:3].tolist()) for row in torch.cat([made.base.ids, *(g.train.ids for g in made.groups)])]
     assert len(set(entities)) == 80
     assert all(len(group.validation) + len(group.test) == 10 for group in made.groups)
@@ -332,17 +333,11 @@ def test_sentence_files_are_checked(tmp_path):
         sentences(tmp_path, seed=0)
 
 
-def test_aggregate_gives_mean_and_sample_deviation():
-    found = aggregate([{"m": "a", "score": 1.0}, {"m": "a", "score": 2.0}, {"m": "b", "score": 4.0}], ["m"], ["score"])
-    assert found[0]["score"] == 1.5 and found[0]["score_std"] == pytest.approx(0.5**0.5)
-    assert found[1]["score"] == 4.0 and found[1]["score_std"] is None
-
-
 def test_a_merge_written_by_the_command_is_the_library_merge(pair):
-    from permlab.adapters import LegoRule, MergeRule, merge_adapters
+    from permlab.adapters import MergeRule, merge_adapters
 
     assert permlab_here("task=lora_lego", "task.adapters=[A,B]", "task.rank=5", "seed=3", "run.dir=r") == 0
-    rule = MergeRule("lego", rank=5, lego=LegoRule(gauge="balanced"), seed=3)
-    library = merge_adapters([open_adapter(pair / name) for name in "AB"], rule).adapter
+    rule = MergeRule("lego", rank=5)
+    library = merge_adapters([open_adapter(pair / name) for name in "AB"], rule, seed=3).adapter
     written = open_adapter(pair / "r" / "artifacts" / "adapter")
     assert all(relative_difference(written.load(m), library.load(m)) < 1e-6 for m in SHAPES)

@@ -33,7 +33,7 @@ OPERATIONS = Table(
     [
         _row("reverse", "back to front", "reversed_list"),
         _row("sort", "smallest first", "sorted_up"),
-        _row("rotate", "the last symbol to the front", "rotated"),
+        _row("rotate", "the first symbol to the end", "rotated"),
         _row("swap", "neighbours change places", "swapped"),
         _row("shift", "every symbol to the next", "shifted"),
         _row("interleave", "first and second half in turn", "interleaved"),
@@ -69,8 +69,8 @@ def sorted_down(values: Tensor, symbols: int) -> Tensor:
 
 
 def rotated(values: Tensor, symbols: int) -> Tensor:
-    """The last symbol comes first."""
-    return values.roll(1, dims=1)
+    """The first symbol comes last."""
+    return values.roll(-1, dims=1)
 
 
 def swapped(values: Tensor, symbols: int) -> Tensor:

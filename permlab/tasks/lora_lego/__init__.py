@@ -45,7 +45,7 @@ class LoraLegoConfig(MergeRule, BenchmarkSettings):
     """merge (every method on trained adapters) | prune (one adapter, fewer ranks) | identities (no training)"""
 
 
-def validate(config: Config) -> None:
+def validate(config: Config[LoraLegoConfig]) -> None:
     """Check choices, ranges and combinations."""
     task: LoraLegoConfig = config.task
     for key, table in {**CHOICES, "extra": EXTRA_RULES, "study": LORA_STUDIES, "benchmark": BENCHMARKS}.items():
@@ -71,7 +71,7 @@ def validate(config: Config) -> None:
         validate_benchmark(config)
 
 
-def validate_files(config: Config) -> None:
+def validate_files(config: Config[LoraLegoConfig]) -> None:
     """Check the keys that matter with adapters of the user."""
     task = config.task
     if not LORA_STUDIES[task.study].takes_adapters:
@@ -96,7 +96,7 @@ def validate_files(config: Config) -> None:
             raise UserError("task.adapters brings its own LoRA; drop model.lora.rank")
 
 
-def validate_benchmark(config: Config) -> None:
+def validate_benchmark(config: Config[LoraLegoConfig]) -> None:
     """Check the keys of the benchmarks that train their own adapters."""
     task, benchmark = config.task, BENCHMARKS[config.task.benchmark]
     if task.data:
@@ -138,7 +138,7 @@ def validate_benchmark(config: Config) -> None:
         )
 
 
-def plan(config: Config) -> dict[str, str]:
+def plan(config: Config[LoraLegoConfig]) -> dict[str, str]:
     """Describe a dry run; with adapters, open them and check that they fit together."""
     task = config.task
     if task.adapters:
@@ -156,7 +156,7 @@ def plan(config: Config) -> dict[str, str]:
     }
 
 
-def run(config: Config, run: Run) -> None:
+def run(config: Config[LoraLegoConfig], run: Run) -> None:
     """Merge the adapters that are given, or train some and compare every method."""
     if config.task.adapters:
         from permlab.tasks.lora_lego.own_adapters import merge_own

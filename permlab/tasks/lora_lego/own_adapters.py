@@ -16,9 +16,11 @@ from permlab.adapters.merge_rule import rule_of
 from permlab.config import Config
 from permlab.runs.run import Run
 from permlab.seeding import derived_seed
+from permlab.tables import Row
+from permlab.tasks.lora_lego import LoraLegoConfig
 
 
-def describe(config: Config) -> dict[str, str]:
+def describe(config: Config[LoraLegoConfig]) -> dict[str, str]:
     """Lines of a dry run: what is merged, ranks and sizes, from the file headers."""
     adapters = open_adapters(config.task.adapters)
     ranks = plan_ranks(adapters, rule_of(config.task))
@@ -35,7 +37,7 @@ def describe(config: Config) -> dict[str, str]:
     }
 
 
-def merge_own(config: Config, run: Run) -> None:
+def merge_own(config: Config[LoraLegoConfig], run: Run) -> None:
     """Merge into artifacts/adapter, tabulate the modules, and score when there are questions."""
     task = config.task
     adapters = open_adapters(task.adapters)
@@ -77,7 +79,11 @@ def merge_own(config: Config, run: Run) -> None:
 
 
 def ask_all(
-    config: Config, run: Run, adapters: Sequence[Adapter], written: Adapter, questions: Sequence[list[tuple[str, str]]]
+    config: Config[LoraLegoConfig],
+    run: Run,
+    adapters: Sequence[Adapter],
+    written: Adapter,
+    questions: Sequence[list[tuple[str, str]]],
 ) -> None:
     """Ask the base, every adapter on its own file, and the merge on every file: share of exact completions."""
     from permlab.hardware import resolve_dtype
@@ -91,11 +97,11 @@ def ask_all(
         with nullcontext() if adapter is None else applied(model, adapter):
             return completion_score(model, tokenizer, rows)
 
-    table = []
+    table: list[Row] = []
     with run.progress("asking", len(adapters)) as bar:
         for number, (adapter, rows) in enumerate(zip(adapters, questions), start=1):
             run.check_stop()
-            line = {"adapter": adapter.name, "questions": len(rows), "base": score_of(None, rows)}
+            line: Row = {"adapter": adapter.name, "questions": len(rows), "base": score_of(None, rows)}
             line |= {"single": score_of(adapter, rows), "merged": score_of(written, rows)}
             line["share_of_single"] = line["merged"] / line["single"] if line["single"] else None
             table.append(line)

@@ -20,7 +20,7 @@ from permlab.adapters.merge_rule import rule_of
 from permlab.config import Config
 from permlab.runs.run import Run
 from permlab.tables import Row, summarise
-from permlab.tasks.lora_lego import figures
+from permlab.tasks.lora_lego import LoraLegoConfig, figures
 from permlab.tasks.lora_lego.training import adapters_of, base_of
 
 CHOSEN = "the task's keys"
@@ -43,7 +43,7 @@ class Trained:
         return [{"seed": self.seed, "regime": self.regime} | row for row in rows]
 
 
-def trained(config: Config, run: Run) -> Iterator[Trained]:
+def trained(config: Config[LoraLegoConfig], run: Run) -> Iterator[Trained]:
     """All seeds and regimes, one after the other."""
     task = config.task
     for repeat in range(task.repeats):
@@ -55,7 +55,7 @@ def trained(config: Config, run: Run) -> Iterator[Trained]:
             yield Trained(seed, regime, benchmark, base, adapters, ask_singles(base, benchmark, adapters))
 
 
-def study_merges(config: Config, run: Run) -> None:
+def study_merges(config: Config[LoraLegoConfig], run: Run) -> None:
     """Every method on the adapters of all seeds and regimes; the merge of the task's keys is written."""
     task, rule = config.task, rule_of(config.task)
     rows: list[Row] = []
@@ -102,13 +102,13 @@ def study_merges(config: Config, run: Run) -> None:
     run.summary(**headline(part, singles, trials_of(config, count), CHOSEN))
 
 
-def trials_of(config: Config, count: int) -> list[Trial]:
+def trials_of(config: Config[LoraLegoConfig], count: int) -> list[Trial]:
     """The merge of the task's keys, then every method."""
     task, rule = config.task, rule_of(config.task)
     return [Trial(CHOSEN, rule), *all_trials(task.sweep, task.ranks_of(count), rule)]
 
 
-def study_pruning(config: Config, run: Run) -> None:
+def study_pruning(config: Config[LoraLegoConfig], run: Run) -> None:
     """Every adapter of all seeds cut to fewer ranks."""
     task = config.task
     rows: list[Row] = []
@@ -137,7 +137,7 @@ def mean_singles(rows: list[Row]) -> list[Row]:
     ]
 
 
-def study_identities(config: Config, run: Run) -> None:
+def study_identities(config: Config[LoraLegoConfig], run: Run) -> None:
     """Four tables and one figure; `identities_held` counts what holds to float32 precision."""
     seed = config.seed
     exact = identities.identity_rows(seed)
@@ -150,13 +150,12 @@ def study_identities(config: Config, run: Run) -> None:
     run.table("seeds", spread, title="Five k-means seeds: difference of the merged delta W")
     both = [row["both"] for row in norms]
     unseen = [each.label for each in identities.REWRITINGS if each.unseen]
+    balanced = next(row for row in gauges if row["merge"] == identities.BALANCED)
     run.summary(
         identities_held=sum(row["holds"] for row in exact),
         identities=len(exact),
         worst_identity_error=max(row["error"] for row in exact if row["expected"]),
-        balanced_gauge_error=max(
-            row[label] for row in gauges if row["merge"] == identities.BALANCED for label in unseen
-        ),
+        balanced_gauge_error=max(balanced[label] for label in unseen),
         norm_ratio_lowest=min(both),
         norm_ratio_highest=max(both),
         seed_spread_unrelated=statistics.fmean(row["difference"] for row in spread if row["n_init"] == 10),

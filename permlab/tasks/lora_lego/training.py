@@ -13,9 +13,10 @@ from permlab.adapters.benchmark.table import BENCHMARKS
 from permlab.adapters.training import LoraShape
 from permlab.config import Config
 from permlab.runs.run import Run
+from permlab.tasks.lora_lego import LoraLegoConfig
 
 
-def base_of(config: Config, run: Run, benchmark: Benchmark, repeat: int) -> Any:
+def base_of(config: Config[LoraLegoConfig], run: Run, benchmark: Benchmark, repeat: int) -> Any:
     """The base model of a repeat; its steps go on from those of the repeats before, so that they count once."""
     seed = config.seed + repeat
     folder = trained_folder(run, seed) / "base"
@@ -34,7 +35,9 @@ def base_of(config: Config, run: Run, benchmark: Benchmark, repeat: int) -> Any:
         return prepare_base(folder, benchmark, sizes, schedule, seed, device=run.device, progress=show)
 
 
-def adapters_of(config: Config, run: Run, benchmark: Benchmark, base: Any, seed: int, regime: str) -> list[Adapter]:
+def adapters_of(
+    config: Config[LoraLegoConfig], run: Run, benchmark: Benchmark, base: Any, seed: int, regime: str
+) -> list[Adapter]:
     """One adapter per group of questions, trained or loaded."""
     task = config.task
     _, schedule = schedules(task)
