@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from permlab.adapters import Adapter, AdapterSource, applied, open_adapter, plan_ranks, write_merge
 from permlab.adapters.completions import completion_score, read_questions
@@ -17,7 +17,9 @@ from permlab.config import Config
 from permlab.runs.run import Run
 from permlab.seeding import derived_seed
 from permlab.tables import Row
-from permlab.tasks.lora_lego import LoraLegoConfig
+
+if TYPE_CHECKING:
+    from permlab.tasks.lora_lego import LoraLegoConfig
 
 
 def describe(config: Config[LoraLegoConfig]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from permlab.adapters import Adapter, merge_adapters, write_merge
 from permlab.adapters.benchmark import identities
@@ -20,8 +20,11 @@ from permlab.adapters.merge_rule import rule_of
 from permlab.config import Config
 from permlab.runs.run import Run
 from permlab.tables import Row, summarise
-from permlab.tasks.lora_lego import LoraLegoConfig, figures
+from permlab.tasks.lora_lego import figures
 from permlab.tasks.lora_lego.training import adapters_of, base_of
+
+if TYPE_CHECKING:
+    from permlab.tasks.lora_lego import LoraLegoConfig
 
 CHOSEN = "the task's keys"
 SHOWN = ["regime", "adapters", "method", "k", "scale_rule", "scale", "score", "score_sd", "kept", "norm_ratio"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from permlab.adapters import Adapter
 from permlab.adapters.benchmark.prepare import is_trained, prepare_adapter, prepare_base
@@ -13,7 +13,9 @@ from permlab.adapters.benchmark.table import BENCHMARKS
 from permlab.adapters.training import LoraShape
 from permlab.config import Config
 from permlab.runs.run import Run
-from permlab.tasks.lora_lego import LoraLegoConfig
+
+if TYPE_CHECKING:
+    from permlab.tasks.lora_lego import LoraLegoConfig
 
 
 def base_of(config: Config[LoraLegoConfig], run: Run, benchmark: Benchmark, repeat: int) -> Any:
