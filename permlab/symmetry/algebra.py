@@ -90,8 +90,8 @@ def unify(one: Axis, other: Axis, reason: str = "two different layouts meet") ->
     if len(one) == 1 and len(other) == 1:
         _unify_products(one[0], other[0], reason)
     elif [width(p) for p in one] == [width(p) for p in other]:
-        for left, right in zip(one, other):
-            unify((left,), (right,), reason)
+        for mine, yours in zip(one, other):
+            unify((mine,), (yours,), reason)
     else:
         pin(one, reason)
         pin(other, reason)

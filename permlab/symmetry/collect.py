@@ -58,9 +58,9 @@ def _partners(resolved: Mapping[str, list[Axis]]) -> dict[Symbol, list[Symbol]]:
                 if len(free) == 1:
                     alone.add(free[0])
                 elif len(free) == 2 and len(product) == 2:
-                    inner = found.setdefault(free[0], [])
-                    if free[1] not in inner:
-                        inner.append(free[1])
+                    inside = found.setdefault(free[0], [])
+                    if free[1] not in inside:
+                        inside.append(free[1])
                 elif len(free) > 1:
                     wrong += [(symbol, "three levels of units are flattened together") for symbol in free]
         owners: dict[Symbol, Symbol] = {}

@@ -5,12 +5,17 @@ Written down by hand, layer by layer, as ground truth for the inferred ones (arX
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
 from torch import nn
 
 from permlab.errors import UserError
-from permlab.models.vision import MLP, VGG, BasicBlock, ChannelLayerNorm, ResNet, ViT
+from permlab.models.vision import MLP, VGG, BasicBlock, ChannelLayerNorm, ResNet, TransformerBlock, ViT
 from permlab.symmetry.groups import HeadGroup
 from permlab.symmetry.spec import Block, Spec
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def declare(model: nn.Module) -> Spec:
@@ -54,9 +59,15 @@ def use_layer(spec: Spec, name: str, layer: nn.Module, before: Block | str | Non
         spec.use(f"{name}.weight", 1, before)
 
 
+def _numbered(layers: Iterable[nn.Module], kind: type[M]) -> list[tuple[int, M]]:
+    """(place, layer) of those of one kind: a list of modules does not say what it holds."""
+    return [(place, layer) for place, layer in enumerate(layers) if isinstance(layer, kind)]
+
+
 def _mlp(model: MLP) -> Spec:
-    spec, before = Spec(source="declared mlp"), None
-    for number, layer in enumerate(model.layers):
+    spec = Spec(source="declared mlp")
+    before: str | None = None
+    for number, layer in _numbered(model.layers, nn.Linear):
         group = spec.channel(f"layers.{number}", layer.out_features)
         use_layer(spec, f"layers.{number}", layer, before, group)
         use_norm(spec, f"norms.{number}", model.norms[number], group)
@@ -66,14 +77,14 @@ def _mlp(model: MLP) -> Spec:
 
 
 def _vgg(model: VGG) -> Spec:
-    spec, before, channels = Spec(source="declared vgg"), None, 0
-    for number, layer in enumerate(model.features):
-        if isinstance(layer, nn.Conv2d):
-            channels = layer.out_channels
-            group = spec.channel(f"features.{number}", channels)
-            use_layer(spec, f"features.{number}", layer, before, group)
-            use_norm(spec, f"features.{number + 1}", model.features[number + 1], group)
-            before = group
+    spec, channels = Spec(source="declared vgg"), 0
+    before: str | None = None
+    for number, layer in _numbered(model.features, nn.Conv2d):
+        channels = layer.out_channels
+        group = spec.channel(f"features.{number}", channels)
+        use_layer(spec, f"features.{number}", layer, before, group)
+        use_norm(spec, f"features.{number + 1}", model.features[number + 1], group)
+        before = group
     # The flattened axis runs over (C, H, W): each channel owns H * W neighbouring entries.
     flattened = Block(before or "", inner=model.hidden.in_features // channels)
     hidden = spec.channel("hidden", model.hidden.out_features)
@@ -87,8 +98,8 @@ def _resnet(model: ResNet) -> Spec:
     stream = spec.channel("stage0", model.stem.out_channels)
     use_layer(spec, "stem", model.stem, None, stream)
     use_norm(spec, "stem_norm", model.stem_norm, stream)
-    for number, stage in enumerate(model.stages):
-        for place, block in enumerate(stage):
+    for number, stage in _numbered(model.stages, nn.Sequential):
+        for place, block in _numbered(stage, BasicBlock):
             stream = _basic_block(spec, f"stages.{number}.{place}", block, stream, f"stage{number}")
     use_layer(spec, "head", model.head, stream, None)
     return spec
@@ -108,9 +119,7 @@ def _basic_block(spec: Spec, name: str, block: BasicBlock, before: str, stage: s
     return after
 
 
-def use_attention(
-    spec: Spec, group: str, stream: str, names: tuple[str, str, str, str], *, biases: bool = True
-) -> None:
+def use_attention(spec: Spec, group: str, stream: str, names: Sequence[str], *, biases: bool = True) -> None:
     """Attach four Linear layers (query, key, value, output by name) of a head group to the residual stream."""
     for name, space in zip(names, ("query", "key", "value")):
         spec.use(f"{name}.weight", 0, Block(group, space))
@@ -129,7 +138,7 @@ def _vit(model: ViT) -> Spec:
     use_layer(spec, "patch", model.patch, None, stream)
     spec.use("token", 2, stream)
     spec.use("position", 2, stream)
-    for number, block in enumerate(model.blocks):
+    for number, block in _numbered(model.blocks, TransformerBlock):
         name = f"blocks.{number}"
         use_norm(spec, f"{name}.norm1", block.norm1, stream)
         width = model.head.in_features

@@ -7,7 +7,7 @@ no rule covers stays where it is, with the reason in `spec.pinned`; the result i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -126,7 +126,7 @@ class _Labeller(fx.Interpreter):
                     pin(axis, reason)
         return self._pinned(result, reason)
 
-    def _module(self, target: str, axes: list[Any], shape: tuple[int, ...]) -> Axes | None:
+    def _module(self, target: str, axes: list[Any], shape: tuple[int, ...]) -> Any:
         module, x = self.module.get_submodule(target), axes[0]
 
         def params(name: str) -> Axes:
@@ -165,7 +165,7 @@ class _Labeller(fx.Interpreter):
         if target in rules.FUNCTIONAL_POOLS:
             return rules.pooled(x, shape, len(shape) - 2)
         if target is functional.scaled_dot_product_attention and len(axes) == 3:
-            return rules.attention(*axes, shape)
+            return rules.attention(axes[0], axes[1], axes[2], shape)
         if name in ("matmul", "bmm") and axes[1] is not None:
             return rules.matmul(x, axes[1], shape)
         if name in ("flatten", "reshape", "view", "unflatten", "squeeze", "unsqueeze"):
@@ -180,7 +180,7 @@ class _Labeller(fx.Interpreter):
             dim = _option(values, options, "dim", 2) or 0
             return rules.pieces(x, dim, [part.shape[dim] for part in result])
         if name == "cat":
-            parts = [self.labels[part] for part in node.args[0]]
+            parts = [self.labels[part] for part in cast("list[fx.Node]", node.args[0])]
             return rules.concatenate(parts, _option(values, options, "dim") or 0, shape)
         if name == "getitem":
             return x[values[1]] if isinstance(values[0], list | tuple) else rules.index(x, values[1], shape)

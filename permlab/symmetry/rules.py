@@ -165,7 +165,8 @@ def reshape(axes: Axes, shape: Sequence[int]) -> Axes:
     result: Axes = []
     old, new = list(axes), list(shape)
     while new:
-        take, sizes = [], [new.pop(0)]
+        take: list[Axis] = []
+        sizes = [new.pop(0)]
         wanted, have = sizes[0], 1
         while have != wanted or (not take and old):
             if have < wanted or not take:
