@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from permlab.adapters.table import CHOICES, LORA_METHODS, REFERENCE_RANKS, TRIM_SPACES, LoraRow
-from permlab.errors import UserError, check_range
+from permlab.errors import UserError, check_range, did_you_mean
 
 
 @dataclass(kw_only=True)
@@ -104,29 +104,33 @@ def rule_of(settings: MergeRule, **changes: Any) -> MergeRule:
     return MergeRule(**(own | changes))
 
 
-def check_rule(rule: MergeRule) -> None:
+def check_rule(rule: MergeRule, prefix: str = "") -> None:
     """Refuse names that no table has, with the nearest one, and numbers out of range.
+
+    Args:
+        rule: what to check.
+        prefix: put in front of the fields' names in messages ("task.").
 
     Raises:
         UserError: naming the field.
     """
     for name, table in CHOICES.items():
-        table.check(name, getattr(rule, name))
-    check_reference_rank("reference_rank", rule.reference_rank)
-    check_range("density", rule.density, 0, 1)
-    check_range("n_init", rule.n_init, 1)
+        table.check(f"{prefix}{name}", getattr(rule, name))
+    check_reference_rank(f"{prefix}reference_rank", rule.reference_rank)
+    check_range(f"{prefix}density", rule.density, 0, open_interval=True)
+    check_range(f"{prefix}density", rule.density, 0, 1)
+    check_range(f"{prefix}n_init", rule.n_init, 1)
+    if rule.rank is None and rule.rank_ratio is None:
+        return
     if rule.rank is not None and rule.rank_ratio is not None:
-        raise UserError("rank and rank_ratio are both set; keep one")
-    if (rule.rank is not None or rule.rank_ratio is not None) and not rule.ranked:
-        raise UserError(f"{unranked(rule)}; set neither rank nor rank_ratio")
-
-
-def unranked(rule: MergeRule) -> str:
-    """Say why there is no rank to choose."""
-    said = f"method={rule.method}"
-    if rule.row.ranked:
-        said += f" with trim_space={rule.trim_space}"
-    return f"{said} has no rank to choose"
+        raise UserError(f"{prefix}rank and {prefix}rank_ratio are both set; keep one")
+    if not rule.ranked:
+        said = f"{prefix}method={rule.method}"
+        said += f" with {prefix}trim_space={rule.trim_space}" if rule.row.ranked else ""
+        others = ", ".join(LORA_METHODS.where(ranked=True))
+        raise UserError(f"{said} has no rank to choose; drop {prefix}rank or use {others}")
+    if rule.rank is not None:
+        check_range(f"{prefix}rank", rule.rank, 1)
 
 
 def check_reference_rank(key: str, value: str) -> None:
@@ -134,7 +138,8 @@ def check_reference_rank(key: str, value: str) -> None:
     if value in REFERENCE_RANKS:
         return
     if not value.isdigit():
-        raise UserError(f"{key}={value} is not {', '.join(REFERENCE_RANKS)} or a number")
+        hint = did_you_mean(value, REFERENCE_RANKS)
+        raise UserError(f"{key}={value} is not {', '.join(REFERENCE_RANKS)} or a number{hint}")
     check_range(key, int(value), 1)
 
 

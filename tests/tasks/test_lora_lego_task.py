@@ -115,6 +115,34 @@ def permlab_here_resume(run) -> int:
         return int(stop.code or 0)
 
 
+def test_base_training_that_was_stopped_logs_every_step_once(tmp_path, monkeypatch):
+    from permlab.errors import Interrupted
+    from permlab.runs.run import Run
+
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def stop(run: Run) -> None:
+        asked.append(run)
+        if len(asked) == 6:  # four checks a base model: in the middle of the second seed's
+            raise Interrupted(15)
+
+    keys = [*TINY, "task.repeats=2", "task.study=prune", "task.train.adapter_steps=1", "run.dir=r"]
+    monkeypatch.setattr(Run, "check_stop", lambda run: None)
+    assert permlab_here(*keys[:-1], "run.dir=whole") == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "check_stop", stop)
+        patch.setattr("permlab.tasks.lora_lego.training.prepare_adapter", lambda *_, **__: None)
+        patch.setattr("permlab.tasks.lora_lego.studies.ask_singles", lambda *_: [])
+        patch.setattr("permlab.tasks.lora_lego.studies.prune_all", lambda *_: [])
+        assert permlab_here(*keys) == 128 + 15
+    assert permlab_here_resume(tmp_path / "r") == 0
+    logs = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "r")]
+    steps = [json.loads(line)["step"] for line in logs[1].splitlines()]
+    assert steps == [10, 20, 30, 40, 50, 60, 70, 80]
+    assert logs[0] == logs[1]
+
+
 def test_pruning_and_mixed_ranks(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert permlab_here(*TINY, "task.study=prune", "task.lora_ranks=[4]", "run.dir=p") == 0

@@ -178,6 +178,23 @@ def seed_rows(seed: int) -> list[Row]:
     return rows
 
 
+def headline(
+    exact: Sequence[Row], gauges: Sequence[Row], norms: Sequence[Row], spread: Sequence[Row]
+) -> dict[str, float]:
+    """Flat numbers for a result, from the rows of the four tables; `identities_held` counts what holds."""
+    balanced = next(row for row in gauges if row["merge"] == BALANCED)
+    both = [row["both"] for row in norms]
+    return {
+        "identities_held": sum(row["holds"] for row in exact),
+        "identities": len(exact),
+        "worst_identity_error": max(row["error"] for row in exact if row["expected"]),
+        "balanced_gauge_error": max(balanced[each.label] for each in REWRITINGS if each.unseen),
+        "norm_ratio_lowest": min(both),
+        "norm_ratio_highest": max(both),
+        "seed_spread_unrelated": statistics.fmean(row["difference"] for row in spread if row["n_init"] == 10),
+    }
+
+
 def total(adapters: Sequence[MemoryAdapter], factor: float) -> MemoryAdapter:
     """The sum of the updates times `factor`."""
     tensors = {}

@@ -6,9 +6,11 @@ Nothing heavy is imported here: `permlab task=lora_lego` takes these fields as i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from permlab.adapters.benchmark.table import BENCHMARKS
+from permlab.adapters.benchmark.table import BENCHMARKS, REGIMES
+from permlab.errors import UserError, check_range
 
 if TYPE_CHECKING:
     from permlab.adapters.benchmark.questions import Benchmark
@@ -63,6 +65,44 @@ class BenchmarkSettings:
     def ranks_of(self, count: int) -> list[int]:
         """Ranks of the first `count` adapters."""
         return [self.lora_ranks[index % len(self.lora_ranks)] for index in range(count)]
+
+
+def check_settings(settings: BenchmarkSettings, prefix: str = "") -> None:
+    """Refuse names that no table has and values out of range.
+
+    Args:
+        settings: what to check.
+        prefix: put in front of the fields' names in messages ("task.").
+
+    Raises:
+        UserError: naming the field.
+    """
+    benchmark = BENCHMARKS.check(f"{prefix}benchmark", settings.benchmark)
+    for regime in settings.regimes:
+        REGIMES.check(f"{prefix}regimes", regime)
+    for key in ("counts", "regimes", "lora_ranks", "scales", "sweep"):
+        if not getattr(settings, key):
+            raise UserError(f"{prefix}{key} is empty; give at least one value")
+    for count in settings.counts:
+        check_range(f"{prefix}counts", count, 1, benchmark.most)
+    for rank in settings.lora_ranks:
+        check_range(f"{prefix}lora_ranks", rank, 1)
+    above_zero = [(key, value) for key in ("scales", "sweep") for value in getattr(settings, key)]
+    above_zero += [("lora_alpha", settings.lora_alpha), ("train.learning_rate", settings.train.learning_rate)]
+    for key, value in above_zero:
+        check_range(f"{prefix}{key}", value, 0, open_interval=True)
+    for key in ("repeats", "facts"):
+        check_range(f"{prefix}{key}", getattr(settings, key), 1)
+    for key in ("base_steps", "base_batch", "adapter_steps", "adapter_batch"):
+        if getattr(settings.train, key) is not None:
+            check_range(f"{prefix}train.{key}", getattr(settings.train, key), 1)
+    check_range(f"{prefix}facts_per_adapter", settings.facts_per_adapter, 4)
+    check_range(f"{prefix}validation", settings.validation, 0, 0.9, open_interval=True)
+    if settings.questions is not None:
+        check_range(f"{prefix}questions", settings.questions, 4)
+    if "folder" in benchmark.needs and not (settings.folder and Path(settings.folder).is_dir()):
+        needed = f"{prefix}benchmark={benchmark.name} needs {prefix}folder=DIR with the sentence files"
+        raise UserError(f"{needed} (got {settings.folder})")
 
 
 def questions_of(settings: BenchmarkSettings, seed: int, vocabulary: int = 8192) -> Benchmark:

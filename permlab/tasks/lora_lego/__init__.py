@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from permlab.adapters.benchmark.settings import BenchmarkSettings
-from permlab.adapters.benchmark.table import BENCHMARKS, REGIMES
-from permlab.adapters.merge_rule import MergeRule, check_reference_rank, unranked
-from permlab.adapters.table import CHOICES, EXTRA_RULES, LORA_METHODS
+from permlab.adapters.benchmark.settings import BenchmarkSettings, check_settings
+from permlab.adapters.benchmark.table import BENCHMARKS
+from permlab.adapters.merge_rule import MergeRule, check_rule
+from permlab.adapters.table import EXTRA_RULES
 from permlab.config import Config
 from permlab.errors import UserError, check_range
 from permlab.tasks.lora_lego.table import LORA_STUDIES
@@ -47,24 +47,12 @@ class LoraLegoConfig(MergeRule, BenchmarkSettings):
 
 def validate(config: Config[LoraLegoConfig]) -> None:
     """Check choices, ranges and combinations."""
-    task: LoraLegoConfig = config.task
-    for key, table in {**CHOICES, "extra": EXTRA_RULES, "study": LORA_STUDIES, "benchmark": BENCHMARKS}.items():
-        table.check(f"task.{key}", getattr(task, key))
-    for regime in task.regimes:
-        REGIMES.check("task.regimes", regime)
-    check_reference_rank("task.reference_rank", task.reference_rank)
-    if task.rank is not None:
-        check_range("task.rank", task.rank, 1)
-    if task.rank_ratio is not None:
-        check_range("task.rank_ratio", task.rank_ratio, 0, 1)
-    if (task.rank is not None or task.rank_ratio is not None) and not task.ranked:
-        choices = ", ".join(LORA_METHODS.where(ranked=True))
-        raise UserError(f"task.{unranked(task)}; drop task.rank or use {choices}")
-    if task.rank is not None and task.rank_ratio is not None:
-        raise UserError("task.rank and task.rank_ratio are both set; keep one")
-    check_range("task.n_init", task.n_init, 1)
+    task = config.task
+    LORA_STUDIES.check("task.study", task.study)
+    EXTRA_RULES.check("task.extra", task.extra)
+    BENCHMARKS.check("task.benchmark", task.benchmark)
+    check_rule(task, "task.")
     check_range("task.spread_seeds", task.spread_seeds, 0)
-    check_range("task.density", task.density, 0, 1)
     if task.adapters:
         validate_files(config)
     else:
@@ -98,9 +86,11 @@ def validate_files(config: Config[LoraLegoConfig]) -> None:
 
 def validate_benchmark(config: Config[LoraLegoConfig]) -> None:
     """Check the keys of the benchmarks that train their own adapters."""
-    task, benchmark = config.task, BENCHMARKS[config.task.benchmark]
+    task = config.task
     if task.data:
         raise UserError("task.data belongs to task.adapters; the benchmarks bring their own questions")
+    if task.weights:
+        raise UserError("task.weights belongs to task.adapters; the benchmarks weight all adapters alike")
     if not LORA_STUDIES[task.study].trains:
         return
     if config.model.kind != "causal_lm" or config.model.path or config.model.lora.rank:
@@ -108,34 +98,7 @@ def validate_benchmark(config: Config[LoraLegoConfig]) -> None:
     from permlab.models.causal_lm_config import validate_causal_lm
 
     validate_causal_lm(config.model)
-    for key in ("counts", "regimes", "lora_ranks", "scales", "sweep"):
-        if not getattr(task, key):
-            raise UserError(f"task.{key} is empty; give at least one value")
-    for count in task.counts:
-        check_range("task.counts", count, 1, benchmark.most)
-    for key in ("scales", "sweep"):
-        for value in getattr(task, key):
-            check_range(f"task.{key}", value, 0, open_interval=True)
-    for rank in task.lora_ranks:
-        check_range("task.lora_ranks", rank, 1)
-    for key in ("lora_alpha", "density"):
-        check_range(f"task.{key}", getattr(task, key), 0, open_interval=True)
-    for key in ("repeats", "facts", "facts_per_adapter"):
-        check_range(f"task.{key}", getattr(task, key), 1)
-    check_range("task.facts_per_adapter", task.facts_per_adapter, 4)
-    check_range("task.validation", task.validation, 0, 0.9, open_interval=True)
-    check_range("task.train.learning_rate", task.train.learning_rate, 0, open_interval=True)
-    for key in ("base_steps", "base_batch", "adapter_steps", "adapter_batch"):
-        if getattr(task.train, key) is not None:
-            check_range(f"task.train.{key}", getattr(task.train, key), 1)
-    if task.weights:
-        raise UserError("task.weights belongs to task.adapters; the benchmarks weight all adapters alike")
-    if task.questions is not None:
-        check_range("task.questions", task.questions, 4)
-    if "folder" in benchmark.needs and not (task.folder and Path(task.folder).is_dir()):
-        raise UserError(
-            f"task.benchmark={task.benchmark} needs task.folder=DIR with the sentence files (got {task.folder})"
-        )
+    check_settings(task, "task.")
 
 
 def plan(config: Config[LoraLegoConfig]) -> dict[str, str]:

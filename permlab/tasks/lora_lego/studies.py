@@ -151,16 +151,5 @@ def study_identities(config: Config[LoraLegoConfig], run: Run) -> None:
     run.table("norms", norms, title="|merged| / mean |input| on random adapters")
     spread = identities.seed_rows(seed)
     run.table("seeds", spread, title="Five k-means seeds: difference of the merged delta W")
-    both = [row["both"] for row in norms]
-    unseen = [each.label for each in identities.REWRITINGS if each.unseen]
-    balanced = next(row for row in gauges if row["merge"] == identities.BALANCED)
-    run.summary(
-        identities_held=sum(row["holds"] for row in exact),
-        identities=len(exact),
-        worst_identity_error=max(row["error"] for row in exact if row["expected"]),
-        balanced_gauge_error=max(balanced[label] for label in unseen),
-        norm_ratio_lowest=min(both),
-        norm_ratio_highest=max(both),
-        seed_spread_unrelated=statistics.fmean(row["difference"] for row in spread if row["n_init"] == 10),
-    )
+    run.summary(**identities.headline(exact, gauges, norms, spread))
     run.figure("gauges", figures.draw_gauges(gauges, [each.label for each in identities.REWRITINGS]))
