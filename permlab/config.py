@@ -16,13 +16,12 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from permlab import registry, shipped
 from permlab.errors import UserError, check_choice, check_range, did_you_mean, first_line
-from permlab.rules import SCALES, check_rules
+from permlab.experiment import ExperimentConfig, check_experiment
+from permlab.hardware import HardwareConfig, check_hardware
 from permlab.version import __version__
 
 TRACKERS = ("wandb", "none")
 TRACKER_MODES = ("auto", "online", "offline", "disabled")
-DEVICES = ("auto", "cpu", "cuda", "mps")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 class TaskSettings(Protocol):
@@ -57,21 +56,6 @@ class RunConfig:
 
 
 @dataclass
-class HardwareConfig:
-    """Device, number type and threads."""
-
-    name: str = "auto"
-    device: str = "auto"
-    """auto | cpu | cuda | cuda:N | mps; auto takes the first GPU that is there."""
-    dtype: str = "auto"
-    """auto | float32 | bfloat16 | float16 for training; auto is bfloat16 on GPUs that have it, else float32."""
-    threads: int | None = None
-    """CPU threads; null = all cores this process may use."""
-    workers: int = 0
-    """Data loader processes; the order of the data does not depend on it."""
-
-
-@dataclass
 class TrackerConfig:
     """Where metrics are mirrored; metrics.jsonl is always written first."""
 
@@ -86,29 +70,6 @@ class TrackerConfig:
     tags: list[str] = field(default_factory=list)
     init_timeout: float = 6.0
     """Seconds to wait for the server before the run goes on offline."""
-
-
-@dataclass
-class ExperimentConfig:
-    """What an `experiment=` file checks; empty in a plain run."""
-
-    name: str | None = None
-    claim: str | None = None
-    """The claim it checks, in words."""
-    source: str | None = None
-    """Paper and place."""
-    acceptance: str | None = None
-    """When the claim counts as reproduced, in words with the numbers."""
-    minutes: float | None = None
-    """Expected minutes on 2 CPU cores."""
-    sweep: dict[str, str] = field(default_factory=dict)
-    """Hydra sweep syntax per key; turns the run into a multirun. Keys given on the command line win."""
-    checks: list[str] = field(default_factory=list)
-    """The acceptance rule for programs, all of which must hold: see `permlab.rules`."""
-    scale: str = "paper"
-    """paper | toy: what holds on a toy is reported as toy scale only, never as reproduced."""
-    published: str | None = None
-    """The published number in words, only where its source is certain."""
 
 
 @dataclass
@@ -167,8 +128,12 @@ class Config(Generic[T]):
     plugins: list[str] = field(default_factory=list)
 
     def to_container(self) -> dict[str, Any]:
-        """Return plain dicts, lists and scalars, as written to `config.yaml`; `report` for task=report only."""
+        """Return plain dicts, lists and scalars, as written to `config.yaml`; `report` for task=report only.
+
+        How an experiment is reproduced is left out: it is about other runs.
+        """
         plain = dataclasses.asdict(self)
+        del plain["experiment"]["reproduce"]
         absent = {"report": self.task.name != "report", "plugins": not self.plugins}
         return {key: value for key, value in plain.items() if not absent.get(key)}
 
@@ -219,6 +184,12 @@ def build_config(composed: Any) -> Config[TaskSettings]:
     config: Config[TaskSettings] = Config(**parts)
     validate(config)
     return config
+
+
+def shipped_experiment(name: str) -> ExperimentConfig:
+    """Return the `experiment:` section of an experiment's file, checked for keys and types but not composed."""
+    about: ExperimentConfig = typed("experiment", ExperimentConfig, shipped.experiment(name))
+    return about
 
 
 def schema_for(group: str, values: Any) -> type:
@@ -288,19 +259,12 @@ def validate(config: Config[TaskSettings]) -> None:
     check_choice("tracker.name", config.tracker.name, TRACKERS)
     check_choice("tracker.mode", config.tracker.mode, TRACKER_MODES)
     check_range("tracker.init_timeout", config.tracker.init_timeout, 0, 10)
-    check_choice("hardware.dtype", config.hardware.dtype, DTYPES)
-    device = config.hardware.device.split(":")[0]
-    check_choice("hardware.device", device, DEVICES)
-    if config.hardware.threads is not None:
-        check_range("hardware.threads", config.hardware.threads, 1)
-    check_range("hardware.workers", config.hardware.workers, 0)
+    check_hardware(config.hardware)
     check_range("run.checkpoint_seconds", config.run.checkpoint_seconds, 0)
     if config.run.checkpoint_steps is not None:
         check_range("run.checkpoint_steps", config.run.checkpoint_steps, 1)
     check_range("seed", config.seed, 0, 2**32 - 1)
     if config.task.name != "report" and config.report != ReportSettings():
         raise UserError(f"the keys report.* belong to task=report, not to task={config.task.name}")
-    check_choice("experiment.scale", config.experiment.scale, SCALES)
-    if config.experiment.checks:
-        check_rules(config.experiment.checks, config.to_container())
+    check_experiment(config.experiment, config.to_container())
     task.validate(config)

@@ -3,13 +3,45 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from permlab.config import DTYPES, HardwareConfig
-from permlab.errors import UserError, check_choice
+from permlab.errors import UserError, check_choice, check_range
 
 if TYPE_CHECKING:
     import torch
+
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass
+class HardwareConfig:
+    """Device, number type and threads."""
+
+    name: str = "auto"
+    device: str = "auto"
+    """auto | cpu | cuda | cuda:N | mps; auto takes the first GPU that is there."""
+    dtype: str = "auto"
+    """auto | float32 | bfloat16 | float16 for training; auto is bfloat16 on GPUs that have it, else float32."""
+    threads: int | None = None
+    """CPU threads; null = all cores this process may use."""
+    workers: int = 0
+    """Data loader processes; the order of the data does not depend on it."""
+
+
+def check_hardware(hardware: HardwareConfig) -> None:
+    """Refuse what no machine has; what this one lacks is found by `resolve_device`.
+
+    Raises:
+        UserError: naming the key.
+    """
+    check_choice("hardware.dtype", hardware.dtype, DTYPES)
+    check_choice("hardware.device", hardware.device.split(":")[0], DEVICES)
+    if hardware.threads is not None:
+        check_range("hardware.threads", hardware.threads, 1)
+    check_range("hardware.workers", hardware.workers, 0)
 
 
 def resolve_device(hardware: HardwareConfig) -> torch.device:

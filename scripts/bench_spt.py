@@ -31,9 +31,8 @@ def bench_training(rounds: int, epochs: int) -> None:
     from transformers import Trainer, TrainingArguments
     from transformers.trainer_callback import PrinterCallback
 
-    from permlab.config import HardwareConfig
     from permlab.data import people_corpus
-    from permlab.hardware import set_threads
+    from permlab.hardware import HardwareConfig, set_threads
     from permlab.models.causal_lm import load_causal_lm
     from permlab.models.causal_lm_config import CausalLMConfig
     from permlab.text import Hooks, OrderedTexts, Ordering, TrainingSettings, encoder, make_trainer

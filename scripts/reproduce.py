@@ -1,17 +1,20 @@
-"""Run the experiments of a task one after another, then report on them: `python scripts/reproduce.py ntk`.
+"""Run experiments one after another, then report on them: `python scripts/reproduce.py ntk`.
 
-`make reproduce-ntk | -probe | -merge | -spt | -lego | -all` and `make reproduce-quick` call this. What has a finished
-run is not run again, what was stopped is continued, and an experiment that fails does not keep the others from running:
-the report is made in any case, and the exit code says whether everything went well. Experiments that read public data
+`make reproduce-TASK`, `make reproduce-quick | -all` and `make reproduce EXPERIMENT=TASK/NAME` call this. Which there
+are, in which order and with which keys says `experiment.reproduce` of each file in conf/experiment/. What has a
+finished run is not run again, what was stopped is continued, and an experiment that fails does not keep the others from
+running: the report is made in any case, and the exit code says whether everything went well. Runs that read public data
 are left out, and named, when the data folder does not hold it.
 
-    python scripts/reproduce.py spt --list                     # experiments, minutes, data
-    python scripts/reproduce.py lego --data DIR run.root=DIR   # KEY=VALUE goes to every run
+    python scripts/reproduce.py spt --list                              # experiments, minutes, data
+    python scripts/reproduce.py lora_lego --data DIR run.root=DIR       # KEY=VALUE goes to every run
+    python scripts/reproduce.py 'merge/pleas*'                          # one experiment, or a pattern
 """
 
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import subprocess
 import sys
 import time
@@ -19,24 +22,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from permlab import registry, shipped
 from permlab.compose import Job, plan_jobs
-from permlab.errors import UserError
+from permlab.config import shipped_experiment
+from permlab.errors import UserError, did_you_mean
+from permlab.experiment import ExperimentConfig
 from permlab.runs.directory import results
 
 COMMAND = (sys.executable, "-m", "permlab")
 STOPPED = (130, 143)
 """Exit codes of a run that SIGINT or SIGTERM ended: they end the reproduction too."""
+SHORT = {"probe": "inverse_permutation", "lego": "lora_lego"}
+"""Short names of tasks, for `make reproduce-lego`."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One experiment. `{data}` in an override is the data folder, of which `needs` names what must be there."""
+    """One run of an experiment. `{data}` in an override is the data folder, of which `needs` names what must be there."""
 
     experiment: str
     overrides: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
-    minutes: float | None = None
-    """On 2 cores, where the overrides change what the experiment's file says."""
+    minutes: float = 0
+    """On 2 cores."""
 
     def missing(self, data: Path) -> list[str]:
         """Return the data that is not there."""
@@ -50,80 +58,51 @@ class Step:
         return [f"experiment={self.experiment}", *kept, *extra]
 
 
-TARGETS: dict[str, tuple[Step, ...]] = {
-    "ntk": (
-        Step("ntk/figure1_left"),
-        Step("ntk/figure1_right"),
-        Step("ntk/scaling"),
-        Step("ntk/width"),
-        Step("ntk/parameterization"),
-    ),
-    "probe": (
-        Step("inverse_permutation/construction"),
-        Step("inverse_permutation/paper"),
-        Step("inverse_permutation/scratch_count"),
-        Step("inverse_permutation/scaling"),
-        Step("inverse_permutation/architectures"),
-    ),
-    "merge": (
-        Step("merge/rebasin"),
-        Step("merge/rebasin", ("dataset=mnist", "dataset.path={data}/mnist"), ("mnist",), minutes=12),
-        Step("merge/batchnorm"),
-        Step("merge/width"),
-        Step("merge/lmc"),
-        Step("merge/lmc_three"),
-        Step("merge/pleas"),
-        Step("merge/pleas_domains"),
-        Step("merge/pleas_resnet"),
-        Step("merge/llama"),
-    ),
-    "spt": (
-        Step("spt/order_matrix"),
-        Step("spt/people"),
-        Step("spt/symbolic"),
-        Step("spt/berglund", ("dataset.path={data}/reversal_curse",), ("reversal_curse",)),
+def steps_of(target: str) -> list[Step]:
+    """Return what a target runs, in order: `all`, `quick`, a task, an experiment or a pattern of experiments.
+
+    Raises:
+        UserError: for a target that is none of them.
+    """
+    every = all_experiments()
+    task = SHORT.get(target, target)
+    if target in ("all", "quick"):
+        chosen = [name for name, about in every.items() if {"all": "full"}.get(target, target) in about.reproduce.sets]
+    elif task in {name.partition("/")[0] for name in every}:
+        chosen = [n for n, about in every.items() if n.startswith(f"{task}/") and "full" in about.reproduce.sets]
+    else:
+        chosen = fnmatch.filter(every, target) or [name for name in every if target in spellings(name)]
+    if not chosen:
+        targets = ["quick", "all", *dict.fromkeys(name.partition("/")[0] for name in every), *every]
+        raise UserError(f"'{target}' is no task or experiment{did_you_mean(target, targets)}; permlab ls experiments")
+    return [step for name in chosen for step in steps_for(name, every[name])]
+
+
+def all_experiments() -> dict[str, ExperimentConfig]:
+    """Return every experiment by name: tasks in the order of their table, then as `experiment.reproduce.order` says."""
+    tasks = list(registry.table("tasks"))
+    every = {name: shipped_experiment(name) for name in shipped.names("experiment")}
+    places = {name: (tasks.index(name.partition("/")[0]), about.reproduce.order) for name, about in every.items()}
+    return {name: every[name] for name in sorted(every, key=places.__getitem__)}
+
+
+def spellings(name: str) -> list[str]:
+    """Return how `make reproduce-...` may spell an experiment: `lego-default` for `lora_lego/default`."""
+    task, _, rest = name.partition("/")
+    return [f"{each}-{rest}".replace("_", "-") for each in (task, *(s for s, full in SHORT.items() if full == task))]
+
+
+def steps_for(name: str, about: ExperimentConfig) -> list[Step]:
+    """Return the runs that an experiment asks for."""
+    return [
         Step(
-            "spt/berglund",
-            (
-                "dataset.path={data}/reversal_curse",
-                "task.order=spt",
-                "task.segmenter.name=presegmented",
-                "task.segmenter.units={data}/spt_segmented/person_description.sep.txt",
-            ),
-            ("reversal_curse", "spt_segmented"),
-            minutes=9,
-        ),
-    ),
-    "lego": (
-        Step("lora_lego/identities"),
-        Step("lora_lego/prune"),
-        Step("lora_lego/ranks"),
-        Step("lora_lego/default"),
-        Step("lora_lego/lists"),
-        Step("lora_lego/text", ("task.folder={data}/text_classification",), ("text_classification",)),
-    ),
-}
-QUICK = (
-    Step("lora_lego/identities"),
-    Step("ntk/figure1_left"),
-    Step("ntk/figure1_right"),
-    Step("inverse_permutation/paper"),
-    Step("inverse_permutation/quick_scratch"),
-    Step("spt/quick"),
-    Step("spt/quick_order_matrix"),
-    Step("lora_lego/quick"),
-    Step("merge/quick"),
-    Step("merge/quick_lmc"),
-    Step("merge/quick_pleas"),
-)
-"""All five tasks, with every section of the report filled; experiments named quick are reduced ones with own rules."""
-
-
-def steps_of(target: str) -> tuple[Step, ...]:
-    """Return the experiments of a target, in the order in which they run."""
-    if target == "all":
-        return tuple(step for steps in TARGETS.values() for step in steps)
-    return QUICK if target == "quick" else TARGETS[target]
+            name,
+            tuple(f"{key}={value}" for key, value in run.keys.items()),
+            tuple(run.data),
+            run.minutes or about.minutes or 0,
+        )
+        for run in about.reproduce.runs
+    ]
 
 
 def reproduce(steps: Sequence[Step], data: Path, extra: Sequence[str] = ()) -> int:
@@ -158,8 +137,7 @@ def run_step(step: Step, keys: list[str], head: str, jobs: list[Job]) -> int:
         print(f"permlab: {error}", file=sys.stderr, flush=True)
         return 2
     jobs += own
-    expected = step.minutes or own[0].config.experiment.minutes
-    about = f", about {expected:g} min on 2 cores when none is finished" if expected else ""
+    about = f", about {step.minutes:g} min on 2 cores when none is finished" if step.minutes else ""
     say(f"{head}: {len(own)} job{'s' if len(own) > 1 else ''}{about}")
     for job in own:
         path, status = newest(job) or (None, "")
@@ -214,32 +192,33 @@ def minutes(since: float) -> str:
 
 def print_plan(steps: Sequence[Step], data: Path) -> None:
     """Print the experiments of a target with their minutes and what they need."""
-    from permlab.cli import experiment_row
-
     total = 0.0
     for step in steps:
         missing = step.missing(data)
-        expected = step.minutes or float(experiment_row(step.experiment)["minutes"] or 0)
-        total += 0.0 if missing else expected
+        total += 0.0 if missing else step.minutes
         note = f"  left out: no {' and '.join(missing)} under {data}" if missing else ""
-        print(f"{step.experiment:<36}{expected:>6g} min  {' '.join(step.keys(data, [])[2:])}{note}".rstrip())
+        print(f"{step.experiment:<36}{step.minutes:>6g} min  {' '.join(step.keys(data, [])[2:])}{note}".rstrip())
     print(f"{'together':<36}{total:>6g} min on 2 cores")
 
 
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("target", choices=[*TARGETS, "all", "quick"])
+    parser.add_argument("target", help="quick, all, a task, an experiment or a pattern of experiments")
     parser.add_argument("extra", nargs="*", metavar="KEY=VALUE", help="overrides for every run")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of public data sets")
     parser.add_argument("--list", action="store_true", help="print the experiments and stop")
     arguments = parser.parse_intermixed_args()
     if wrong := [text for text in arguments.extra if "=" not in text]:
         parser.error(f"'{wrong[0]}' is not KEY=VALUE")
+    try:
+        steps = steps_of(arguments.target)
+    except UserError as error:
+        parser.error(str(error))
     if arguments.list:
-        print_plan(steps_of(arguments.target), arguments.data)
+        print_plan(steps, arguments.data)
         return
-    sys.exit(reproduce(steps_of(arguments.target), arguments.data, arguments.extra))
+    sys.exit(reproduce(steps, arguments.data, arguments.extra))
 
 
 if __name__ == "__main__":

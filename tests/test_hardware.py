@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from permlab.config import HardwareConfig
 from permlab.errors import UserError
-from permlab.hardware import check_memory, resolve_device, resolve_dtype, set_threads, usable_cores
+from permlab.hardware import HardwareConfig, check_memory, resolve_device, resolve_dtype, set_threads, usable_cores
 
 
 def test_auto_takes_what_is_there():

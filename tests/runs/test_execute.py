@@ -13,13 +13,13 @@ import pytest
 from permlab import registry
 from permlab.config import (
     Config,
-    ExperimentConfig,
-    HardwareConfig,
     NoneConfig,
     RunConfig,
     TrackerConfig,
 )
 from permlab.errors import UserError
+from permlab.experiment import ExperimentConfig
+from permlab.hardware import HardwareConfig
 from permlab.runs import execute
 
 
