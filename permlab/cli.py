@@ -32,7 +32,8 @@ usage: permlab [KEY=VALUE ...]          run one task (task=spt on its embedded d
 tasks (task=NAME):
 {tasks}
 
-groups: {group_counts}  (permlab ls GROUP prints the options)
+groups: {group_counts}
+        (permlab ls GROUP ... prints the options, permlab ls methods what can stand in their keys)
 keys:   seed, run.dir, run.name, run.dry_run, run.skip_finished, and task.* model.* dataset.* hardware.* tracker.*
         (permlab --cfg job task=NAME prints every key with its value)
 
@@ -42,13 +43,6 @@ examples:
   permlab task=spt model=llama-1b model.lora.rank=16 run.dry_run=true
   permlab task=report report.runs=[outputs]
 """
-LISTED = {
-    "tasks": "task",
-    "models": "model",
-    "datasets": "dataset",
-    "hardware": "hardware",
-    "experiments": "experiment",
-}
 PASS_THROUGH = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc")
 
 
@@ -115,51 +109,30 @@ def dispatch(arguments: list[str]) -> int:
 def usage() -> str:
     """Return the text of `permlab --help`."""
     from permlab import shipped
+    from permlab.listing import GROUPS, METHODS, purpose
 
-    tasks = [(name, question(shipped.describe("task", name))) for name in shipped.names("task")]
+    tasks = [(name, purpose(shipped.describe("task", name))) for name in shipped.names("task")]
     return USAGE.format(
         version=__version__,
-        groups="|".join(LISTED),
+        groups="|".join([*GROUPS, METHODS]),
         tasks="\n".join(f"  {name:<20} {text}" for name, text in tasks),
         group_counts=", ".join(f"{group} ({len(shipped.names(group))})" for group in shipped.GROUPS[1:]),
     )
 
 
-def question(header: str) -> str:
-    """Return what follows the command in a YAML's header comment."""
-    return header.split("      ", 1)[-1].strip()
-
-
 def list_options(arguments: list[str]) -> int:
-    """`permlab ls [tasks|models|datasets|hardware|experiments]`."""
-    from permlab import shipped
+    """`permlab ls [GROUP ...] [plugins=[PACKAGE,...]]`: options of the command line, and `methods`."""
+    from permlab.listing import GROUPS, listed
     from permlab.runs.console import print_table
 
-    if len(arguments) > 1 or (arguments and arguments[0] not in LISTED):
-        wrong = arguments[-1]
-        raise UserError(f"ls: '{wrong}' is not a group{did_you_mean(wrong, LISTED)} ({', '.join(LISTED)})")
-    for title in arguments or LISTED:
-        group = LISTED[title]
-        if group == "experiment":
-            rows = [experiment_row(name) for name in shipped.names(group)]
-        else:
-            headers = {name: shipped.describe(group, name) for name in shipped.names(group)}
-            rows = [{"name": n, "use": h.split("      ", 1)[0], "what": question(h)} for n, h in headers.items()]
-        print_table(rows, title)
+    plugins = [text for text in arguments if text.startswith("plugins=")]
+    if plugins:
+        from permlab.compose import activate_plugins, parse
+
+        activate_plugins(parse(plugins))
+    for title, rows in listed([text for text in arguments if text not in plugins]):
+        print_table(rows, title, prose=title not in GROUPS)
     return 0
-
-
-def experiment_row(name: str) -> dict[str, Any]:
-    """Return what an experiment checks and how long it takes."""
-    from permlab import shipped
-
-    about = shipped.experiment(name)
-    minutes = about.get("minutes")
-    return {
-        "name": name,
-        "minutes": f"{minutes:>{len('minutes')}g}" if minutes else "",
-        "claim": about.get("claim", ""),
-    }
 
 
 def resume_run(arguments: list[str]) -> int:
@@ -175,15 +148,18 @@ def run_hydra(arguments: list[str]) -> int:
     """Compose and check all jobs, then let Hydra launch them."""
     from hydra._internal.utils import get_args_parser
 
+    from permlab.compose import activate_plugins, parse, plan_jobs, search_path
+
     if any(argument.split("=")[0] in PASS_THROUGH for argument in arguments):
-        return launch(arguments, lambda _: None)
+        activate_plugins(parse([text for text in arguments if text.startswith("plugins=")]))
+        # Beside the other overrides: Hydra's parser takes only one row of them.
+        at = next((n for n, text in enumerate(arguments) if "=" in text and text[0] != "-"), len(arguments))
+        return launch([*arguments[:at], *search_path(), *arguments[at:]], lambda _: None)
     parser = get_args_parser()
     parser.error = refuse_flags  # type: ignore[method-assign]  # argparse would print its usage and exit
     args = parser.parse_intermixed_args(arguments)
     if args.config_path or args.config_name:
         raise UserError("permlab keeps its own primary config; add options of yours with --config-dir DIR")
-
-    from permlab.compose import plan_jobs
 
     plan = plan_jobs(args.overrides, args.multirun, args.config_dir)
     if plan.jobs[0].config.run.dry_run:

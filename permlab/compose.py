@@ -57,7 +57,7 @@ def plan_jobs(overrides: list[str], multirun: bool, config_dir: str | None = Non
     parsed = parse(overrides)
     activate_plugins(parsed)
     search = search_path(config_dir)
-    check_experiment({override.key_or_group: str(override.value()) for override in parsed})
+    check_task_of_experiment({override.key_or_group: str(override.value()) for override in parsed})
     first = [choices[0] for choices in expansions(parsed)]
     sweep = compose_one([*first, *search]).experiment.sweep
     given = {override.key_or_group for override in parsed}
@@ -90,7 +90,7 @@ def search_path(config_dir: str | None = None) -> list[str]:
     return [f"hydra.searchpath=[{','.join(quoted)}]"] if folders else []
 
 
-def check_experiment(choices: dict[str, str]) -> None:
+def check_task_of_experiment(choices: dict[str, str]) -> None:
     """Refuse `experiment=spt/people task=ntk` here, where the reason is plain; composing would name some other key."""
     experiment, task = choices.get("experiment", "null"), choices.get("task")
     if task and "/" in experiment and experiment.partition("/")[0] != task:
@@ -221,7 +221,8 @@ def known_keys(overrides: list[str], unknown: str) -> list[str]:
     from hydra.errors import HydraException
     from omegaconf import DictConfig
 
-    groups = [o for o in overrides if o.partition("=")[0] in shipped.GROUPS and o.partition("=")[0] != unknown]
+    composing = (*shipped.GROUPS, "hydra.searchpath")
+    groups = [o for o in overrides if o.partition("=")[0] in composing and o.partition("=")[0] != unknown]
     with conf_search_path():
         try:
             config = compose("config", overrides=groups)

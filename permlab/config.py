@@ -138,8 +138,8 @@ class Config(Generic[T]):
         return {key: value for key, value in plain.items() if not absent.get(key)}
 
     def fingerprint(self) -> str:
-        """Return a hash of everything that decides the result: run directory and tracker are left out."""
-        decisive = {k: v for k, v in self.to_container().items() if k not in ("run", "tracker", "experiment")}
+        """Return a hash of everything that decides the result: run directory, tracker and plugins are left out."""
+        decisive = {k: v for k, v in self.to_container().items() if k not in ("run", "tracker", "experiment", "plugins")}
         text = json.dumps({"version": __version__, **decisive}, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

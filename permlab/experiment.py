@@ -43,7 +43,7 @@ class ReproductionConfig:
     runs: list[ReproductionRun] = field(default_factory=lambda: [ReproductionRun()])
     """Once as the file says, or once with each of these sets of keys."""
     tiny: dict[str, Any] | None = None
-    """Keys with which a job takes seconds, for the test that every metric of the rules is measured."""
+    """Keys with which a job takes seconds, for the test that every metric of the rules is measured; {}: it does."""
 
 
 @dataclass
@@ -84,7 +84,9 @@ def check_experiment(experiment: ExperimentConfig, config: Mapping[str, Any]) ->
     for name in reproduce.sets:
         check_choice("experiment.reproduce.sets", name, SETS)
     if not (reproduce.sets and reproduce.runs):
-        raise UserError("experiment.reproduce: sets and runs must not be empty; leave them out for full, as the file says")
+        raise UserError(
+            "experiment.reproduce: sets and runs must not be empty; leave them out for full, as the file says"
+        )
     for run in reproduce.runs:
         if run.minutes is not None:
             check_range("experiment.reproduce.runs.minutes", run.minutes, 0, open_interval=True)

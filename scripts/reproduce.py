@@ -38,7 +38,7 @@ SHORT = {"probe": "inverse_permutation", "lego": "lora_lego"}
 
 @dataclass(frozen=True)
 class Step:
-    """One run of an experiment. `{data}` in an override is the data folder, of which `needs` names what must be there."""
+    """One run of an experiment. `{data}` in an override is the data folder; `needs` is what must lie there."""
 
     experiment: str
     overrides: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from permlab.reports.collect import RunRecord
 from permlab.rules import flatten
 from permlab.tables import Row, Spread, grouped, is_number, spread
 
-ASIDE = ("run", "tracker", "experiment", "report")
+ASIDE = ("run", "tracker", "experiment", "report", "plugins")
 """Parts of a configuration that do not decide the result."""
 MACHINE = ("hardware.name", "hardware.threads", "hardware.workers")
 """Keys that change how fast a run is, not what it computes."""

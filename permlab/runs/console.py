@@ -21,6 +21,8 @@ PLAIN_SECONDS = 5.0
 """Seconds between progress lines when the output is not a terminal."""
 PLAIN_WIDTH = 1000
 """Columns of a table when the output is not a terminal."""
+PROSE_WIDTH = 80
+"""The same for tables of prose, which are read rather than searched."""
 
 _console: Console | None = None
 
@@ -173,8 +175,17 @@ class Progress:
             LOGGER.info("%s %d/%d %s rate %.3g/s eta %.0fs", self.description, done, self.total, shown, rate, eta)
 
 
-def print_table(rows: list[dict[str, Any]], title: str | None = None, columns: list[str] | None = None) -> None:
-    """Print rows as a table: folded to the width of a terminal, plain columns through a pipe."""
+def print_table(
+    rows: list[dict[str, Any]], title: str | None = None, columns: list[str] | None = None, *, prose: bool = False
+) -> None:
+    """Print rows as a table: folded to the width of a terminal, plain columns through a pipe.
+
+    Args:
+        rows: dictionaries from column to value.
+        title: printed above.
+        columns: which, in this order; default all.
+        prose: wrap long cells to `PROSE_WIDTH` through a pipe too: they are read rather than searched.
+    """
     if not rows:
         return
     names = columns or list(dict.fromkeys(key for row in rows for key in row))
@@ -191,6 +202,6 @@ def print_table(rows: list[dict[str, Any]], title: str | None = None, columns: l
     for row in rows:
         table.add_row(*(cell(row.get(name)) for name in names))
     with console().capture() as captured:
-        console().print(table)
+        console().print(table, width=min(console().width, PROSE_WIDTH) if prose else None)
     for line in captured.get().splitlines():  # columns are padded up to the width: not wanted in a file
         console().print(line.rstrip(), markup=False)

@@ -110,12 +110,12 @@ def as_shipped(name: str) -> Mapping[str, Any] | None:
     from omegaconf.errors import OmegaConfBaseException
 
     from permlab import shipped
-    from permlab.compose import compose_one
+    from permlab.compose import compose_one, search_path
 
     if name not in shipped.names("experiment"):
         return None
     try:
-        plain = OmegaConf.to_container(compose_one([f"experiment={name}"]), resolve=True)
+        plain = OmegaConf.to_container(compose_one([f"experiment={name}", *search_path()]), resolve=True)
     except (UserError, OmegaConfBaseException):
         return None
     return plain if isinstance(plain, dict) else None

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from permlab import registry
+from permlab.listing import GROUPS, listed, markdown
+from permlab.registry import Row, Table
+
 HEAVY = ("torch", "transformers", "peft", "datasets", "wandb", "pandas", "numpy", "matplotlib")
 
 
@@ -132,6 +136,43 @@ def test_ls_lists_every_group(permlab):
     for word in ("spt", "llama-1b", "berglund", "gpu", "spt/symbolic"):
         assert word in shown
     assert "tiny-llama" in permlab("ls", "models").stdout
+
+
+def test_ls_takes_several_groups_and_names_the_one_that_is_none(permlab):
+    shown = permlab("ls", "trackers", "models").stdout
+    assert shown.index("trackers") < shown.index("wandb") < shown.index("models") < shown.index("tiny-llama")
+    wrong = permlab("ls", "tasks", "modls")
+    assert wrong.returncode == 2
+    assert "'modls' is not a group; did you mean 'models'" in wrong.stderr and not wrong.stdout
+
+
+def test_ls_methods_shows_every_row_of_every_table_within_80_columns(permlab):
+    """Through a pipe too: the rows are prose."""
+    tables = [name for name in registry.TABLES if name not in GROUPS]
+    shown = permlab("ls", "methods").stdout
+    assert max(map(len, shown.splitlines()), default=0) <= 80
+    for table in tables:
+        alone = permlab("ls", table).stdout
+        assert alone.strip() in shown
+        for row in registry.table(table).values():
+            (line,) = [line for line in alone.splitlines() if line.split()[:1] == [row.name]]
+            assert all(word in alone for word in row.about.split()) and row.paper in line
+
+
+def test_rows_of_a_table_become_lines_for_people_and_for_the_page(monkeypatch):
+    rows = [
+        Row("mean", "the mean", paper="2209.04836", label="mean of weights", needs=("data", "ancestor")),
+        Row("sum", "a | b"),
+    ]
+    monkeypatch.setitem(registry.TABLES, "ways", "made_up:WAYS")
+    monkeypatch.setattr(registry, "load", lambda target: Table("way", rows))
+    ((title, lines),) = listed(["ways"])
+    assert title == "ways (way)" and list(lines[0]) == ["name", "label", "paper", "needs", "what it does"]
+    assert markdown(lines).splitlines()[2:] == [
+        "| `mean` | mean of weights | [2209.04836](https://arxiv.org/abs/2209.04836) | data, ancestor | the mean |",
+        "| `sum` |  |  |  | a \\| b |",
+    ]
+    assert listed(["methods"])[-1] == (title, lines)
 
 
 def test_failure_of_a_task_is_exit_1_with_the_traceback_in_the_log(permlab, tmp_path):

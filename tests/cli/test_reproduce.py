@@ -7,7 +7,6 @@ import json
 import re
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,12 @@ import yaml
 
 from permlab import shipped
 from permlab.compose import plan_jobs
+from permlab.errors import UserError
 from permlab.rules import parse_rule
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "reproduce.py"
 EXPERIMENTS = shipped.names("experiment")
-FOLDERS = {"spt/berglund": "dataset.path", "lora_lego/text": "task.folder"}
-"""Experiments that need a folder of data before they compose, and the key that names it."""
 
 
 @pytest.fixture(scope="module")
@@ -34,26 +32,63 @@ def driver():
     del sys.modules["reproduce"]
 
 
-def test_every_experiment_is_in_exactly_one_target(driver):
-    full = {step.experiment: target for target, steps in driver.TARGETS.items() for step in steps}
-    reduced = {step.experiment for step in driver.QUICK}
-    quick_only = {name for name in EXPERIMENTS if name.rpartition("/")[2].startswith("quick")}
-    assert set(full) | quick_only == set(EXPERIMENTS)
-    assert not set(full) & quick_only
-    assert quick_only <= reduced <= set(EXPERIMENTS)
-    task_of = {"ntk": "ntk", "probe": "inverse_permutation", "merge": "merge", "spt": "spt", "lego": "lora_lego"}
-    assert {task_of[target] for target in driver.TARGETS} == {name.partition("/")[0] for name in EXPERIMENTS}
-    assert all(name.startswith(f"{task_of[target]}/") for name, target in full.items())
-    assert {name.partition("/")[0] for name in reduced} == set(task_of.values())
-    places = Counter((target, step) for target, steps in driver.TARGETS.items() for step in steps)
-    assert max(places.values()) == 1
-    assert len(driver.steps_of("all")) == sum(len(steps) for steps in driver.TARGETS.values())
+def test_every_experiment_is_reproduced_by_the_target_of_its_task_or_by_the_quick_one(driver):
+    tasks = list(dict.fromkeys(name.partition("/")[0] for name in EXPERIMENTS))
+    full = {task: {step.experiment for step in driver.steps_of(task)} for task in tasks}
+    assert all(name.startswith(f"{task}/") for task, names in full.items() for name in names)
+    quick = {step.experiment for step in driver.steps_of("quick")}
+    assert set().union(*full.values()) | quick == set(EXPERIMENTS)
+    assert {name.partition("/")[0] for name in quick} == set(tasks), "a section of the report would be empty"
+    assert sorted(map(str, driver.steps_of("all"))) == sorted(str(s) for task in tasks for s in driver.steps_of(task))
+
+
+def test_experiments_run_in_the_order_of_their_files_one_place_each(driver):
+    every = driver.all_experiments()
+    places = [(name.partition("/")[0], about.reproduce.order) for name, about in every.items()]
+    assert len(set(places)) == len(places) and all(order > 0 for _, order in places)
+    assert [name for name in every if name.startswith("ntk/")][:2] == ["ntk/figure1_left", "ntk/figure1_right"]
+
+
+def test_targets_are_tasks_experiments_patterns_and_the_spellings_of_make(driver):
+    named = lambda target: [step.experiment for step in driver.steps_of(target)]  # noqa: E731
+    assert named("merge/pleas*") == ["merge/pleas", "merge/pleas_domains", "merge/pleas_resnet"]
+    assert named("lora_lego/prune") == named("lego-prune") == named("lora-lego-prune") == ["lora_lego/prune"]
+    assert named("probe") == named("inverse_permutation")
+    with pytest.raises(UserError, match="did you mean 'merge/rebasin'"):
+        driver.steps_of("merge/rebasn")
+
+
+def test_runs_beside_the_file_have_their_keys_data_and_minutes(driver):
+    plain, mnist = driver.steps_of("merge/rebasin")
+    assert plain.overrides == () and plain.needs == () and plain.minutes == 4
+    assert mnist.keys(Path("D"), [])[2:] == ["dataset=mnist", "dataset.path=D/mnist"] and mnist.minutes == 7
+    assert mnist.keys(Path("D"), ["dataset.path=E"])[2:] == ["dataset=mnist", "dataset.path=E"]
+    assert mnist.missing(Path("nowhere")) == ["mnist"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        (["experiment.reproduce.sets=[ful]"], "did you mean 'full'"),
+        (["experiment.reproduce.sets=[]"], "must not be empty"),
+        (["experiment.reproduce.runs=[{keys:{a:'{data}/x'}}]"], "name the folder in data"),
+        (["experiment.reproduce.runs=[{data:[x]}]"], "no key reads it"),
+        (["experiment.reproduce.runs=[{minutes:0}]"], "above 0"),
+        (["experiment.reproduce.runs=[{minute:1}]"], "minute"),
+        (["experiment.reproduce.odrer=1"], "did you mean 'experiment.reproduce.order'"),
+    ],
+)
+def test_what_could_not_be_reproduced_is_refused(keys, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        plan_jobs(["experiment=ntk/figure1_left", *keys], multirun=False)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_composes_and_says_what_it_checks(name, tmp_path):
-    folder = [f"{FOLDERS[name]}={tmp_path}"] if name in FOLDERS else []
-    job = plan_jobs([f"experiment={name}", *folder], multirun=False).jobs[0]
+def test_every_experiment_composes_and_says_what_it_checks(driver, name, tmp_path):
+    step = driver.steps_of(name)[0]
+    for folder in step.needs:
+        (tmp_path / folder).mkdir()
+    job = plan_jobs(step.keys(tmp_path, []), multirun=False).jobs[0]
     section = job.config.experiment
     assert section.name == name
     assert all(len(text or "") > 10 for text in (section.claim, section.source, section.acceptance))
@@ -155,7 +190,24 @@ def test_an_interrupted_run_is_continued_and_a_stop_ends_everything(driver, tmp_
     assert "the same command goes on from here" in capsys.readouterr().out
 
 
-def test_make_calls_the_driver_for_every_target(driver):
+def test_make_passes_every_target_to_the_driver():
     text = (ROOT / "Makefile").read_text()
-    for target in (*driver.TARGETS, "all", "quick"):
-        assert re.search(rf"^reproduce-{target}: setup ## .+\n\t\$\(REPRODUCE\) {target}$", text, re.MULTILINE)
+    assert re.search(r'^reproduce-%: setup ## .+\n\t\$\(REPRODUCE\) "\$\*"$', text, re.MULTILINE)
+    assert re.search(r'^reproduce: setup ## .+\n.+\n\t\$\(REPRODUCE\) "\$\(EXPERIMENT\)"$', text, re.MULTILINE)
+    assert not [name for name in EXPERIMENTS if f"experiment={name}" in text], "experiments stand in conf/ alone"
+
+
+def test_the_page_names_experiments_that_exist_and_its_tables_are_those_of_the_code(driver, monkeypatch):
+    page = (ROOT / "README.md").read_text()
+    named = re.findall(r"make reproduce-([\w-]+)|EXPERIMENT='?([^'\s`]+)|experiment=([\w/]+)", page)
+    own = "fixed_points/sizes"  # of the section on adding a task
+    for target in {next(filter(None, names)) for names in named} - {own}:
+        assert driver.steps_of(target)
+    spec = importlib.util.spec_from_file_location("readme_tables", ROOT / "scripts" / "readme_tables.py")
+    tables = importlib.util.module_from_spec(spec)
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    spec.loader.exec_module(tables)
+    assert "<!-- experiments -->" in page
+    assert tables.filled(page) == page, "python scripts/readme_tables.py --write"
+    changed = page.replace("figure1_left 0.2", "figure1_left 9")
+    assert changed != page and tables.filled(changed) == page

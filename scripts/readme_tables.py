@@ -1,0 +1,72 @@
+"""Keep README.md's tables of methods and experiments as the code has them: `python scripts/readme_tables.py --write`.
+
+A table stands between `<!-- methods: TABLE -->` (a name of `registry.TABLES`) or `<!-- experiments -->`, and
+`<!-- end -->`. Without `--write` nothing is changed and the exit code says whether all of them are up to date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from permlab.listing import markdown, method_rows
+from permlab.tables import Row
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import reproduce  # the module beside this one
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+MARKED = re.compile(r"(<!-- (methods: (\w+)|experiments) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def main() -> None:
+    """Compare, or write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="change README.md")
+    before = README.read_text(encoding="utf-8")
+    after = filled(before)
+    if parser.parse_args().write:
+        README.write_text(after, encoding="utf-8")
+    elif before != after:
+        sys.exit("README.md's tables are not those of the code: python scripts/readme_tables.py --write")
+
+
+def filled(text: str) -> str:
+    """Return the page with every marked table made anew."""
+    return MARKED.sub(lambda m: f"{m[1]}{table(m[3])}\n{m[4]}", text)
+
+
+def table(name: str | None) -> str:
+    """Return the Markdown of a table of methods, or of the experiments."""
+    return markdown(method_rows(name) if name else experiment_rows())
+
+
+def experiment_rows() -> list[Row]:
+    """Return one row per target of make: its experiments with their minutes, and what needs a folder of data."""
+    tasks = dict.fromkeys(name.partition("/")[0] for name in reproduce.all_experiments())
+    rows: list[Row] = []
+    for target in ("quick", *tasks):
+        steps = reproduce.steps_of(target)
+        free, fed = [s for s in steps if not s.needs], [s for s in steps if s.needs]
+        short = [(s.experiment if target == "quick" else s.experiment.partition("/")[2], s.minutes) for s in free]
+        with_data = [(s.experiment.partition("/")[2] + f" ({', '.join(s.needs)})", s.minutes) for s in fed]
+        rows.append(
+            {
+                "target": f"`make reproduce-{target}`",
+                "experiments, minutes on 2 cores": said(short),
+                "together": f"{sum(s.minutes for s in free):.3g}",
+                "with `DATA=folder` also": said(with_data),
+            }
+        )
+    return rows
+
+
+def said(items: list[tuple[str, float]]) -> str:
+    """Return `width 1.5, scaling 0.2`."""
+    return ", ".join(f"{name} {minutes:g}" for name, minutes in items)
+
+
+if __name__ == "__main__":
+    main()
