@@ -139,7 +139,8 @@ class Config(Generic[T]):
 
     def fingerprint(self) -> str:
         """Return a hash of everything that decides the result: run directory, tracker and plugins are left out."""
-        decisive = {k: v for k, v in self.to_container().items() if k not in ("run", "tracker", "experiment", "plugins")}
+        aside = ("run", "tracker", "experiment", "plugins")
+        decisive = {k: v for k, v in self.to_container().items() if k not in aside}
         text = json.dumps({"version": __version__, **decisive}, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

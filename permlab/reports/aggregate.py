@@ -156,7 +156,7 @@ def aggregated(rows: Iterable[Row], keys: Sequence[str], numbers: Sequence[str])
 def series(rows: Iterable[Row], x: str, y: str) -> tuple[list[float], list[float], list[float], list[float]]:
     """Return (xs, means, lows, highs) of y over the rows of equal x, in increasing order of x."""
     usable = [row for row in rows if is_number(row.get(x)) and is_number(row.get(y))]
-    points = sorted((at, [float(row[y]) for row in found]) for (at,), found in grouped(usable, (x,)).items())
-    means = [spread(values) for _, values in points]
-    lows, highs = [min(values) for _, values in points], [max(values) for _, values in points]
-    return [at for at, _ in points], [found.mean for found in means if found], lows, highs
+    points = [(float(found[0][x]), [float(row[y]) for row in found]) for found in grouped(usable, (x,)).values()]
+    xs, ys = [at for at, _ in sorted(points)], [values for _, values in sorted(points)]
+    means = [found.mean for values in ys if (found := spread(values))]
+    return xs, means, [min(values) for values in ys], [max(values) for values in ys]

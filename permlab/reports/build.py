@@ -191,9 +191,9 @@ def counted(number: int, what: str) -> str:
 
 def said(environment: dict[str, Any]) -> str:
     """Name an environment in a few words."""
-    git = environment.get("git") if isinstance(environment.get("git"), dict) else {}
+    git = as_mapping(environment.get("git"))
     commit = str(git.get("commit", ""))[:9] + (" with changes" if git.get("dirty") else "")
-    packages = environment.get("packages") if isinstance(environment.get("packages"), dict) else {}
+    packages = as_mapping(environment.get("packages"))
     gpu = environment.get("gpu")
     parts = [
         f"python {environment.get('python', '?')}",
@@ -203,3 +203,8 @@ def said(environment: dict[str, Any]) -> str:
         ", ".join(map(str, gpu)) if isinstance(gpu, list) and gpu else "no GPU",
     ]
     return ", ".join(parts) + (f", commit {commit}" if commit else "")
+
+
+def as_mapping(value: Any) -> dict[str, Any]:
+    """Return a value that is a mapping, else an empty one: files of other versions may hold anything."""
+    return value if isinstance(value, dict) else {}

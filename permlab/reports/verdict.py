@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from permlab.errors import UserError
-from permlab.reports.aggregate import ASIDE, as_text, current, decisive, differing_keys, inner_seeds, spread, unfinished
+from permlab.reports.aggregate import ASIDE, as_text, current, decisive, differing_keys, inner_seeds, unfinished
 from permlab.reports.collect import RunRecord
 from permlab.reports.document import Lines
 from permlab.rules import Outcome, Rule, flatten, look_up, parse_rule, same
-from permlab.tables import Row, Spread, plain
+from permlab.tables import Row, Spread, plain, spread
 
-VERDICTS = ("reproduced", "toy scale only", "partly", "not reproduced", "not judged", "unfinished")
 PLACES = ("path", "folder", "units", "file", "threads", "workers", "device", "hardware.name")
 """Last parts of keys that say where something lies or on what it runs, not what is done."""
 SIGNS = {"<=": "≤", ">=": "≥", "==": "=", "!=": "≠"}

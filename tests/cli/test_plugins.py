@@ -11,6 +11,8 @@ import textwrap
 import pytest
 import yaml
 
+from permlab import registry
+
 FILES = {
     "coins/__init__.py": """
         from permlab.tasks.table import TaskRow
@@ -78,47 +80,52 @@ FILES = {
 QUIET = ("plugins=[coins]", "tracker=none")
 
 
-@pytest.fixture(scope="module")
-def coins(tmp_path_factory):
-    """A folder for PYTHONPATH with the package."""
+@pytest.fixture
+def coins(tmp_path_factory, monkeypatch):
+    """The package in a folder of its own, importable in this test alone; returns the folder."""
     folder = tmp_path_factory.mktemp("elsewhere")
     for path, text in FILES.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(textwrap.dedent(text).lstrip("\n"))
-    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(registry, "_activated", {})
+    yield folder
+    for name in [name for name in sys.modules if name.partition(".")[0] == "coins"]:
+        del sys.modules[name]
 
 
 def test_a_task_of_a_plugin_runs_and_is_resumed(permlab, coins, tmp_path):
-    done = permlab(*QUIET, "task=coin", "task.tosses=10", "run.dir=run", **coins)
+    done = permlab(*QUIET, "task=coin", "task.tosses=10", "run.dir=run")
     assert done.returncode == 0, done.stdout + done.stderr
     written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert written["plugins"] == ["coins"] and written["task"]["tosses"] == 10
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["metrics"] == {"heads": 5.0}
     (tmp_path / "run" / "result.json").write_text(json.dumps({**result, "status": "interrupted", "metrics": {}}))
-    again = permlab("resume", "run", **coins)
+    again = permlab("resume", "run")
     assert again.returncode == 0, again.stdout + again.stderr
     assert json.loads((tmp_path / "run" / "result.json").read_text())["metrics"] == {"heads": 5.0}
 
 
 def test_mistakes_and_listings_know_the_plugin(permlab, coins, tmp_path):
-    typo = permlab(*QUIET, "task=coin", "task.tosess=3", **coins)
+    typo = permlab(*QUIET, "task=coin", "task.tosess=3")
     assert typo.returncode == 2 and "did you mean 'task.tosses'" in typo.stderr
-    assert "did you mean 'coin'" in permlab(*QUIET, "task=conin", **coins).stderr
-    assert "task=coin is not known" in permlab("task=coin", **coins).stderr
-    missing = permlab("plugins=[conis]", "task=coin", **coins)
+    assert "did you mean 'coin'" in permlab(*QUIET, "task=conin").stderr
+    registry._activated.clear()
+    assert "task=coin is not known" in permlab("task=coin").stderr
+    missing = permlab("plugins=[conis]", "task=coin")
     assert missing.returncode == 2 and "plugins=conis cannot be imported" in missing.stderr
-    shown = permlab("ls", "tasks", "experiments", "plugins=[coins]", **coins).stdout
+    shown = permlab("ls", "tasks", "experiments", "plugins=[coins]").stdout
     assert "is a coin fair?" in shown and "coin/toss" in shown
-    assert "tosses: 100" in permlab("--cfg", "job", *QUIET, "task=coin", **coins).stdout
+    assert "tosses: 100" in permlab("--cfg", "job", *QUIET, "task=coin").stdout
     assert not (tmp_path / "outputs").exists()
 
 
 def test_an_experiment_of_a_plugin_is_swept_and_reported_with_its_own_section(permlab, coins, tmp_path):
-    done = permlab(*QUIET, "experiment=coin/toss", **coins)
+    done = permlab(*QUIET, "experiment=coin/toss")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "jobs of outputs/sweeps/" in done.stdout
-    report = permlab(*QUIET, "task=report", "run.dir=shown", **coins)
+    report = permlab(*QUIET, "task=report", "run.dir=shown")
     assert report.returncode == 0, report.stdout + report.stderr
     page = (tmp_path / "shown" / "report.md").read_text()
     assert "2 tossed coins" in page and "| reproduced |" in page
@@ -147,7 +154,7 @@ def test_a_job_of_a_sweep_reaches_a_worker_process(coins, tmp_path, monkeypatch)
         sys.stdout.buffer.write(pickle.dumps((SweepJob("sweep", plan.varied), composed, OmegaConf.create(hydra))))
     """
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", coins["PYTHONPATH"])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(coins), os.environ.get("PYTHONPATH")])))
     call = dict(capture_output=True, timeout=120)
     sent = subprocess.run([sys.executable, "-c", textwrap.dedent(compose)], **call)
     assert sent.returncode == 0, sent.stderr.decode()
