@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import functools
 import subprocess
 import sys
 import time
@@ -78,6 +79,7 @@ def steps_of(target: str) -> list[Step]:
     return [step for name in chosen for step in steps_for(name, every[name])]
 
 
+@functools.cache
 def all_experiments() -> dict[str, ExperimentConfig]:
     """Return every experiment by name: tasks in the order of their table, then as `experiment.reproduce.order` says."""
     tasks = list(registry.table("tasks"))
