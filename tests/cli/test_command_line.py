@@ -155,8 +155,8 @@ def test_ls_methods_shows_every_row_of_every_table_within_80_columns(permlab):
         alone = permlab("ls", table).stdout
         assert alone.strip() in shown
         for row in registry.table(table).values():
-            assert any(line.split()[:1] == [row.name] and row.paper in line for line in alone.splitlines())
-            assert all(word in alone for word in row.about.split())
+            assert any(line.startswith(f"{row.name} ") for line in alone.splitlines()), row.name
+            assert all(word in alone for word in f"{row.about} {row.paper}".split()), row.name
 
 
 def test_rows_of_a_table_become_lines_for_people_and_for_the_page(monkeypatch):
