@@ -19,14 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from permlab.errors import UserError
 from permlab.matching import Matching, match_networks
 from permlab.matching.activation import as_inputs
+from permlab.matching.table import MATCHES
 from permlab.matching.zip import zip_states
 from permlab.merging.aligned import Aligned
 from permlab.merging.arm import Arm, check_arm
 from permlab.merging.methods.average import align
 from permlab.merging.methods.repair import reset_batchnorm
-from permlab.merging.networks.states import State
+from permlab.merging.networks.states import Permuted, State
 from permlab.merging.partial.budget import Allocation, allocate, measured_gains, weight_gains
 from permlab.merging.partial.layout import pair_scores
 from permlab.merging.partial.macs import MacCounter
@@ -229,3 +231,25 @@ def _gains(free: list[str], networks: Aligned, setting: Setting) -> dict[str, fl
         return measure(under_heads(trial, reset_batchnorm(networks.module, state, setting.batches)))
 
     return measured_gains(free, setting.budget, accuracy)
+
+
+def combine_stored(
+    arm: Arm, spec: Spec, states: Sequence[State], matching: Matching, setting: Setting
+) -> dict[str, Tensor]:
+    """Combine networks that are read from files tensor by tensor, each tensor of the number type it has in the first.
+
+    Args:
+        arm: one that streams (`MatchRow.streams`, `CombineRow.streams`); nothing is run, so nothing is renormalised.
+        spec: verified symmetry of the architecture.
+        states: two or more networks as stored, views of their files.
+        matching: of these networks.
+        setting: its weights, ancestor and density.
+
+    Raises:
+        UserError: an arm that runs the networks.
+    """
+    check_arm(arm)
+    if not (MATCHES[arm.match].streams and COMBINES[arm.combine].streams) or RENORMS[arm.renorm].changes:
+        raise UserError(f"{arm.text} runs the networks, which cannot be done on stored tensors alone")
+    moved = [Permuted(spec, state, permutation) for state, permutation in zip(states, matching.permutations)]
+    return dict(COMBINES[arm.combine].load()(Aligned(spec, None, states, moved, matching), setting))

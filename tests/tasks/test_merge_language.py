@@ -17,10 +17,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, ViTForImageClassif
 
 from permlab import cli
 from permlab.merging import average
+from permlab.merging.measure.summary import NAMES
+from permlab.merging.networks.language import LanguagePairs
 from permlab.merging.networks.loading import load_networks
 from permlab.models.tokenizers import train_tokenizer
 from permlab.symmetry import apply, declare_huggingface
-from permlab.tasks.merge import language_train as merge_language_train
 
 QUIET = ["tracker=none", "hardware=cpu", "hardware.threads=1", "run.dir=run"]
 TINY = [
@@ -44,13 +45,18 @@ def merge(*arguments: str) -> int:
 
 
 def arms(run="run") -> dict[tuple[str, str], dict[str, float]]:
+    """(arm, set of texts) -> numbers of its last pair."""
     with open(f"{run}/tables/arms.csv") as handle:
         rows = list(csv.DictReader(handle))
-    words = ("arm", "texts")
-    return {
-        (row["arm"], row.get("texts", "")): {k: float(v) for k, v in row.items() if k not in words and v}
-        for row in rows
-    }
+    found = {}
+    for row in rows:
+        numbers = {k: float(v) for k, v in row.items() if v and k not in NAMES}
+        train = {k.removeprefix("train_"): v for k, v in numbers.items() if k.startswith("train_")}
+        test = {k: v for k, v in numbers.items() if not k.startswith("train_")}
+        for name, own in (("test", test), ("train", train)):
+            if own:
+                found[row["arm"], name] = own | {"loss": own.get("midpoint_loss")}
+    return found
 
 
 def result(run="run") -> dict:
@@ -85,10 +91,15 @@ def test_pairs_trained_here(tmp_path):
         "random permutation",
         "activation matching",
     }
-    assert set(table) == {(arm, texts) for arm in labels | {"ensemble", "untrained"} for texts in ("test", "train")}
+    labels |= {"ensemble", "untrained network", "untrained networks, weight matching"}
+    assert set(table) == {(arm, texts) for arm in labels for texts in ("test", "train")}
     with open("run/tables/arms.csv") as handle:
-        rows = [row for row in csv.DictReader(handle) if row["texts"] == "test"]
-    for arm, prefix in (("weight matching", ""), ("no permutation", "naive_"), ("activation matching", "activation_")):
+        rows = list(csv.DictReader(handle))
+    for arm, prefix in (
+        ("weight matching", ""),
+        ("no permutation", "naive_"),
+        ("activation matching", "activation_matching_"),
+    ):
         losses = [float(row["midpoint_loss"]) for row in rows if row["arm"] == arm]
         assert len(losses) == 2 and losses[0] != losses[1]
         assert metrics[f"{prefix}midpoint_loss"] == pytest.approx(sum(losses) / 2)
@@ -96,12 +107,12 @@ def test_pairs_trained_here(tmp_path):
     assert metrics["largest_end_change"] < 1e-5
     assert 0 < metrics["l2_reduction"] < 1 and metrics["untrained_loss"] > metrics["endpoint_loss"]
     with open("run/tables/curves.csv") as handle:
-        curve = [row for row in csv.DictReader(handle) if (row["arm"], row["texts"]) == ("weight matching", "test")]
+        curve = [row for row in csv.DictReader(handle) if (row["arm"], row["set"]) == ("weight matching", "test")]
     assert [float(row["position"]) for row in curve] == [0, 0.5, 1] * 2
     first = [float(row["loss"]) for row in curve[:3]]
     mine = next(row for row in rows if row["arm"] == "weight matching")
     assert float(mine["loss_barrier"]) == pytest.approx(first[1] - (first[0] + first[2]) / 2)
-    for name in ("barrier.png", "barrier.svg"):
+    for name in ("barriers.png", "arms.svg"):
         assert Path("run/figures", name).stat().st_size > 5000
     # What is written is a mean of the two networks that are written too, and says the words it was trained on.
     state = AutoModelForCausalLM.from_pretrained("run/artifacts/model").state_dict()
@@ -119,7 +130,7 @@ def test_same_seed_gives_the_same_numbers():
     shutil.rmtree("run")
     assert merge(*TINY, "task.train.epochs=1") == 0
     again = result()["metrics"]
-    del once["seconds_matching"], again["seconds_matching"]
+    del once["match_seconds"], again["match_seconds"]
     assert once == again
 
 
@@ -128,20 +139,20 @@ def test_interrupted_pairs_are_resumed_with_the_same_numbers(monkeypatch):
     assert merge(*settings) == 0
     whole = arms()
     shutil.rmtree("run")
-    trained, original = [], merge_language_train.train
+    trained, original = [], LanguagePairs.train
 
-    def stopped(*arguments):
-        trained.append(arguments[-2:])
+    def stopped(pairs, pair, member, *arguments):
+        trained.append((pair, member))
         if len(trained) == 4:
             os.kill(os.getpid(), signal.SIGINT)
-        return original(*arguments)
+        return original(pairs, pair, member, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(merge_language_train, "train", stopped)
+        patch.setattr(LanguagePairs, "train", stopped)
         assert merge(*settings) == 130
     assert json.loads(Path("run/result.json").read_text())["status"] == "interrupted"
     with monkeypatch.context() as patch:
-        patch.setattr(merge_language_train, "train", stopped)
+        patch.setattr(LanguagePairs, "train", stopped)
         with pytest.raises(SystemExit, match=r"^0$"):
             cli.main(["resume", "run"])
     assert trained == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 1)]
@@ -198,7 +209,7 @@ def test_three_networks_and_weights(tmp_path):
     table = arms()
     mean = sum(w * table[k, "test"]["loss"] for k, w in zip("abc", (0.5, 0.25, 0.25)))
     merged = table["no permutation", "test"]
-    assert merged["loss_barrier"] == pytest.approx(merged["loss"] - mean)
+    assert merged["loss_barrier"] == pytest.approx(merged["midpoint_loss"] - mean)
     assert json.loads(Path("run/artifacts/model/merge.json").read_text())["weights"] == [2, 1, 1]
 
 
@@ -228,7 +239,7 @@ def test_networks_without_texts_are_merged_and_not_scored(tmp_path, capsys):
     assert merge(f"task.models=[{tmp_path}/a,{tmp_path}/b]") == 0
     assert "nothing was scored" in capsys.readouterr().out
     table = arms()
-    assert table["weight matching", ""]["l2_reduction"] > table["no permutation", ""]["l2_reduction"] == 0
+    assert table["weight matching", "test"]["l2_reduction"] > table["no permutation", "test"]["l2_reduction"] == 0
     ViTForImageClassification.from_pretrained("run/artifacts/model")
     assert "midpoint_loss" not in result()["metrics"]
 
@@ -292,8 +303,8 @@ def test_scores_are_refused_for_what_does_not_speak(tmp_path, capsys):
 
 def test_networks_that_cannot_fit_into_memory_are_refused(tmp_path, capsys, monkeypatch):
     a, b = save_pair(tmp_path)
-    monkeypatch.setattr("permlab.tasks.merge.language.memory", lambda *_, **__: 2.0**60)
-    monkeypatch.setattr("permlab.tasks.merge.language_models.memory", lambda *_, **__: 2.0**60)
+    monkeypatch.setattr("permlab.tasks.merge.dry_run.memory", lambda *_: 2.0**60)
+    monkeypatch.setattr("permlab.tasks.merge.language_run.memory", lambda *_: 2.0**60)
     for more in (["run.dry_run=true"], []):
         assert merge(f"task.models=[{a},{b}]", *more) == 2
         assert "merging these networks needs about 1073741824.0 GiB" in capsys.readouterr().err

@@ -144,3 +144,42 @@ def temperature(logits: Tensor, labels: Tensor) -> float:
 
     found = minimize_scalar(loss, bounds=(-math.log(1000), math.log(100)), method="bounded", options={"xatol": 1e-6})
     return math.exp(-float(found.x))
+
+
+# ---- how a subject is scored -----------------------------------------------------------------------------------------
+
+Ensemble = Callable[[nn.Module, Sequence[Mapping[str, Tensor]], Sequence[Any]], Score]
+"""(model, states, batches) -> score of the mean of the networks' answers: what running all of them gives."""
+
+
+def classification_ensemble(model: nn.Module, states: Sequence[Mapping[str, Tensor]], batches: Sequence[Any]) -> Score:
+    """Score of the mean of the networks' logits."""
+    return score_logits(ensemble_logits([logits_of(model, state, batches) for state in states]), labels_of(batches))
+
+
+@torch.no_grad()
+def language_ensemble(model: nn.Module, states: Sequence[Mapping[str, Tensor]], batches: Sequence[Any]) -> Score:
+    """Score of the mean of the networks' probabilities of the next token, batch by batch."""
+    loss, correct, count = 0.0, 0, 0
+    with eval_mode(model):
+        for batch in batches:
+            labels = batch.get("labels", batch["input_ids"])[:, 1:]
+            counted = labels != -100
+            logits = [logits_in(call(model, state, as_inputs(batch)))[:, :-1][counted] for state in states]
+            mean, wanted = ensemble_logits(logits, of="probabilities"), labels[counted]
+            loss -= float(mean.gather(1, wanted[:, None]).sum())
+            correct, count = correct + int((mean.argmax(1) == wanted).sum()), count + len(wanted)
+    return Score(loss / count, correct / count, count)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How networks of a kind are scored: one on a batch, all together, and whether perplexities mean something."""
+
+    scorer: Scorer
+    ensemble: Ensemble
+    perplexity: bool = False
+
+
+CLASSIFIERS = Scoring(classification_score, classification_ensemble)
+LANGUAGE_MODELS = Scoring(language_score, language_ensemble, perplexity=True)

@@ -10,7 +10,7 @@ unmerged network and each set of singular vectors once.
     subject.barriers("weight", points=25)["test"].loss_barrier     # on the straight line, by set
     subject.before_training().match("weight")                      # the same for the untrained networks
 
-What the networks are scored with is `scorer`: classifiers of images and language models differ in nothing else.
+What the networks are scored with is `scoring`: classifiers of images and language models differ in nothing else.
 Networks with different labels (`labels`) keep their heads (`setting.heads`): they are scored by one decision among the
 labels of all heads.
 """
@@ -31,10 +31,9 @@ from permlab.merging.aligned import Aligned
 from permlab.merging.arm import Arm
 from permlab.merging.measure.barrier import Curve, barrier_curves
 from permlab.merging.measure.evaluate import (
+    CLASSIFIERS,
     Score,
-    Scorer,
-    classification_score,
-    ensemble_logits,
+    Scoring,
     evaluate,
     labels_of,
     logits_of,
@@ -61,7 +60,7 @@ class Subject:
         states: the networks as trained, each in its own order of units.
         sets: name -> batches that networks are scored on: "test", "train".
         setting: data and numbers of matchings and merges; its `heads` are kept per network.
-        scorer: what is measured on a batch.
+        scoring: what is measured: `CLASSIFIERS` or `LANGUAGE_MODELS`.
         names: of the networks, for tables.
         labels: per network its class numbers, where they differ; else empty.
         untrained: weights that the networks started from, where they are known.
@@ -74,7 +73,7 @@ class Subject:
     states: Sequence[State]
     sets: Mapping[str, Sequence[Any]]
     setting: Setting
-    scorer: Scorer = classification_score
+    scoring: Scoring = CLASSIFIERS
     names: Sequence[str] = ()
     labels: Sequence[Sequence[int]] = ()
     untrained: Sequence[State] = ()
@@ -144,7 +143,7 @@ class Subject:
     def ends(self) -> dict[str, list[Score]]:
         """Set -> score of every network as it is."""
         return {
-            name: [evaluate(self.model, state, batches, self.scorer) for state in self.states]
+            name: [evaluate(self.model, state, batches, self.scoring.scorer) for state in self.states]
             for name, batches in self.sets.items()
         }
 
@@ -166,14 +165,11 @@ class Subject:
         """Score of a merged network on one set: `Merged.states`, one state per head or just one."""
         if self.labels:
             return self.joint(states, name)[0]
-        return evaluate(self.model, states[0], self.sets[name], self.scorer)
+        return evaluate(self.model, states[0], self.sets[name], self.scoring.scorer)
 
     def joint(self, states: Sequence[State], name: str) -> tuple[Score, float]:
         """(one decision among the labels of all heads, mean accuracy of each head on its own labels)."""
-        return self.joint_of([logits_of(self.model, state, self.sets[name]) for state in states], name)
-
-    def joint_of(self, logits: Sequence[Tensor], name: str) -> tuple[Score, float]:
-        """`joint` from logits per head."""
+        logits = [logits_of(self.model, state, self.sets[name]) for state in states]
         truth = labels_of(self.sets[name])
         order = torch.tensor([label for own in self.labels for label in own], device=truth.device)
         columns = torch.cat([own_logits(each, own) for each, own in zip(logits, self.labels)], dim=1)
@@ -183,10 +179,9 @@ class Subject:
 
     def ensemble(self, name: str) -> tuple[Score, float | None]:
         """The mean of the networks' outputs: (score, accuracy of each head on its own labels where there are heads)."""
-        logits = [logits_of(self.model, state, self.sets[name]) for state in self.states]
         if self.labels:
-            return self.joint_of(logits, name)
-        return score_logits(ensemble_logits(logits), labels_of(self.sets[name])), None
+            return self.joint(self.states, name)
+        return self.scoring.ensemble(self.model, self.states, self.sets[name]), None
 
     # ---- the line between two networks
 
@@ -241,7 +236,7 @@ class Subject:
             *networks.states,
             dict(self.sets if sets is None else sets),
             points=points,
-            scorer=self.scorer,
+            scorer=self.scoring.scorer,
             renormalise=change,
             calibrate=calibrate,
             ends=known,

@@ -13,10 +13,12 @@ from permlab.config import Config
 from permlab.data import DATASETS as DATA_SETS
 from permlab.errors import UserError, check_choice, check_range
 from permlab.matching.table import MATCHES, SIMILARITIES
+from permlab.merging.networks.options import EndpointTraining, TextScoring
 from permlab.merging.setting import MergeOptions
 from permlab.merging.table import ALLOCATIONS, COMBINES, RENORMS
-from permlab.tasks.merge.checks import plan_images, validate_images
-from permlab.tasks.merge.language import is_language, plan_language, validate_language
+from permlab.tasks.merge.checks import validate_images
+from permlab.tasks.merge.dry_run import plan_images, plan_language
+from permlab.tasks.merge.language import is_language, validate_language
 from permlab.tasks.merge.table import ANALYSES, STUDIES
 
 if TYPE_CHECKING:
@@ -26,33 +28,6 @@ HEADLINE = ("loss_barrier", "accuracy_barrier", "midpoint_accuracy", "naive_loss
             "own_accuracy", "joint_accuracy")  # fmt: skip
 MODELS = ("none", "vision", "causal_lm")
 DATASETS = DATA_SETS
-
-
-@dataclass
-class EndpointTraining:
-    """Training of the networks to be merged; null takes the value that suits the architecture."""
-
-    epochs: int | None = None
-    batch_size: int | None = None
-    rate: float | None = None
-    weight_decay: float = 0.0
-    optimizer: str = "adam"
-    """adam | sgd"""
-    schedule: str = "constant"
-    """constant | cosine"""
-
-
-@dataclass
-class TextScoring:
-    """Texts of language models."""
-
-    held_out: float = 0.2
-    """Share of the texts that no network is trained or matched on; perplexities are taken there."""
-    limit: int = 1000
-    """Most texts scored per set."""
-    max_tokens: int = 256
-    """Longer texts are cut."""
-    batch_size: int = 64
 
 
 @dataclass
@@ -140,7 +115,7 @@ def plan(config: Config) -> dict[str, str]:
 def run(config: Config, run: Run) -> None:
     """Get the networks, match, combine, judge, write."""
     if is_language(config):
-        from permlab.tasks.merge.language import run_language
+        from permlab.tasks.merge.language_run import run_language
 
         run_language(config, run)
     else:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from permlab.config import Config
 from permlab.data import DATASETS, check_dataset
 from permlab.errors import UserError, check_choice, check_range
@@ -140,35 +138,3 @@ def check_training(config: Config) -> None:
     check_range("task.density", task.density, 0, 1)
     if task.density == 0:
         raise UserError("task.density=0 would drop every change: give a share above 0, such as 0.2")
-
-
-def plan_images(config: Config) -> dict[str, str]:
-    """Lines of a dry run: networks, arms, images; files are opened."""
-    from permlab.tasks.merge.pairs import build, load_data, training_options
-
-    task = config.task
-    data = load_data(config)
-    lines: dict[str, Any] = {}
-    if task.models:
-        from permlab.tasks.merge.vision import load_users
-
-        loaded = load_users(config, data)
-        lines["networks"] = ", ".join(loaded.names)
-        model = loaded.module
-    else:
-        model = build(config, data)
-        options = training_options(config)
-        lines["networks"] = f"{task.pairs} x 2 {config.model.name}, width {config.model.width:g}, trained here"
-        lines["training"] = (
-            f"{options['epochs']} epochs, batch {options['batch_size']}, {options['optimizer']} {options['rate']:g}"
-        )
-    size = sum(value.numel() for value in model.state_dict().values())
-    lines["parameters"] = f"{size:,} per network"
-    lines["images"] = f"{len(data.x_train)} for training, {len(data.x_test)} for testing ({data.note})"
-    lines["study"] = task.study
-    if task.study == "merge":
-        from permlab.tasks.merge.vision import configured, has_batchnorm, planned_arms
-
-        arms = planned_arms(config, has_batchnorm(model), configured(config))
-        lines["arms"] = "; ".join(each.label for each in arms)
-    return lines

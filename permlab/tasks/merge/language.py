@@ -9,19 +9,15 @@ permlab task=merge task.models=[DIR_A,DIR_B] dataset=none                # merge
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from permlab.config import Config
 from permlab.data import DATASETS, check_dataset
 from permlab.errors import UserError, check_range
 from permlab.matching.table import MATCHES
-from permlab.merging.arm import Arm, parse_arm
+from permlab.merging.arm import Arm
 from permlab.merging.table import COMBINES
 from permlab.models.checkpoints import Checkpoint, open_checkpoint
 from permlab.storage.hub import is_hub_id
-
-if TYPE_CHECKING:
-    from permlab.runs.run import Run
+from permlab.tasks.merge.checks import arms_of
 
 DEFAULT_IMAGES = "digits"
 """The data set that task=merge takes when none is named: with language models of the user it means no data set."""
@@ -51,15 +47,6 @@ def sees(config: Config, opened: Checkpoint) -> bool:
         return False
     size = (opened.config.get("num_channels", 3), opened.config.get("image_size", 224))
     return config.dataset.kind != DEFAULT_IMAGES or size == (1, 8)
-
-
-def arms_of(config: Config) -> list[Arm]:
-    """The configured arm first, then the controls and what is compared."""
-    task = config.task
-    arms = [Arm(task.match, task.combine)]
-    if task.controls:
-        arms += [Arm("identity"), Arm("random")]
-    return list(dict.fromkeys([*arms, *(parse_arm(text) for text in task.compare)]))
 
 
 def text_kind(config: Config) -> bool:
@@ -158,48 +145,9 @@ def _check_training(config: Config) -> None:
         raise UserError(f"task.train.optimizer={task.train.optimizer}: language models are trained with adam")
 
 
-def plan_language(config: Config) -> dict[str, str]:
-    """Lines of a dry run; the networks of the user are compared, and the memory they need is estimated.
-
-    Raises:
-        UserError: as `load_networks`, as far as headers and configurations show it; too little memory.
-    """
-    from permlab.hardware import check_memory
-
-    task, lines = config.task, {"arms": ", ".join(arm.label for arm in arms_of(config))}
-    if not task.models:
-        lines["networks"] = f"{task.pairs} pairs of {config.model.name}, trained here"
-        return lines
-    from permlab.merging.networks.huggingface import compare_headers
-
-    opened = local_checkpoints(config)
-    lines["networks"] = ", ".join(f"{each.name} ({each.parameters / 1e6:.1f}M parameters)" for each in opened)
-    if len(opened) < len(task.models) + bool(task.ancestor):
-        lines["networks"] += "; the rest is on the hub and not looked at"
-    if len(opened) > 1:
-        compare_headers(opened)
-    if opened:
-        needed = memory(opened, scored=text_kind(config), ancestral="ancestor" in COMBINES[task.combine].needs)
-        check_memory("merging these networks", needed, config.hardware)
-        lines["memory"] = f"at most about {needed / 2**20:,.0f} MiB besides the libraries"
-    lines["scored on"] = config.dataset.name if text_kind(config) else "nothing: the merge is written, not scored"
-    return lines
-
-
-def memory(networks: list[Checkpoint], *, scored: bool, ancestral: bool) -> float:
+def memory(config: Config, networks: list[Checkpoint]) -> float:
     """Bytes at the peak: files in the page cache, cost matrices and merge; float32 copies where networks are run."""
+    scored, ancestral = text_kind(config), "ancestor" in COMBINES[config.task.combine].needs
     stored, wide = sum(each.bytes for each in networks), max(each.parameters for each in networks) * 4
     copies = 2 + (len(networks) > 2) + (len(networks) + 1 if scored else 0) + (len(networks) if ancestral else 0)
     return stored + networks[0].bytes + copies * wide
-
-
-def run_language(config: Config, run: Run) -> None:
-    """Get the networks, match, merge, score, write."""
-    if config.task.models:
-        from permlab.tasks.merge.language_models import run_models
-
-        run_models(config, run)
-    else:
-        from permlab.tasks.merge.language_train import run_trained
-
-        run_trained(config, run)

@@ -12,6 +12,7 @@ Seeds of pair p and network k: the initial weights from (seed, "init", p, k), th
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,16 @@ from permlab.config import Config
 from permlab.data import ImageData, load_images
 from permlab.errors import UserError
 from permlab.hardware import resolve_device
-from permlab.merging import Endpoint, batches_of, domain, initial_state, label_split, train_endpoint
+from permlab.merging import (
+    Endpoint,
+    MergeOptions,
+    Setting,
+    batches_of,
+    domain,
+    initial_state,
+    label_split,
+    train_endpoint,
+)  # fmt: skip
 from permlab.models.table import VISION
 from permlab.models.vision import build_vision_model
 from permlab.runs.run import Run
@@ -116,6 +126,14 @@ def evaluation_sets(config: Config, data: ImageData) -> dict[str, list[Any]]:
     return {"train": statistics_batches(config, data), "test": batches_of(data.x_test, data.y_test, BATCH)}
 
 
+def setting_of(config: Config, run: Run, batches: Sequence[Any], pair: int, **given: Any) -> Setting:
+    """Data and numbers of the matchings and merges of one pair; `given` in place of what `task` says."""
+    options = {each.name: getattr(config.task, each.name) for each in dataclasses.fields(MergeOptions)}
+    # Arms are given their budget one by one.
+    options |= {"budget": 1.0, "seed": derived_seed(config.seed, "match", pair), "should_stop": lambda: run.stopping}
+    return Setting(batches, **(options | given))
+
+
 def training_options(config: Config) -> dict[str, Any]:
     """Keyword arguments of `train_endpoint`: the keys of `task.train`, or what suits the architecture."""
     given = config.task.train
@@ -165,26 +183,40 @@ def train_pair(
     forget_networks(run, keep=_label(pair, width))
     with run.progress(f"training networks of pair {pair + 1}", count * options["epochs"]) as bar:
         for k, part in enumerate(parts):
-            kept = run.dir / "checkpoints" / f"network-{_label(pair, width)}-{k}.pt"
-            if run.resumed and kept.is_file():
-                found.append(Endpoint(**torch.load(kept, map_location=device_of(config), weights_only=True)))
-                continue
-            endpoint = train_endpoint(
-                model,
-                part,
-                start=start or untrained(config, data, pair, k, width),
-                seed=derived_seed(config.seed, "order", pair, k),
-                # Different classes are different tasks: each has a head of its own, not one that learns to say no.
-                outputs=sorted(part.y_train.unique().tolist()) if config.task.labels > 1 else None,
-                provenance=_provenance(config, pair, k, width, start),
-                progress=lambda done, _, k=k: bar.update(k * options["epochs"] + done),
-                should_stop=lambda: run.stopping,
-                **options,
-            )
-            run.check_stop()
-            with replacing(kept) as temporary:
-                torch.save(dataclasses.asdict(endpoint), temporary)
-            found.append(endpoint)
+
+            def train(k: int = k, part: ImageData = part) -> dict[str, Any]:
+                endpoint = train_endpoint(
+                    model,
+                    part,
+                    start=start or untrained(config, data, pair, k, width),
+                    seed=derived_seed(config.seed, "order", pair, k),
+                    # Different classes are different tasks: each has a head of its own, not one that learns to say no.
+                    outputs=sorted(part.y_train.unique().tolist()) if config.task.labels > 1 else None,
+                    provenance=_provenance(config, pair, k, width, start),
+                    progress=lambda done, _: bar.update(k * options["epochs"] + done),
+                    should_stop=lambda: run.stopping,
+                    **options,
+                )
+                return dataclasses.asdict(endpoint)
+
+            found.append(Endpoint(**kept_network(run, f"{_label(pair, width)}-{k}", train, device_of(config))))
+    return found
+
+
+def kept_network(run: Run, name: str, train: Callable[[], dict[str, Any]], device: torch.device) -> dict[str, Any]:
+    """What training a network gives, kept in checkpoints/ so that a resumed run does not train it again.
+
+    Raises:
+        Interrupted: a stop signal arrived while it was trained; what there is of it is lost.
+    """
+    path = run.dir / "checkpoints" / f"network-{name}.pt"
+    if run.resumed and path.is_file():
+        kept: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        return kept
+    found = train()
+    run.check_stop()
+    with replacing(path) as temporary:
+        torch.save(found, temporary)
     return found
 
 

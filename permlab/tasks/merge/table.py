@@ -50,9 +50,11 @@ class AnalysisRow(Row):
 
 @dataclass(frozen=True)
 class StudyRow(Row):
-    """A study: `target` is a function of (configuration, run); `one_task` where both networks solve the same task."""
+    """A study: `target` is a function of (configuration, run); `one_task` where both networks solve the same task,
+    `arms` where it judges task.match and task.compare."""
 
     one_task: bool = False
+    arms: bool = False
 
 
 STUDIES = Table(
@@ -63,6 +65,7 @@ STUDIES = Table(
             "arms and barrier curves, every control beside them",
             target="permlab.tasks.merge.vision:run_pairs",
             paper="2209.04836",
+            arms=True,
         ),
         StudyRow(
             "lmc",

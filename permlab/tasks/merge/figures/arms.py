@@ -49,7 +49,7 @@ def _color(arm: str) -> str:
 
 def draw_arms(rows: list[Row]) -> Any:
     """Every arm: test accuracy of the merged network and its loss barrier; small points are single pairs."""
-    arms = list(dict.fromkeys(row["arm"] for row in rows if row["role"] != "endpoint"))
+    arms = list(dict.fromkeys(row["arm"] for row in rows if not row["role"].endswith("endpoint")))
     ends = [row["midpoint_accuracy"] for row in rows if row["role"] == "endpoint"]
     fig, axes = figures.new(width=2, columns=2, height=0.6 + 0.24 * len(arms), sharey=True)
     for ax, key, words in zip(

@@ -1,0 +1,32 @@
+"""What people choose about networks that are trained to be merged, and about texts; `task=merge` has the same keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class EndpointTraining:
+    """Training of the networks to be merged; null takes the value that suits the architecture."""
+
+    epochs: int | None = None
+    batch_size: int | None = None
+    rate: float | None = None
+    weight_decay: float = 0.0
+    optimizer: str = "adam"
+    """adam | sgd"""
+    schedule: str = "constant"
+    """constant | cosine"""
+
+
+@dataclass
+class TextScoring:
+    """Texts of language models."""
+
+    held_out: float = 0.2
+    """Share of the texts that no network is trained or matched on; perplexities are taken there."""
+    limit: int = 1000
+    """Most texts scored per set."""
+    max_tokens: int = 256
+    """Longer texts are cut."""
+    batch_size: int = 64
