@@ -15,9 +15,9 @@ from permlab import cli
 from permlab.data.images import load_digits_images
 from permlab.matching import Matching
 from permlab.merging import batches_of, evaluate, initial_state, load_merged, train_endpoint
+from permlab.merging.measure.bench import Bench
 from permlab.models.vision import build_vision_model
 from permlab.symmetry import apply, declare
-from permlab.tasks.merge import vision as merge_vision
 
 QUIET = ["tracker=none", "hardware=cpu", "hardware.threads=1"]
 SMALL = ["model.width=24", "task.train.epochs=3", "task.points=5"]
@@ -59,7 +59,7 @@ def test_every_control_stands_beside_the_configured_arm():
     assert names == [
         "weight matching", "activation matching", "weight matching, least squares", "no permutation",
         "random permutation", "no permutation, least squares", "ensemble", "untrained networks, weight matching",
-        "network A", "network B",
+        "untrained network", "network A", "network B",
     ]  # fmt: skip
     assert [row["arm"] for row in table if row["pair"] == "1"] == names
     numbers = metrics()
@@ -182,19 +182,19 @@ def test_batchnorm_statistics_are_reset_with_and_without_a_permutation():
 def test_an_interrupted_run_resumes_to_the_same_tables(monkeypatch):
     arguments = ["task.pairs=3", "task.compare=[activation]"]
     assert merge(*arguments, run="whole") == 0
-    judge = merge_vision.Pair.judge_all
+    compare = Bench.compare
 
-    def judge_and_stop(self):
-        if self.pair == 1:
+    def compare_and_stop(self, *arguments, **options):
+        if self.subject.pair == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        judge(self)
+        return compare(self, *arguments, **options)
 
-    monkeypatch.setattr(merge_vision.Pair, "judge_all", judge_and_stop)
+    monkeypatch.setattr(Bench, "compare", compare_and_stop)
     assert merge(*arguments) == 128 + signal.SIGTERM
     assert sorted(path for path in os.listdir("run/checkpoints") if path.startswith("network")) == [
         "network-1-0.pt", "network-1-1.pt",
     ]  # fmt: skip
-    monkeypatch.setattr(merge_vision.Pair, "judge_all", judge)
+    monkeypatch.setattr(Bench, "compare", compare)
     with pytest.raises(SystemExit, match="0"):
         cli.main(["resume", "run"])
     for name in ("arms", "curves", "endpoints"):

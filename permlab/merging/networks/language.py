@@ -21,9 +21,10 @@ from permlab.merging.networks.options import EndpointTraining, TextScoring
 from permlab.models.causal_lm import build_scratch
 from permlab.seeding import derived_seed
 from permlab.symmetry import declare_huggingface
-from permlab.text.orders import OrderedTexts, Ordering
+from permlab.text.orders import OrderedTexts
 from permlab.text.recall import encoder
-from permlab.text.training import Collator, Hooks, TrainingSettings, make_trainer
+from permlab.text.settings import Ordering, TrainingSettings
+from permlab.text.training import Collator, Hooks, make_trainer
 
 EPOCHS, BATCH, RATE = 20, 32, 3e-3
 """Training where `EndpointTraining` leaves it open."""
@@ -175,11 +176,18 @@ class LanguagePairs:
             batch_size=given.batch_size or BATCH,
             schedule="cosine" if given.schedule == "cosine" else "constant_with_warmup",
             weight_decay=given.weight_decay,
-            seed=seed % 2**32,
-            device=str(self.device),
         )
         told = on_step or (lambda step, loss: False)
         hooks = Hooks(lambda step, loss, _rate: (False, told(step, loss)))
         module = self.untrained(pair, member)
-        make_trainer(module, pad_of(self.tokenizer), stream, folder, settings, hooks).train()
+        make_trainer(
+            module,
+            pad_of(self.tokenizer),
+            stream,
+            folder,
+            settings,
+            hooks,
+            seed=seed % 2**32,
+            device=str(self.device),
+        ).train()
         return {name: value.cpu() for name, value in state_of(module).items()}
