@@ -52,6 +52,7 @@ TABLES: dict[str, str] = {
     "readouts": "permlab.probes.table:READOUTS",
     "routes": "permlab.probes.table:ROUTES",
     "scratch_positions": "permlab.probes.table:POSITIONS",
+    "symmetries": "permlab.symmetry.table:SYMMETRIES",
     "variants": "permlab.probes.table:VARIANTS",
     "growth_laws": "permlab.ntk.table:GROWTHS",
     "ntk_dtypes": "permlab.ntk.table:DTYPES",

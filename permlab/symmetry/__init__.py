@@ -13,42 +13,9 @@
     model.load_state_dict(apply(spec, model.state_dict(), permutation))   # the same function, other weights
 
 A permutation is `{part: LongTensor}`; `perm[i]` is the old unit placed in slot i. Source: arXiv 2209.04836.
+Names are imported on demand (`__init__.pyi` lists them).
 """
 
-from permlab.symmetry.declared import declare
-from permlab.symmetry.groups import ChannelGroup, Group, HeadGroup, Permutation, compose, equal, inverse
-from permlab.symmetry.huggingface import declare_huggingface
-from permlab.symmetry.infer import infer
-from permlab.symmetry.spec import (
-    Block,
-    Spec,
-    apply,
-    axis_index,
-    check_same,
-    check_state,
-    permute_tensor,
-    squared_distance,
-)
-from permlab.symmetry.verify import verify
+import lazy_loader as lazy
 
-__all__ = [
-    "Block",
-    "ChannelGroup",
-    "Group",
-    "HeadGroup",
-    "Permutation",
-    "Spec",
-    "apply",
-    "axis_index",
-    "check_same",
-    "check_state",
-    "compose",
-    "declare",
-    "declare_huggingface",
-    "equal",
-    "infer",
-    "inverse",
-    "permute_tensor",
-    "squared_distance",
-    "verify",
-]
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

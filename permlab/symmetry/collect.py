@@ -67,9 +67,9 @@ def _partners(resolved: Mapping[str, list[Axis]]) -> dict[Symbol, list[Symbol]]:
         for outer, inners in found.items():
             if len(inners) > 2:
                 wrong.append((outer, "more than two kinds of units per head share these heads"))
-            for inner in inners:
-                if inner in alone or inner in found or owners.setdefault(inner, outer) is not outer:
-                    wrong.append((inner, "units inside a head are also used outside of it"))
+            for unit in inners:
+                if unit in alone or unit in found or owners.setdefault(unit, outer) is not outer:
+                    wrong.append((unit, "units inside a head are also used outside of it"))
         if not wrong:
             return found
         for symbol, reason in wrong:

@@ -144,8 +144,8 @@ def _vit(model: ViT) -> Spec:
         width = model.head.in_features
         heads = width // block.attention.head_dim
         group = spec.heads(HeadGroup(f"{name}.attention", heads, 1, width // heads, width // heads))
-        layers = tuple(f"{name}.attention.{layer}" for layer in ("query", "key", "value", "output"))
-        use_attention(spec, group, stream, layers)
+        query, key, value, output = (f"{name}.attention.{layer}" for layer in ("query", "key", "value", "output"))
+        use_attention(spec, group, stream, (query, key, value, output))
         use_norm(spec, f"{name}.norm2", block.norm2, stream)
         hidden = spec.channel(f"{name}.fc1", block.fc1.out_features)
         use_layer(spec, f"{name}.fc1", block.fc1, stream, hidden)

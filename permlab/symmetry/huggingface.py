@@ -7,7 +7,7 @@ permutation inside a q/k head is free; heads that share a key/value head move wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -16,8 +16,8 @@ from permlab.errors import UserError, did_you_mean
 from permlab.symmetry.declared import use_attention
 from permlab.symmetry.groups import HeadGroup
 from permlab.symmetry.spec import Block, Spec
+from permlab.symmetry.table import SYMMETRIES
 
-LLAMA_FAMILY = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3")
 HEADLESS = "the model returns its hidden states, so the units of the residual stream are outputs and keep their places"
 
 
@@ -31,21 +31,19 @@ def declare_huggingface(config: Any, state: Mapping[str, Tensor]) -> Spec:
     Raises:
         UserError: the model type is not covered.
     """
-    builders: dict[str, Callable[[_Builder], None]] = dict.fromkeys(LLAMA_FAMILY, _llama)
-    builders |= {"gpt2": _gpt2, "bert": _bert, "vit": _vit}
     kind = str(getattr(config, "model_type", ""))
-    if kind not in builders:
+    if kind not in SYMMETRIES:
         raise UserError(
-            f"no declared symmetry for model type '{kind}'{did_you_mean(kind, builders)}: covered are "
-            f"{', '.join(builders)}; "
+            f"no declared symmetry for model type '{kind}'{did_you_mean(kind, SYMMETRIES)}: covered are "
+            f"{', '.join(SYMMETRIES)}; "
             "permlab.symmetry.infer covers modules that torch.fx can trace"
         )
-    builder = _Builder(config, state, Spec(source=f"declared {kind}"))
-    builders[kind](builder)
+    builder = Builder(config, state, Spec(source=f"declared {kind}"))
+    SYMMETRIES[kind].load()(builder)
     return builder.spec
 
 
-class _Builder:
+class Builder:
     """A spec under construction, which skips tensors that the state dict does not have (optional biases)."""
 
     def __init__(self, config: Any, state: Mapping[str, Tensor], spec: Spec) -> None:
@@ -59,6 +57,7 @@ class _Builder:
         raise UserError(f"the {self.config.model_type} model has no tensor {tail}: is the checkpoint complete?")
 
     def use(self, tensor: str, axis: int, *blocks: Block | str) -> None:
+        """Attach an axis to groups, where there is such a tensor."""
         if tensor in self.state:
             self.spec.use(tensor, axis, *blocks)
 
@@ -85,7 +84,8 @@ class _Builder:
         return head in self.state
 
 
-def _llama(b: _Builder) -> None:
+def declare_llama(b: Builder) -> None:
+    """The Llama family: rotary positions pin what is inside q/k heads, gated MLPs share one group of hidden units."""
     config, spec = b.config, b.spec
     root = b.prefix("embed_tokens.weight")
     stream = spec.channel("residual", config.hidden_size)
@@ -122,7 +122,8 @@ def _llama(b: _Builder) -> None:
         spec.pin(stream, HEADLESS)
 
 
-def _gpt2(b: _Builder) -> None:
+def declare_gpt2(b: Builder) -> None:
+    """GPT-2: Conv1D weights are transposed, queries, keys and values stand in one matrix."""
     config, spec = b.config, b.spec
     root = b.prefix("wte.weight")
     width, heads = config.n_embd, config.n_head
@@ -156,7 +157,8 @@ def _gpt2(b: _Builder) -> None:
         spec.pin(stream, HEADLESS)
 
 
-def _bert(b: _Builder) -> None:
+def declare_bert(b: Builder) -> None:
+    """BERT, bare or with one of its heads."""
     config, spec = b.config, b.spec
     root = b.prefix("embeddings.word_embeddings.weight")
     width, heads = config.hidden_size, config.num_attention_heads
@@ -167,8 +169,8 @@ def _bert(b: _Builder) -> None:
     for number in range(config.num_hidden_layers):
         name = f"{root}encoder.layer.{number}"
         group = spec.heads(HeadGroup(f"layer.{number}.attention", heads, 1, width // heads, width // heads))
-        inner = tuple(f"{name}.attention.self.{space}" for space in ("query", "key", "value"))
-        use_attention(spec, group, stream, (*inner, f"{name}.attention.output.dense"))
+        query, key, value = (f"{name}.attention.self.{space}" for space in ("query", "key", "value"))
+        use_attention(spec, group, stream, (query, key, value, f"{name}.attention.output.dense"))
         b.vector(f"{name}.attention.output.LayerNorm", stream)
         hidden = spec.channel(f"layer.{number}.mlp", config.intermediate_size)
         b.linear(f"{name}.intermediate.dense", stream, hidden)
@@ -177,7 +179,7 @@ def _bert(b: _Builder) -> None:
     _bert_head(b, root, stream)
 
 
-def _bert_head(b: _Builder, root: str, stream: str) -> None:
+def _bert_head(b: Builder, root: str, stream: str) -> None:
     """Pooler, classifiers and the masked-language-model head; what is returned to the user stays in place."""
     spec, width = b.spec, b.config.hidden_size
     decoder = "cls.predictions.decoder.weight"
@@ -206,7 +208,8 @@ def _bert_head(b: _Builder, root: str, stream: str) -> None:
             spec.pin("pooler", "the pooled vector is an output of the model, so its units keep their places")
 
 
-def _vit(b: _Builder) -> None:
+def declare_vit(b: Builder) -> None:
+    """ViT, bare or with a classifier."""
     config, spec = b.config, b.spec
     root = b.prefix("embeddings.cls_token")
     width, heads = config.hidden_size, config.num_attention_heads

@@ -8,7 +8,7 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, LlamaConf
 
 from permlab.errors import UserError
 from permlab.models.vision import build_vision_model
-from permlab.symmetry import Block, HeadGroup, Spec, apply, declare, declare_huggingface, verify
+from permlab.symmetry import SYMMETRIES, Block, HeadGroup, Spec, apply, declare, declare_huggingface, verify
 
 
 @pytest.mark.parametrize("name", [*VISION, *HUGGINGFACE])
@@ -134,3 +134,12 @@ def test_flattened_features_are_moved_channel_by_channel():
     block = declare(model).axes["hidden.weight"][1][0]
     assert isinstance(block, Block) and block.inner == 4  # 2 x 2 positions per channel
     assert Spec().signature() == frozenset()
+
+
+def test_a_typo_in_the_model_type_gets_the_nearest_name():
+    from types import SimpleNamespace
+
+    with pytest.raises(UserError, match="did you mean 'qwen2'"):
+        declare_huggingface(SimpleNamespace(model_type="qwen22"), {})
+    assert {row.target.partition(":")[0] for row in SYMMETRIES.values()} == {"permlab.symmetry.huggingface"}
+    assert all(callable(row.load()) for row in SYMMETRIES.values())

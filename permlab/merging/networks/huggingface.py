@@ -17,9 +17,8 @@ from permlab.errors import UserError
 from permlab.merging.networks.loaded import Loaded, read_tensors, say_differences, tensor_differences, unique_names
 from permlab.models.checkpoints import CONFIG, Checkpoint
 from permlab.symmetry import Spec, declare_huggingface, verify
-from permlab.symmetry.huggingface import LLAMA_FAMILY
+from permlab.symmetry.table import SYMMETRIES
 
-COVERED = (*LLAMA_FAMILY, "gpt2", "bert", "vit")
 VERIFIED_WHOLE = 10_000_000
 """Networks of up to this many parameters are verified themselves, larger ones on a smaller twin."""
 IRRELEVANT = {
@@ -108,10 +107,10 @@ def _check_type(each: Checkpoint) -> None:
             f"{each.path} has no config.json beside its weights, the others have: give Hugging Face folders"
         )
     kind = str(each.config.get("model_type"))
-    if kind not in COVERED:
+    if kind not in SYMMETRIES:
         raise UserError(
             f"{each.path} is of model type '{kind}', whose permutations are not declared; supported are "
-            f"{', '.join(COVERED)}"
+            f"{', '.join(SYMMETRIES)}"
         )
 
 

@@ -17,7 +17,7 @@ from permlab.errors import UserError
 from permlab.merging.partial.layout import Layout
 from permlab.symmetry import ChannelGroup, Spec
 from permlab.symmetry.functional import KeepDouble, call
-from permlab.symmetry.verify import TOLERANCE, double_inputs, outputs, shaken_copy
+from permlab.symmetry.verification import TOLERANCE, double_inputs, outputs, shaken_copy
 
 
 def not_separable(
@@ -35,7 +35,7 @@ def not_separable(
     Args:
         spec: the verified symmetry.
         model: the network; left untouched.
-        inputs: of one forward call, as in `permlab.symmetry.verify`.
+        inputs: of one forward call, as in `permlab.symmetry.verification`.
         seed: of the shaking that keeps freshly initialised norms from hiding a dependence.
         tolerance: largest accepted change relative to the largest output.
 

@@ -19,7 +19,7 @@ from permlab.symmetry.algebra import fresh, pin
 from permlab.symmetry.collect import collect
 from permlab.symmetry.rules import Axes
 from permlab.symmetry.spec import Spec
-from permlab.symmetry.verify import verify
+from permlab.symmetry.verification import verify
 
 
 def infer(model: nn.Module, inputs: Sequence[Any], *, check: bool = True) -> Spec:
@@ -127,6 +127,7 @@ class _Labeller(fx.Interpreter):
         return self._pinned(result, reason)
 
     def _module(self, target: str, axes: list[Any], shape: tuple[int, ...]) -> Any:
+        """Axes of the module's output, or a list of them where it returns several; None without a rule."""
         module, x = self.module.get_submodule(target), axes[0]
 
         def params(name: str) -> Axes:
