@@ -76,7 +76,7 @@ def band(stops: Sequence[int] | np.ndarray) -> tuple[int, int, int]:
 
 def mean_and_error(values: Sequence[float] | np.ndarray) -> tuple[float | None, float | None]:
     """Mean and its standard error; None where there are too few values."""
-    found = spread(values)
+    found = spread(np.asarray(values).tolist())  # plain numbers: numpy's integers are none to `tables`
     if found is None:
         return None, None
     return found.mean, None if found.deviation is None else found.deviation / math.sqrt(found.count)

@@ -80,6 +80,8 @@ def test_sampled_accuracy_follows_the_law():
     assert max(abs(float(row["z"])) for row in table) == pytest.approx(metrics()["accuracy_worst_z"])
     assert metrics()["accuracy_worst_z"] < 5
     assert len(rows("stopping_times")) == 120
+    first = [int(row["first_n"]) for row in rows("stopping_times") if row["k"] == "8"]
+    assert metrics()["stopping_mean"] == pytest.approx(sum(first) / 60)
     assert os.path.exists("run/figures/accuracy_against_networks.png")
 
 
