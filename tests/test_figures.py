@@ -67,6 +67,12 @@ def test_rows_name_colours_of_the_palette():
     assert given <= set(figures.PALETTE)
 
 
+def test_a_method_with_a_row_has_no_second_colour():
+    from permlab import registry
+
+    assert [name for name in figures.FIXED if registry.color_of(name)] == []
+
+
 def test_the_tasks_own_modules_are_looked_at():
     names = {path.relative_to(PACKAGE).as_posix() for path in DRAWING}
     assert "tasks/inverse_permutation/figures.py" in names and len([n for n in names if "figures" in n]) >= 4
