@@ -93,6 +93,9 @@ def test_no_module_has_a_style_of_its_own(path):
     text = path.read_text()
     if path.name not in ("html.py", "document.py"):
         assert not re.findall(r"['\"]#[0-9A-Fa-f]{3,6}['\"]", text), "colours come from permlab.figures"
+    if "table" not in path.name:  # rows name colours of the palette
+        named = re.findall(r"color=['\"](?!white['\"])(\w+)['\"]", text)
+        assert not named, "named colours are not those of the palette"
     assert "plt.subplots" not in text and "plt.figure" not in text, "figures are made by figures.new"
     sizes = [float(size) for size in re.findall(r"(?:fontsize|labelsize)=(\d+\.?\d*)", text)]
     assert all(size >= figures.SMALL for size in sizes)

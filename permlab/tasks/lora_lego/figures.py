@@ -40,12 +40,19 @@ def draw_methods(part: Sequence[Row], title: str, chosen: str) -> Figure:
         error_kw={"elinewidth": 0.8},
         height=0.72,
     )
-    ax.plot([plain[row["method"]]["score"] for row in tuned], places, "|", color="black", markersize=7, label="scale 1")
+    ax.plot(
+        [plain[row["method"]]["score"] for row in tuned],
+        places,
+        "|",
+        color=figures.PALETTE["black"],
+        markersize=7,
+        label="scale 1",
+    )
     if tuned and tuned[0].get("kept") is not None:
         black = figures.PALETTE["black"]
         ax.plot([row["kept"] for row in tuned], places, ".", color=black, label="kept of the base, tuned scale")
     if ensemble in plain:
-        ax.axvline(plain[ensemble]["score"], color="black", linestyle=":", linewidth=1, label=ensemble)
+        ax.axvline(plain[ensemble]["score"], color=figures.PALETTE["black"], linestyle=":", linewidth=1, label=ensemble)
     floor = plain.get(constant, {}).get("score", 0.0)
     if floor > 0.05:
         ax.axvline(floor, color=figures.PALETTE["grey"], linestyle="--", linewidth=1, label=constant)

@@ -79,7 +79,7 @@ def recall_by_arm(groups: list[tuple[dict[str, str], list[dict[str, float]]]]) -
             label = direction if place == 0 else None
             mean = sum(values) / len(values)
             ax.barh(place + shift, mean, height=0.36, color=figures.color(direction), label=label)
-            ax.plot(values, [place + shift] * len(values), "o", color="black", markersize=2)
+            ax.plot(values, [place + shift] * len(values), "o", color=figures.PALETTE["black"], markersize=2)
             ax.text(max(mean, *values) + 0.015, place + shift, f"{mean:.2f}", va="center", fontsize=7)
     ax.set_yticks(range(len(arms)), [", ".join(v.values()).replace("_", " ") for v, _ in reversed(arms)])
     ax.set(xlim=(0, 1.1), xlabel="accuracy (exact prefix match)")
