@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from permlab import figures
+from permlab import figures, registry
 from permlab.merging.table import RENORMS
 
 Row = dict[str, Any]
@@ -15,7 +15,7 @@ QUANTITIES = (("loss", "loss (nats)"), ("accuracy", "accuracy"))
 def _band(ax: Any, x: list[float], series: list[list[float]], label: str) -> None:
     """Mean over pairs with its standard deviation."""
     mean = [statistics.fmean(values) for values in series]
-    color = figures.color(label)
+    color = _color(label)
     ax.plot(x, mean, color=color, label=label)
     if min(map(len, series)) > 1:
         spread = [statistics.stdev(values) for values in series]
@@ -44,7 +44,12 @@ def draw_curves(rows: list[Row]) -> Any:
 
 
 def _color(arm: str) -> str:
-    return figures.color("untrained" if arm.startswith("untrained") else arm)
+    """Colour of an arm: its own, else that of the way to combine, else that of the matching."""
+    if arm.startswith("untrained"):
+        return figures.color("untrained")
+    match, _, combine = arm.partition(" + ")[0].partition(" at ")[0].partition(", ")
+    known = next((name for name in (arm, combine, match) if name and registry.color_of(name)), arm)
+    return figures.color(arm if arm in figures.FIXED else known)
 
 
 def draw_arms(rows: list[Row]) -> Any:
@@ -96,7 +101,7 @@ def draw_sweep(key: str, groups: list[tuple[dict[str, str], list[dict[str, float
             points = [(x, values) for x, values in points if values]
             label = spelled(arm)
             means = [statistics.fmean(values) for _, values in points]
-            ax.plot([x for x, _ in points], means, "o-", color=figures.color(label), label=label)
+            ax.plot([x for x, _ in points], means, "o-", color=_color(label), label=label)
         ax.set_xscale("log")
         ax.set_xticks([float(varied[key]) for varied, _ in order], [varied[key] for varied, _ in order])
         ax.minorticks_off()
