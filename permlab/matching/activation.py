@@ -6,8 +6,9 @@ and their moments; nothing of the activations is stored. Groups are independent:
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,7 +112,7 @@ def collect_moments(
     moments: dict[Key, Moments] = {}
     training = model.training
     model.eval()
-    total = len(batches) if hasattr(batches, "__len__") else 0
+    total = len(batches) if isinstance(batches, Sized) else 0
     try:
         for number, batch in enumerate(batches):
             inputs = as_inputs(batch)
@@ -142,6 +143,11 @@ def as_inputs(batch: Any) -> tuple[Any, ...] | dict[str, Any]:
     if isinstance(batch, Mapping):
         return {key: value for key, value in batch.items() if key != "labels"}
     return (batch,) if isinstance(batch, Tensor) else (batch[0],)
+
+
+def added(tensors: Iterable[Tensor]) -> Tensor:
+    """The sum of one or more tensors."""
+    return functools.reduce(torch.add, tensors)
 
 
 def _accumulate(moments: dict[Key, Moments], key: Key, rows: list[Tensor], within: bool) -> None:
@@ -211,7 +217,7 @@ def match_moments(
 
         def against(k: int, others: list[int], name: str = name, spaces: list[str] = spaces) -> dict[str, Tensor]:
             return {
-                space: sum(
+                space: added(
                     moments[name, space].similarity(other, k, similarity)[
                         spec.groups[name].index(result.permutations[other], space)
                     ]

@@ -48,7 +48,7 @@ def assign(similarity: Tensor) -> Tensor:
 def _outstanding(similarity: Tensor, dim: int, z: float) -> Tensor:
     """Mean plus z standard deviations along `dim` (a norm costs a tenth of torch.std here)."""
     mean = similarity.mean(dim)
-    square = torch.linalg.vector_norm(similarity, dim=dim).square() / similarity.shape[dim]
+    square: Tensor = torch.linalg.vector_norm(similarity, dim=dim).square() / similarity.shape[dim]
     return mean + z * (square - mean.square()).clamp_min(0).sqrt()
 
 

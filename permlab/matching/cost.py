@@ -177,6 +177,8 @@ class CostBuilder:
         blocks, length = self.spec.axes[term.tensor][axes[0]], self.b[term.tensor].shape[axes[0]]
         new = axis_index(self.spec, after, blocks, length)
         old = axis_index(self.spec, before, blocks, length)
+        if new is None or old is None:  # nothing permutes this axis
+            return None
         rows = (new != old).nonzero().flatten()
         device = self.b[term.tensor].device
         return axes[0], rows.to(device), new[rows].to(device), old[rows].to(device)

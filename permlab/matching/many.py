@@ -125,7 +125,8 @@ def _record(result: Matching, norm: float, total: Mapping[str, Tensor], models: 
 def _finish(
     spec: Spec, states: Sequence[Mapping[str, Tensor]], total: dict[str, Tensor], result: Matching, keep_costs: bool
 ) -> None:
-    costs, scores = [{}], [{}]
+    costs: list[dict[str, Tensor]] = [{}]
+    scores: list[dict[str, Tensor]] = [{}]
     for k in range(1, len(states)):
         _add(spec, total, states[k], result.permutations[k], -1.0)
         one = Matching("weight", [{}, result.permutations[k]])

@@ -134,11 +134,11 @@ def barrier_curves(
     scores: dict[str, list[Score]] = {name: [] for name in sets}
     for done, position in enumerate(positions):
         end = position in (0.0, 1.0)
-        state = interpolate(a, b, position)
+        state: State = interpolate(a, b, position)
         if reset is not None and not end:
             state = reset_batchnorm(model, state, reset)
         if renormalise is not None and not end:
-            state = renormalise(state, position)
+            state = renormalise(dict(state), position)
         heat = temperature(logits_of(model, state, calibrate), labels_of(calibrate)) if calibrate is not None else None
         for name, batches in sets.items():
             if end and ends is not None and name in ends and heat is None:

@@ -231,9 +231,11 @@ class Subject:
 
         own = sets is None and not anew
         known = {name: (each[0], each[1]) for name, each in self.ends.items()} if own else None
+        first, second = networks.states
         return barrier_curves(
             self.model,
-            *networks.states,
+            first,
+            second,
             dict(self.sets if sets is None else sets),
             points=points,
             scorer=self.scoring.scorer,
@@ -252,8 +254,8 @@ class Subject:
     def alignment(self, permutation: Permutation | str) -> dict[str, float]:
         """L2 distances, L2 reduction, R(0) and R(0.3) (arXiv 2402.04051) of a permutation of the second network."""
         chosen = self.match(permutation).permutation if isinstance(permutation, str) else permutation
-        before = l2_distance(self.spec, *self.states[:2])
-        after = l2_distance(self.spec, *self.states[:2], chosen)
+        one, other = self.states[:2]
+        before, after = l2_distance(self.spec, one, other), l2_distance(self.spec, one, other, chosen)
         first, second = self.spectra
         return {
             "l2_before": before,

@@ -12,6 +12,7 @@ gradient of a batch would square the mean instead of averaging the squares.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from permlab.errors import UserError, check_range
-from permlab.matching.activation import as_inputs
+from permlab.matching.activation import added, as_inputs
 from permlab.merging.measure.evaluate import eval_mode, labels_of, logits_in
 from permlab.merging.methods.average import average, mixture_weights
 from permlab.merging.networks.states import State
@@ -118,8 +119,7 @@ def _chunks(batches: Iterable[Any], size: int, limit: int | None) -> Iterable[An
         length = len(next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs[0])
         length = length if left is None else min(length, left)
         for at in range(0, length, size):
-            stop = min(at + size, length)
-            yield _map(lambda each, at=at, stop=stop: each[at:stop], inputs)
+            yield _map(operator.itemgetter(slice(at, min(at + size, length))), inputs)
         left = None if left is None else left - length
 
 
@@ -161,8 +161,8 @@ def fisher_average(
     smallest = floor * mean or 1.0  # no information anywhere: any constant gives the average
     for name in common:
         information = [share * (each[name].double() + smallest) for share, each in zip(shares, fishers)]
-        total = sum(part * state[name].double() for part, state in zip(information, states))
-        result[name] = (total / sum(information)).to(result[name])
+        total = added(part * state[name].double() for part, state in zip(information, states))
+        result[name] = (total / added(information)).to(result[name])
     for alias, canonical in (tied or {}).items():
         if alias in result and canonical in result:
             result[alias] = result[canonical]

@@ -53,7 +53,7 @@ class Layer:
     @property
     def kernel(self) -> int:
         """Entries per input channel."""
-        weight = self.module.weight
+        weight = self.module.get_parameter("weight")
         return weight.shape[2:].numel() if self.kind == "conv" else 1
 
     def matrix(self, weight: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class Layer:
         """The layer's input and output as matrices."""
         if self.kind != "conv":
             return x.flatten(0, -2), y.flatten(0, -2)
-        module = self.module
+        module: Any = self.module
         if isinstance(module, nn.Conv1d):
             x, kernel = x[:, :, None], (1, *module.kernel_size)
             padding, stride, dilation = (0, *module.padding), (1, *module.stride), (1, *module.dilation)
@@ -161,5 +161,7 @@ def solve_ridge(gram: Tensor, cross: Tensor, start: Tensor, ridge: float) -> Ten
         damped = gram + pull * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
         factor, failed = torch.linalg.cholesky_ex(damped)
         if not failed:
-            return start + torch.cholesky_solve(wanted, factor).t()
-    return start + (torch.linalg.pinv(gram + pull * torch.eye(len(gram)).to(gram), hermitian=True) @ wanted).t()
+            solved: Tensor = start + torch.cholesky_solve(wanted, factor).t()
+            return solved
+    inverse: Tensor = torch.linalg.pinv(gram + pull * torch.eye(len(gram)).to(gram), hermitian=True)
+    return start + (inverse @ wanted).t()

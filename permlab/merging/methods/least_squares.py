@@ -8,7 +8,7 @@ towards the averaged weights. No labels are needed, and any inputs will do: `noi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -65,13 +65,17 @@ class _Gram:
         return max(0.0, wrong) / max(self.squared, 1e-300)
 
 
+RIDGE = 1e-3
+"""Where `Setting.ridge` leaves it open."""
+
+
 def least_squares(
     layout: Layout,
     model: nn.Module,
     states: Sequence[State],
     batches: Iterable[Any],
     *,
-    ridge: float = 1e-3,
+    ridge: float = RIDGE,
     max_rows: int = 4096,
     seed: int = 0,
     progress: Progress | None = None,
@@ -103,7 +107,7 @@ def least_squares(
     mixers = {layer.name: _Mixer(layout, layer, states[0][layer.weight]) for layer in layers}
     reader, grams = LayerReader(model, layers), {}
     generator = torch.Generator().manual_seed(seed)
-    total = len(batches) if hasattr(batches, "__len__") else 0
+    total = len(batches) if isinstance(batches, Sized) else 0
     for number, batch in enumerate(batches):
         seen = [reader.run(state, as_inputs(batch)) for state in states]
         for layer in layers:
@@ -176,14 +180,13 @@ def _fit(result: Fitted, layer: Layer, mixer: _Mixer, gram: _Gram, ridge: float)
 
 def combine_least_squares(networks: Aligned, setting: Setting) -> State:
     """`least_squares` as a row of `COMBINES`."""
-    options = {} if setting.ridge is None else {"ridge": setting.ridge}
     fitted = least_squares(
         networks.layout(setting.weights),
         networks.module,
         networks.states,
         setting.batches,
         seed=setting.seed,
-        **options,
+        ridge=RIDGE if setting.ridge is None else setting.ridge,
     )
     networks.notes |= fitted.notes
     return fitted.state

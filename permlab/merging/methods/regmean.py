@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from permlab.merging.setting import Setting
 
 
+RIDGE = 1e-6
+"""Where `Setting.ridge` leaves it open."""
+
+
 def regmean(
     spec: Spec,
     model: nn.Module,
@@ -32,7 +36,7 @@ def regmean(
     batches: Sequence[Iterable[Any]],
     *,
     shrink: float = 0.9,
-    ridge: float = 1e-6,
+    ridge: float = RIDGE,
     heads: Sequence[str] = (),
     max_rows: int = 4096,
     seed: int = 0,
@@ -116,7 +120,6 @@ def _grams(
 
 def combine_regmean(networks: Aligned, setting: Setting) -> State:
     """`regmean` as a row of `COMBINES`."""
-    options = {} if setting.ridge is None else {"ridge": setting.ridge}
     return regmean(
         networks.spec,
         networks.module,
@@ -124,5 +127,5 @@ def combine_regmean(networks: Aligned, setting: Setting) -> State:
         setting.data_of(len(networks.states)),
         heads=networks.heads,
         seed=setting.seed,
-        **options,
+        ridge=RIDGE if setting.ridge is None else setting.ridge,
     )

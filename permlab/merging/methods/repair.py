@@ -63,14 +63,14 @@ def reset_batchnorm(model: nn.Module, state: State, batches: Iterable[Any]) -> d
     momenta = {module: module.momentum for module in norms.values()}
     model.eval()
     try:
-        for module in norms.values():
-            module.train()
-            module.momentum = None  # the plain mean over all batches
+        for norm in norms.values():
+            norm.train()
+            norm.momentum = None  # the plain mean over all batches
         for batch in batches:
             call(model, result, as_inputs(batch))
     finally:
-        for module, momentum in momenta.items():
-            module.momentum = momentum
+        for norm, momentum in momenta.items():
+            norm.momentum = momentum
         for module, mode in modes.items():
             module.training = mode
     if not int(result[f"{next(iter(norms))}.num_batches_tracked"]):
@@ -83,15 +83,12 @@ class _Statistics:
 
     def __init__(self) -> None:
         self.count = 0
-        self.sums: Tensor | None = None
-        self.squares: Tensor | None = None
+        self.sums = self.squares = torch.zeros((), dtype=torch.float64)
 
     def add(self, rows: Tensor) -> None:
         rows = rows.double()
         self.count += len(rows)
-        sums, squares = rows.sum(0), rows.square().sum(0)
-        self.sums = sums if self.sums is None else self.sums + sums
-        self.squares = squares if self.squares is None else self.squares + squares
+        self.sums, self.squares = self.sums.to(rows) + rows.sum(0), self.squares.to(rows) + rows.square().sum(0)
 
     def result(self) -> tuple[Tensor, Tensor]:
         """(mean, deviation), float64 [O]."""
@@ -200,15 +197,18 @@ def _goals(
     found = []
     for state in states:
         held = {layer.name: _Statistics() for layer in layers}
-        with _hooked(layers, lambda layer, out, held=held: held[layer.name].add(_output_rows(layer, out))):
+
+        def note(layer: Layer, out: Tensor, held: dict[str, _Statistics] = held) -> None:
+            held[layer.name].add(_output_rows(layer, out))
+
+        with _hooked(layers, note):
             for batch in batches:
                 call(model, state, as_inputs(batch))
         found.append({name: each.result() for name, each in held.items()})
     goals: Goals = {}
     for layer in layers:
-        mixed = []
+        mixed: list[Tensor] = []
         for part in (0, 1):
-            places = None
             for k, each in enumerate(found):
                 value = each[layer.name][part]
                 places = layout.places(layer.weight, layer.out_axis, len(value))

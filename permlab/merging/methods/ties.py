@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from permlab.errors import UserError, check_range
+from permlab.matching.activation import added
 from permlab.merging.networks.states import State
 from permlab.symmetry import check_same
 
@@ -69,7 +70,7 @@ def task_arithmetic(
     scales = [1 / len(states) if scale is None else scale] * len(states) if not isinstance(scale, Sequence) else scale
     if len(scales) != len(states):
         raise UserError(f"{len(scales)} scales given for {len(states)} models: give one per model")
-    total = {name: sum(factor * vector[name] for factor, vector in zip(scales, vectors)) for name in vectors[0]}
+    total = {name: added(factor * each[name] for factor, each in zip(scales, vectors)) for name in vectors[0]}
     return _add(base, total, 1.0)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
 
 from permlab.data.images import ImageData
 from permlab.errors import UserError, check_choice, check_range
@@ -22,7 +23,15 @@ from permlab.matching.weight import Progress
 from permlab.merging.measure.evaluate import batches_of, labels_of, logits_of, score_logits
 from permlab.models.vision import build_vision_model
 
-OPTIMIZERS = ("adam", "sgd")
+OPTIMIZERS: dict[str, Callable[[Any, float, float], torch.optim.Optimizer]] = {
+    "adam": lambda parameters, rate, decay: torch.optim.Adam(parameters, lr=rate, weight_decay=decay),
+    "sgd": lambda parameters, rate, decay: torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay),
+}
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+}
+"""Share of the rate, from the share of the epochs that are done."""
 
 
 @dataclass
@@ -91,7 +100,7 @@ def train_endpoint(
         UserError: a value out of range, or training diverged.
     """
     check_choice("optimizer", optimizer, OPTIMIZERS)
-    check_choice("schedule", schedule, ("constant", "cosine"))
+    check_choice("schedule", schedule, SCHEDULES)
     for key, value in (("epochs", epochs), ("batch_size", batch_size)):
         check_range(key, value, 1)
     check_range("rate", rate, 0, open_interval=True)
@@ -99,12 +108,12 @@ def train_endpoint(
     model.load_state_dict(start)
     model.train()
     generator = torch.Generator().manual_seed(seed)
-    steps = _optimizer(model, optimizer, rate, weight_decay)
+    steps = OPTIMIZERS[optimizer](model.parameters(), rate, weight_decay)
+    factors = LambdaLR(steps, lambda epoch: SCHEDULES[schedule](epoch / epochs))
     history: list[dict[str, float]] = []
     for epoch in range(epochs):
-        for group in steps.param_groups:
-            group["lr"] = rate if schedule == "constant" else rate * (1 + math.cos(math.pi * epoch / epochs)) / 2
         loss = _epoch(model, steps, data, batch_size, generator, outputs)
+        factors.step()
         history.append({"epoch": float(epoch + 1), "loss": loss})
         if not math.isfinite(loss):
             raise UserError(f"training diverged in epoch {epoch + 1} (loss {loss}): lower rate={rate:g}")
@@ -150,12 +159,6 @@ def _finish(
             found.metrics |= {f"{half}_loss": score.loss, f"{half}_accuracy": score.accuracy}
     found.metrics["seconds"] = time.perf_counter() - begin
     return found
-
-
-def _optimizer(model: nn.Module, name: str, rate: float, decay: float) -> torch.optim.Optimizer:
-    if name == "adam":
-        return torch.optim.Adam(model.parameters(), lr=rate, weight_decay=decay)
-    return torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=decay)
 
 
 def _epoch(

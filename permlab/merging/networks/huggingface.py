@@ -198,12 +198,13 @@ def empty_module(config: Any, architecture: type) -> nn.Module:
     from accelerate import init_empty_weights
 
     with init_empty_weights(include_buffers=False):
-        module = architecture(config)
+        module: Any = architecture(config)
     module.tie_weights()  # the context replaces parameters one by one, which parts tied ones
-    return module.eval()
+    found: nn.Module = module.eval()
+    return found
 
 
-def file_names(first: Checkpoint, module: nn.Module) -> tuple[dict[str, str], list[str]]:
+def file_names(first: Checkpoint, module: Any) -> tuple[dict[str, str], list[str]]:
     """(name in the module -> name in the files, tensors of the files that the module does not use).
 
     Files of a bare model lack the prefix of one with a head, old ones call norms gamma and beta, and those of ViT keep

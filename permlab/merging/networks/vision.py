@@ -46,12 +46,13 @@ def load_vision(checkpoints: list[Checkpoint], model: Any, data: Any) -> Loaded:
             "and model.width=, or give the folder with its config.json"
         )
     record = records[0] if records else vision_record(model, data)
-    keys = ("width", "depth", "norm")
     module = build_vision_model(
         record["network"],
         shape=tuple(record["shape"]),
         classes=record["classes"],
-        **{key: record.get(key) for key in keys},
+        width=record["width"],
+        depth=record.get("depth"),
+        norm=record.get("norm"),
     ).eval()
     expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     for each in checkpoints:

@@ -44,8 +44,8 @@ class Places:
     def repeat(self, inner: int) -> Places:
         """The same with every entry replaced by `inner` neighbouring ones (kernel positions of a convolution)."""
         steps = torch.arange(inner)
-        index = tuple((each[:, None] * inner + steps).flatten() for each in self.index)
-        return Places(index, self.kind.repeat_interleave(inner))
+        first, second = ((each[:, None] * inner + steps).flatten() for each in self.index)
+        return Places((first, second), self.kind.repeat_interleave(inner))
 
 
 def pair_scores(spec: Spec, a: State, b: State, matching: Matching) -> dict[str, Tensor]:
@@ -154,8 +154,8 @@ class Layout:
         starts = [0]
         for part in parts:
             starts.append(starts[-1] + len(part.kind))
-        index = tuple(torch.cat([part.index[k] + start for part, start in zip(parts, starts)]) for k in (0, 1))
-        return Places(index, torch.cat([part.kind for part in parts]))
+        first, second = (torch.cat([part.index[k] + at for part, at in zip(parts, starts)]) for k in (0, 1))
+        return Places((first, second), torch.cat([part.kind for part in parts]))
 
     def all_places(self, name: str, tensor: Tensor) -> list[Places]:
         """`places` of every axis."""

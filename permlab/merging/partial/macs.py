@@ -115,7 +115,7 @@ class MacCounter:
         # Fused attention is a black box to the counter; the plain formula is counted product by product.
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             self._run(state)
-        return counter.get_total_flops() / 2 / self.batch
+        return float(counter.get_total_flops()) / 2 / self.batch
 
     def measure(self, state: Mapping[str, Tensor]) -> float:
         """Multiply-accumulates per sample of a dense forward pass with any state dict, counted by torch."""
@@ -153,7 +153,8 @@ class MacCounter:
                 grown *= 2 * length - merged
             # Entries of A plus entries of B minus those that both have; for two axes the formula above.
             total += count * (grown if dense else 2 * whole - shared)
-        return total + sum(cost * (1 + ratios.get(name, 0.0)) for name, cost in self.attention.items())
+        attention = sum(cost * (1 + ratios.get(name, 0.0)) for name, cost in self.attention.items())
+        return float(total + attention)
 
     def count(self, ratios: Mapping[str, float]) -> Macs:
         """Costs at these ratios (group -> share kept separate); exact when every ratio is a whole number of units."""
