@@ -6,15 +6,19 @@ The page forbids every request itself (Content-Security-Policy), and all text of
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
-from html import escape
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from permlab.reports.document import Block, Details, Figure, Lines, Link, Links, Report, Section, Table, Text
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from permlab.reports.document import Block, Figure, Lines, Link, Report, Table
 from permlab.tables import Spread, plain
 
 LARGEST_SVG = 400_000
@@ -39,37 +43,8 @@ def to_html(report: Report) -> str:
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
         f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     )
-    body = "\n".join(section_html(section, 2) for section in report.sections)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(report.title)}</title>
-<style>{style}</style>
-</head>
-<body>
-<a class="skip" href="#content">Skip to the content</a>
-<header>
-<div><h1>{escape(report.title)}</h1><p>{escape(report.subtitle)}</p></div>
-<button type="button" id="theme" aria-pressed="false">Dark</button>
-</header>
-<div class="page">
-<nav aria-label="Contents"><ol>
-{index_html(report.sections)}
-</ol></nav>
-<main id="content" tabindex="-1">
-{body}
-</main>
-</div>
-<dialog id="viewer" aria-labelledby="viewer-caption">
-<button type="button" id="close">Close</button><img alt=""><p id="viewer-caption"></p>
-</dialog>
-<script>{script}</script>
-</body>
-</html>
-"""
+    page = environment().get_template("page.html")
+    return page.render(report=report, style=Markup(style), script=Markup(script), policy=policy).lstrip()
 
 
 def asset(name: str) -> str:
@@ -77,136 +52,58 @@ def asset(name: str) -> str:
     return (resources.files("permlab.reports") / "assets" / name).read_text(encoding="utf-8")
 
 
-def index_html(sections: Sequence[Section]) -> str:
-    """Return the entries of the left index, two levels deep."""
-    entries = []
-    for section in sections:
-        below = "".join(f"<li>{anchor_html(child)}</li>" for child in section.children)
-        entries.append("<li>" + anchor_html(section) + (f"<ol>{below}</ol>" if below else "") + "</li>")
-    return "\n".join(entries)
+@functools.cache
+def environment() -> Environment:
+    """Return what the template sees beside the report; text is escaped, and a name that is not there is an error."""
+    made = Environment(
+        loader=PackageLoader("permlab.reports", "assets"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.globals |= {"most_rows": MOST_ROWS}
+    made.tests |= {
+        "link": lambda value: isinstance(value, Link),
+        "lines": lambda value: isinstance(value, Lines),
+        "narrow": lambda figure: png_width(figure.png) <= NARROW,
+    }
+    for function in (breakable, cell_class, data_uri, neighbours, numeric_columns, sort_value, words):
+        made.filters[function.__name__] = function
+    return made
 
 
-def anchor_html(section: Section) -> str:
-    """Return a link to a section of the page."""
-    return f'<a href="#{escape(section.id)}">{breakable(section.short or section.title)}</a>'
-
-
-def breakable(text: str) -> str:
+def breakable(text: str) -> Markup:
     """Escape text and allow lines to break after slashes and underscores rather than anywhere."""
-    return escape(text).replace("/", "/<wbr>").replace("_", "_<wbr>")
+    return Markup(escape(text).replace("/", Markup("/<wbr>")).replace("_", Markup("_<wbr>")))
 
 
-def section_html(section: Section, level: int) -> str:
-    """Return a section with its heading and everything below it."""
-    inner = [f'<section id="{escape(section.id)}"><h{level}>{escape(section.title)}</h{level}>']
-    inner += blocks_html(section.blocks)
-    inner += [section_html(child, level + 1) for child in section.children]
-    return "\n".join([*inner, "</section>"])
+def neighbours(blocks: Sequence[Block]) -> Iterator[tuple[str, list[Block]]]:
+    """Yield (kind, blocks): neighbours of one kind together, because neighbouring figures share a grid."""
+    for kind, members in itertools.groupby(blocks, lambda block: type(block).__name__):
+        yield kind, list(members)
 
 
-def blocks_html(blocks: Sequence[Block]) -> Iterator[str]:
-    """Yield the HTML of blocks; neighbouring figures share a grid."""
-    figures: list[str] = []
-    for block in blocks:
-        if isinstance(block, Figure):
-            figures.append(figure_html(block))
-            continue
-        if figures:
-            yield f'<div class="figures">{"".join(figures)}</div>'
-            figures = []
-        yield block_html(block)
-    if figures:
-        yield f'<div class="figures">{"".join(figures)}</div>'
+# ---- cells --------------------------------------------------------------------------------------------------------
 
 
-def block_html(block: Block) -> str:
-    """Return the HTML of one block that is not a figure."""
-    if isinstance(block, Table):
-        return table_html(block)
-    if isinstance(block, Text):
-        return f"<p>{escape(block.text)}</p>"
-    if isinstance(block, Links):
-        return f"<p>{escape(block.text)} {', '.join(cell_html(link) for link in block.links)}</p>"
-    if isinstance(block, Details):
-        inner = "\n".join(blocks_html(block.blocks))
-        return f"<details><summary>{escape(block.summary)}</summary>\n{inner}\n</details>"
-    return ""
+def numeric_columns(table: Table, headings: Iterable[str]) -> set[str]:
+    """Return the columns that hold numbers only."""
+    return {key for key in headings if is_numeric([row.get(key) for row in table.rows])}
 
 
-# ---- tables -------------------------------------------------------------------------------------------------------
+def cell_class(value: Any, key: str, numeric: bool) -> str:
+    """Return the classes of a cell: `n` a number, `w` text that may break into lines, and what colours a verdict."""
+    long = len(str(value or "")) >= SHORTEST_WRAPPED
+    classes = ["n"] if numeric else ["w"] if long and not isinstance(value, Link) else []
+    return " ".join([*classes, *(["verdict", verdict_class(str(value))] if key == "verdict" else [])])
 
 
-def table_html(table: Table) -> str:
-    """Return a table in a box of its own that scrolls sideways; headings are buttons that sort.
-
-    A `whole` table is laid out as cards on a phone, which takes the meaning from its elements: it spells out its roles.
-    """
-    headings = table.headings()
-    numeric = {key: is_numeric([row.get(key) for row in table.rows]) for key in headings}
-    roles, right = table.whole, {True: ' class="n"', False: ""}
-    head = "".join(
-        f'<th scope="col"{role("columnheader", roles)}{right[numeric[key]]}>'
-        f'<button type="button">{escape(text)}</button></th>'
-        for key, text in headings.items()
-    )
-    lines = [row_html(row, headings, numeric, roles) for row in table.rows[:MOST_ROWS]]
-    left = len(table.rows) - MOST_ROWS
-    more = f"{left} more rows in the CSV. " if left > 0 else ""
-    note = f'<p class="note">{more}{escape(table.note)}</p>' if more or table.note else ""
-    title, name = escape(table.title), escape(table.name)
-    box = "scroll whole" if roles else "scroll"
-    return (
-        f'<div class="{box}" role="region" aria-label="{title}" tabindex="0">'
-        f'<table id="table-{name}"{role("table", roles)}><caption><span>{title} '
-        f'<a href="tables/{name}.csv" aria-label="{title} as CSV">csv</a></span></caption>'
-        f"<thead{role('rowgroup', roles)}><tr{role('row', roles)}>{head}</tr></thead>"
-        f"<tbody{role('rowgroup', roles)}>{''.join(lines)}</tbody></table></div>{note}"
-    )
-
-
-def role(name: str, wanted: bool) -> str:
-    """Return a role attribute, or nothing."""
-    return f' role="{name}"' if wanted else ""
-
-
-def row_html(row: dict[str, Any], headings: dict[str, str], numeric: dict[str, bool], roles: bool = False) -> str:
-    """Return one row; its first cell is its heading."""
-    cells = []
-    for number, (key, heading) in enumerate(headings.items()):
-        value = row.get(key)
-        tag, scope = ("th", ' scope="row"') if number == 0 else ("td", "")
-        long = len(str(value or "")) >= SHORTEST_WRAPPED
-        classes = "n" if numeric[key] else "w" if long and not isinstance(value, Link) else ""
-        if key == "verdict":
-            classes = f"{classes} verdict {verdict_class(str(value))}".strip()
-        kind = f' class="{classes}"' if classes else ""
-        sort = sort_value(value)
-        order = f' data-sort="{escape(sort)}"' if sort else ""
-        named = f' data-heading="{escape(heading)}"' if roles else ""
-        what = role("rowheader" if number == 0 else "cell", roles)
-        cells.append(f"<{tag}{scope}{what}{kind}{order}{named}>{cell_html(value)}</{tag}>")
-    return f"<tr{role('row', roles)}>{''.join(cells)}</tr>"
-
-
-def cell_html(value: Any) -> str:
-    """Return the HTML of a cell."""
-    if isinstance(value, Link):
-        return f'<a href="{escape(value.href)}">{escape(value.text)}</a>'
-    if isinstance(value, Lines):
-        return "<ul>" + "".join(line_html(text, held) for text, held in value.lines) + "</ul>"
+def words(value: Any) -> str | Markup:
+    """Return the text of a cell; long text and paths may break into lines."""
     if isinstance(value, str):
-        return breakable(value) if "/" in value or len(value) >= SHORTEST_WRAPPED else escape(value)
-    return escape(str(value) if isinstance(value, Spread) else plain(value))
-
-
-def line_html(text: str, held: bool | None) -> str:
-    """Return one line of a cell, with a mark that can be read aloud."""
-    if held is None:
-        return f"<li>{escape(text)}</li>"
-    name, mark = ("held", "✓") if held else ("not held", "✗")
-    return (
-        f'<li><span class="{"yes" if held else "no"}" role="img" aria-label="{name}">{mark}</span> {escape(text)}</li>'
-    )
+        return breakable(value) if "/" in value or len(value) >= SHORTEST_WRAPPED else value
+    return str(value) if isinstance(value, Spread) else plain(value)
 
 
 def sort_value(value: Any) -> str:
@@ -231,20 +128,6 @@ def verdict_class(verdict: str) -> str:
 
 
 # ---- figures ------------------------------------------------------------------------------------------------------
-
-
-def figure_html(figure: Figure) -> str:
-    """Return a figure as a button that enlarges it; the drawing is inside the page once."""
-    source = data_uri(figure)
-    if source is None:
-        return ""
-    alt, caption = escape(figure.alt), escape(figure.caption)
-    size = ' class="small"' if png_width(figure.png) <= NARROW else ""
-    return (
-        f'<figure id="figure-{escape(figure.name)}"{size}><button type="button" class="zoom" title="Enlarge">'
-        f'<img src="{source}" alt="{alt}" decoding="async"></button>'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
 
 
 def png_width(path: Path | None) -> int:
