@@ -57,7 +57,7 @@ def merge_once(folder: Path, method: str) -> None:
     before = peak_bytes()
     start = time.perf_counter()
     adapters = [open_adapter(path) for path in paths]
-    merged = write_merge(folder / f"merged-{method}", adapters, MergeRule(method=method))
+    merged = write_merge(folder / f"merged-{method}", adapters, MergeRule(method, gauge="none"))  # as in the paper
     seconds = time.perf_counter() - start
     reports = list(merged.reports.values())
     ratio = sum(report.norm_ratio for report in reports) / len(reports) if reports else None

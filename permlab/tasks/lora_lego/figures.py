@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 _STYLES = ("o-", "s--", "^:", "x-.")
 
 
+def color_of(family: str) -> str:
+    """Colour of a method's row, or of a control."""
+    return figures.color(LORA_METHODS.get(family, family))
+
+
 def draw_methods(part: Sequence[Row], title: str, chosen: str) -> Figure:
     """Bars: score of every method at its tuned scale, with the untuned score and what the base keeps as marks.
 
@@ -36,7 +41,7 @@ def draw_methods(part: Sequence[Row], title: str, chosen: str) -> Figure:
         places,
         [row["score"] for row in tuned],
         xerr=[row["score_sd"] or 0.0 for row in tuned],
-        color=[figures.color(row["family"]) for row in tuned],
+        color=[color_of(row["family"]) for row in tuned],
         error_kw={"elinewidth": 0.8},
         height=0.72,
     )
@@ -78,13 +83,13 @@ def draw_sweep(part: Sequence[Row], title: str, chosen: str) -> Figure:
                     [row["k"] for row in line],
                     [row["score"] for row in line],
                     yerr=[row["score_sd"] or 0.0 for row in line],
-                    color=figures.color(line[0]["family"]),
+                    color=color_of(line[0]["family"]),
                     fmt=style,
                     capsize=2,
                     label=f"{line[0]['family']}, {reweighting}",
                 )
         for row, dashes in zip((row for row in rows if row["family"] in level), ("-", "-", "--")):
-            color = figures.color(row["family"])
+            color = color_of(row["family"])
             ax.axhline(row["score"], color=color, linestyle=dashes, linewidth=1, label=row["method"])
         ax.set_xlabel("merged rank k")
         ax.set_xticks(sorted({row["k"] for row in swept}))
@@ -109,7 +114,7 @@ def draw_diagnostics(spread: Sequence[Row]) -> Figure:
         for number, (regime, count) in enumerate(cases):
             part = [row for row in spread if (row["regime"], row["adapters"]) == (regime, count)]
             style = ("-", "--")[regimes.index(regime) % 2]
-            shade = list(figures.PALETTE.values())[number % 6]
+            shade = figures.numbered(number)
             k, values = [row["k"] for row in part], [row[name] for row in part]
             ax.plot(k, values, style, marker="o", color=shade, label=f"{count}, {regime} A")
         ax.set_xlabel("merged rank k")

@@ -10,6 +10,7 @@ from permlab.reports.collection import Collection, newest_tables, own_figures, w
 from permlab.reports.document import Block, Figure
 from permlab.reports.writer import Output
 from permlab.tables import Row, grouped, spread
+from permlab.tasks.lora_lego.figures import color_of
 from permlab.tasks.lora_lego.table import LORA_STUDIES
 
 TITLE = "LoRA adapters taken apart by rank (lora_lego)"
@@ -85,7 +86,7 @@ def draw_methods(collection: Collection, rows: list[Row], suffix: str, out: Outp
             range(len(part)),
             [row["score"].mean for row in part],
             xerr=[row["score"].deviation or 0 for row in part],
-            color=[figures.color(str(row["family"])) for row in part],
+            color=[color_of(str(row["family"])) for row in part],
             error_kw={"elinewidth": 0.8},
         )
         ax.set_yticks(range(len(part)), [str(row["method"]) for row in part], fontsize=6)
