@@ -71,6 +71,8 @@ TABLES: dict[str, str] = {
     "lora_extras": "permlab.adapters.table:EXTRA_RULES",
     "lora_benchmarks": "permlab.adapters.benchmark.table:BENCHMARKS",
     "lora_regimes": "permlab.adapters.benchmark.table:REGIMES",
+    "answer_metrics": "permlab.adapters.benchmark.table:ANSWER_METRICS",
+    "list_operations": "permlab.adapters.benchmark.table:OPERATIONS",
     "lora_studies": "permlab.tasks.lora_lego.table:LORA_STUDIES",
 }
 """table name -> where it stands; `permlab ls methods` prints all but the tasks, models and data sets."""

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from permlab.adapters import MergeRule, merge_adapters, open_adapter, plan_ranks, random_adapter, spaces, write_adapter
-from permlab.adapters.benchmark.lists import OPERATIONS, apply_operation
+from permlab.adapters.benchmark.lists import apply_operation
 from permlab.adapters.benchmark.questions import Questions
 from permlab.adapters.benchmark.settings import BenchmarkSettings, questions_of
-from permlab.adapters.benchmark.table import ANSWER_METRICS, BENCHMARKS, REGIMES
+from permlab.adapters.benchmark.table import ANSWER_METRICS, BENCHMARKS, OPERATIONS, REGIMES
 from permlab.adapters.benchmark.trials import all_trials
 from permlab.adapters.merge_rule import reference_rank
 from permlab.adapters.methods.signatures import Method

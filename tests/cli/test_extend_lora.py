@@ -53,8 +53,10 @@ def copy(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_new_method_is_compared_drawn_and_reported(permlab, copy, tmp_path):
+def test_a_new_method_is_listed_compared_drawn_and_reported(permlab, copy, tmp_path):
     path = {"PYTHONPATH": str(copy)}
+    listed = permlab("ls", "methods", **path)
+    assert "keeps the largest update and leaves out the others" in " ".join(listed.stdout.split())
     done = permlab(*TINY, "task.method=largest", "run.dir=run", **path)
     assert done.returncode == 0, done.stdout + done.stderr
     metrics = json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]

@@ -5,42 +5,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from permlab.adapters.benchmark.questions import SEPARATOR, SPECIAL, Benchmark, Group, Questions
 from permlab.adapters.benchmark.settings import BenchmarkSettings
+from permlab.adapters.benchmark.table import BENCHMARKS, OPERATIONS
 from permlab.errors import UserError
-from permlab.registry import Row, Table
 
-_MOST = 6
+_MOST = BENCHMARKS["lists"].most
 """Operations that adapters learn; the base knows two more, so that none of its own is one of theirs."""
-
-
-@dataclass(frozen=True)
-class OperationRow(Row):
-    """A list operation: `target` is `(values (n, length), symbols) -> (n, length)`."""
-
-
-def _row(name: str, about: str, function: str) -> OperationRow:
-    return OperationRow(name, about, target=f"{__name__}:{function}")
-
-
-OPERATIONS = Table(
-    "list operation",
-    [
-        _row("reverse", "back to front", "reversed_list"),
-        _row("sort", "smallest first", "sorted_up"),
-        _row("rotate", "the first symbol to the end", "rotated"),
-        _row("swap", "neighbours change places", "swapped"),
-        _row("shift", "every symbol to the next", "shifted"),
-        _row("interleave", "first and second half in turn", "interleaved"),
-        _row("copy", "as it is", "copied"),
-        _row("sort_down", "largest first", "sorted_down"),
-    ],
-)
 
 
 def apply_operation(name: str, values: Tensor, symbols: int) -> Tensor:

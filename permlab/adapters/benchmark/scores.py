@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from permlab.adapters.benchmark.exam import CONTROLS
 from permlab.adapters.benchmark.prune import PRUNINGS
 from permlab.adapters.benchmark.trials import SETTINGS, Trial
-from permlab.tables import Row, summarise
+from permlab.tables import Row, number_columns, summarise
 
 STUDIED = "lego"
 """The method whose best score is told apart."""
@@ -20,6 +20,11 @@ _TRIAL_KEYS = ("regime", "adapters", "method", "k", "scale_rule", "family", *SET
 def mean_scores(rows: Iterable[Row]) -> list[Row]:
     """One row per trial and scale rule: means and deviations over seeds, `repeats` of them."""
     return summarise(rows, _TRIAL_KEYS, ("scale", "score", "kept", "norm_ratio", "seconds"), count="repeats")
+
+
+def means(rows: Sequence[Row], keys: Sequence[str]) -> list[Row]:
+    """One row per value of `keys`: mean and deviation over seeds of every column of numbers."""
+    return summarise(rows, keys, number_columns(rows, (*keys, "seed")), count="repeats")
 
 
 def headline(table: Sequence[Row], singles: Sequence[Row], trials: Sequence[Trial], chosen: str) -> dict[str, float]:

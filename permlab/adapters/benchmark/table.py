@@ -34,6 +34,11 @@ class BenchmarkRow(Row):
 
 
 @dataclass(frozen=True)
+class OperationRow(Row):
+    """A list operation: `target` is `(values (n, length), symbols) -> (n, length)`."""
+
+
+@dataclass(frozen=True)
 class RegimeRow(Row):
     """How adapters that will be merged were started; `shared`: from one A."""
 
@@ -92,3 +97,20 @@ REGIMES = Table(
         RegimeRow("shared", "all adapters start from one A", shared=True),
     ],
 )
+
+OPERATIONS = Table(
+    "list operation",
+    [
+        OperationRow("reverse", "back to front", target="permlab.adapters.benchmark.lists:reversed_list"),
+        OperationRow("sort", "smallest first", target="permlab.adapters.benchmark.lists:sorted_up"),
+        OperationRow("rotate", "the first symbol to the end", target="permlab.adapters.benchmark.lists:rotated"),
+        OperationRow("swap", "neighbours change places", target="permlab.adapters.benchmark.lists:swapped"),
+        OperationRow("shift", "every symbol to the next", target="permlab.adapters.benchmark.lists:shifted"),
+        OperationRow(
+            "interleave", "first and second half in turn", target="permlab.adapters.benchmark.lists:interleaved"
+        ),
+        OperationRow("copy", "as it is", target="permlab.adapters.benchmark.lists:copied"),
+        OperationRow("sort_down", "largest first", target="permlab.adapters.benchmark.lists:sorted_down"),
+    ],
+)
+"""Of benchmark "lists": adapters learn the first six; the base knows all."""

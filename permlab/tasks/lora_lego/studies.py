@@ -13,13 +13,13 @@ from permlab.adapters.benchmark.exam import ask_singles, make_exam
 from permlab.adapters.benchmark.peft_check import peft_output_gap
 from permlab.adapters.benchmark.prune import prune_all
 from permlab.adapters.benchmark.questions import Benchmark
-from permlab.adapters.benchmark.scores import half_rank_scores, headline, mean_scores
+from permlab.adapters.benchmark.scores import half_rank_scores, headline, mean_scores, means
 from permlab.adapters.benchmark.settings import questions_of
 from permlab.adapters.benchmark.trials import Trial, all_trials, compare, diagnose
 from permlab.adapters.merge_rule import rule_of
 from permlab.config import Config
 from permlab.runs.run import Run
-from permlab.tables import Row, summarise
+from permlab.tables import Row
 from permlab.tasks.lora_lego import figures
 from permlab.tasks.lora_lego.training import adapters_of, base_of
 
@@ -87,11 +87,11 @@ def study_merges(config: Config[LoraLegoConfig], run: Run) -> None:
                 run.summary(peft_output_gap=gap)
                 run.say(f"PEFT loads {out.name}; its logits differ from base + delta W by {gap:.1e} of the largest")
     run.table("scores", rows, show=False)
-    run.table("singles", mean_singles(singles), title="Each adapter alone")
+    run.table("singles", means(singles, ("regime", "group")), title="Each adapter alone")
     table = mean_scores(rows)
     said = f"{task.repeats} seed{'s' if task.repeats > 1 else ''}"
     run.table("methods", table, title=f"Merged adapters, score / single adapter ({said})", columns=SHOWN)
-    spread = summarise(clusters, ("regime", "adapters", "k"), count="repeats")
+    spread = means(clusters, ("regime", "adapters", "k"))
     run.table("diagnostics", spread, title="LEGO's clusters, means over modules")
     for regime in task.regimes:
         for count in task.counts:
@@ -123,21 +123,13 @@ def study_pruning(config: Config[LoraLegoConfig], run: Run) -> None:
                 run.check_stop()
                 rows += here.mark(part)
                 bar.update(done)
-    run.table("singles", mean_singles(singles), title="Each adapter at full rank")
+    run.table("singles", means(singles, ("regime", "group")), title="Each adapter at full rank")
     run.table("scores", rows, show=False)
-    table = summarise(rows, ("regime", "method", "k"), ("rank", "score"), count="repeats")
+    table = means(rows, ("regime", "method", "k"))
     run.table("pruning", table, title="One adapter at rank k, score / full rank")
     run.figure("pruning", figures.draw_pruning([row for row in table if row["regime"] == task.regimes[0]]))
     single = statistics.fmean(row["single_test"] for row in singles)
     run.summary(single_score=single, **half_rank_scores(table, max(task.lora_ranks)))
-
-
-def mean_singles(rows: list[Row]) -> list[Row]:
-    """Every adapter alone, mean over seeds."""
-    return [
-        {name: value for name, value in row.items() if name not in ("seed", "seed_sd")}
-        for row in summarise(rows, ("regime", "group"), count="repeats")
-    ]
 
 
 def study_identities(config: Config[LoraLegoConfig], run: Run) -> None:
