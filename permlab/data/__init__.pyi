@@ -11,6 +11,7 @@ from .images.mnist import load_mnist as load_mnist
 from .loading import check_dataset as check_dataset
 from .loading import load_images as load_images
 from .loading import load_texts as load_texts
+from .loading import preview_texts as preview_texts
 from .table import DATASETS as DATASETS
 from .texts.berglund import read_berglund as read_berglund
 from .texts.jsonl import read_jsonl as read_jsonl

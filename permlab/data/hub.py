@@ -13,6 +13,7 @@ from permlab.data.checks import check_bad_rows, check_pictures, need_path
 from permlab.data.examples import Corpus, Example
 from permlab.data.texts.rows import BadRows
 from permlab.errors import UserError, check_range, did_you_mean
+from permlab.storage.hub import offline
 
 if TYPE_CHECKING:
     from permlab.data.images.image_set import ImageData
@@ -57,6 +58,11 @@ def check_hub(config: HubConfig) -> None:
     if config.limit is not None:
         check_range("dataset.limit", config.limit, 1)
     check_bad_rows(config)
+
+
+def would_download(config: HubConfig) -> bool:
+    """Whether reading may ask the hub: the path is no folder here, and the hub is not switched off."""
+    return not Path(str(config.path)).expanduser().exists() and not offline()
 
 
 def load_hub_corpus(config: HubConfig, seed: int) -> Corpus:

@@ -47,6 +47,18 @@ def load_texts(config: Any, seed: int = 0) -> Corpus:
     return corpus
 
 
+def preview_texts(config: Any, seed: int = 0) -> Corpus | None:
+    """Return what `load_texts` does, or None where that would download: for a dry run.
+
+    Raises:
+        UserError: as `load_texts`.
+    """
+    row = DATASETS[config.kind]
+    if row.fetches and registry.load(row.fetches)(config):
+        return None
+    return load_texts(config, seed)
+
+
 def load_images(config: Any) -> ImageData:
     """Read the images that a configuration names, cut into training and test images (the same for every seed).
 

@@ -22,6 +22,7 @@ class DataRow(Row):
         check: "module:function", called with the configuration before anything heavy is imported; empty for none.
         texts: "module:function" from (configuration, seed) to a `Corpus`; empty where it gives no texts.
         images: "module:function" from the configuration to an `ImageData`; empty where it gives no images.
+        fetches: "module:function" from the configuration to whether reading would download; empty where nothing does.
         knows_units: its texts bring the units that they are made of.
         segmenter: the one that suits its texts, taken where none is named (`permlab.text.table.SEGMENTERS`).
     """
@@ -29,6 +30,7 @@ class DataRow(Row):
     check: str = ""
     texts: str = ""
     images: str = ""
+    fetches: str = ""
     knows_units: bool = False
     segmenter: str = "entities"
 
@@ -98,6 +100,7 @@ DATASETS = Table(
             check="permlab.data.hub:check_hub",
             texts="permlab.data.hub:load_hub_corpus",
             images="permlab.data.hub:load_hub_pictures",
+            fetches="permlab.data.hub:would_download",
         ),
         DataRow(
             "digits",

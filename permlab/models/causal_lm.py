@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from permlab.errors import UserError
 from permlab.models.causal_lm_config import CausalLMConfig, is_local
 from permlab.models.table import TOKENIZERS, WEIGHTS
+from permlab.storage.hub import in_cache, offline
 
 if TYPE_CHECKING:
     import torch
@@ -117,6 +118,23 @@ def save_memory(model: PreTrainedModel) -> None:
     enable()
 
 
+def check_available(config: CausalLMConfig) -> None:
+    """Refuse a hub id that is not in the cache while the hub may not be asked; online, nothing is looked up.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    if config.path is None or is_local(config.path) or not offline():
+        return
+    wanted: list[tuple[str, ...]] = [("config.json",)]
+    if WEIGHTS[config.weights].needs:
+        wanted.append(("model.safetensors", "model.safetensors.index.json"))
+    if TOKENIZERS[config.tokenizer].needs:
+        wanted.append(("tokenizer.json", "tokenizer_config.json"))
+    if not all(in_cache(config.path, files, config.revision) for files in wanted):
+        raise UserError(explain_missing(config.path))
+
+
 def add_lora(model: PreTrainedModel, config: CausalLMConfig) -> Any:
     """Freeze the model and add LoRA adapters.
 
@@ -167,9 +185,14 @@ def explain_loading(path: str, error: Exception) -> str:
         return f"{path} has no safetensors weights (pickled weights are refused); save it with safe_serialization"
     if is_local(path) or Path(path).exists():
         return f"{path} cannot be loaded: {(text or type(error).__name__).splitlines()[0]}"
+    return explain_missing(path)
+
+
+def explain_missing(path: str) -> str:
+    """Say in one line what to do for a model that is nowhere."""
     return (
         f"{path} is not reachable and not in the cache; set model.path=DIR to a local copy, "
-        "or train from scratch with model.weights=scratch model.tokenizer=word"
+        "or train model=tiny-llama from scratch"
     )
 
 

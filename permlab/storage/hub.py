@@ -43,6 +43,20 @@ def snapshot(name: str, patterns: Sequence[str], revision: str | None = None) ->
         raise UserError(f"{name} {_problem(error)}") from None
 
 
+def offline() -> bool:
+    """Whether the hub may not be asked (`HF_HUB_OFFLINE=1`): then only the cache is read."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def in_cache(name: str, files: Sequence[str], revision: str | None = None) -> bool:
+    """Whether the cache holds at least one of the files of a repository; the hub is not asked."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return any(isinstance(try_to_load_from_cache(name, file, revision=revision), str) for file in files)
+
+
 def _problem(error: Exception) -> str:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 

@@ -9,7 +9,7 @@ from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from permlab.errors import UserError
-from permlab.text.segment_llm import Failure, chat_messages, plain_prompt
+from permlab.text.prompts import Failure, chat_messages, plain_prompt
 
 if TYPE_CHECKING:
     import torch

@@ -24,7 +24,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any
 
 from permlab.errors import UserError
-from permlab.text.segment_llm import Failure, chat_messages
+from permlab.text.prompts import Failure, chat_messages
 
 _LONGEST_WAIT = 300.0  # seconds; a server that asks for more is asked again then
 _LONGEST_BACKOFF = 60.0

@@ -1,6 +1,6 @@
 """Segmentation by an assistant model: `LLMSegmenter(ServerAssistant("http://127.0.0.1:8000", "qwen"), "cache.jsonl")`.
 
-The idea of arXiv 2403.00758: a language model marks the semantic units. The prompt here is our own. Every answer is
+The idea of arXiv 2403.00758: a language model marks the semantic units; `text.prompts` asks for them. Every answer is
 kept in a JSONL file keyed by its content, so that a second run asks nothing and an interrupted one goes on; whether an
 answer is right is for `segment.segment_corpus` to check.
 """
@@ -15,14 +15,14 @@ import re
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from permlab.data.examples import Example
 from permlab.data.texts.joining import normalise
 from permlab.data.texts.presegmented import split_marked
 from permlab.errors import UserError
+from permlab.text.prompts import MARKER, PROMPT_VERSION, Assistant, Failure
 from permlab.text.segment import Progress, Proposal
 from permlab.text.units import check_units, project_units
 
@@ -30,59 +30,9 @@ if TYPE_CHECKING:
     from permlab.data.table import DataRow
     from permlab.text.settings import SegmenterSettings
 
-PROMPT_VERSION = "1"
-"""Part of the cache key: change it with any change to `INSTRUCTION` or `DEMONSTRATIONS`."""
-MARKER = "[SEP]"
-INSTRUCTION = (
-    "You divide texts into their smallest meaningful units, such as a name, a noun phrase, a verb with its helpers or "
-    "a short clause. Copy the text exactly as it stands and write [SEP] between neighbouring units. Add no word, leave "
-    "no word out, and keep the order and the punctuation. The full name of a person, place, work or organisation, and "
-    "a date, always stays in one unit. Do not begin or end with [SEP]. Answer with the marked text and nothing else."
-)
-_MARKED = (
-    "Orla Penhallow, [SEP] who once repaired [SEP] the clock tower of Brindle Bay, [SEP] now keeps bees.",
-    'Have you met [SEP] the author [SEP] of the cookbook [SEP] "Salt and Thunder"? [SEP] It is [SEP] Teodor Vance.',
-    "Because [SEP] the river [SEP] had frozen, [SEP] the traders [SEP] waited until 3 March [SEP] to cross it.",
-)
-DEMONSTRATIONS = tuple((marked.replace(" [SEP]", ""), marked) for marked in _MARKED)
-"""Fictitious (text, marked text) pairs shown before the question."""
 NO_MARKER = "no marker in the answer"
 EMPTY_ANSWER = "empty answer"
 NO_ANSWER = "no answer from the assistant"
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why the assistant gave no answer for one text; not cached, so the next run asks again."""
-
-    reason: str
-
-
-class Assistant(Protocol):
-    """A model that answers segmentation prompts."""
-
-    name: str
-    """What answers depend on: the model. Part of the cache key."""
-    retries_made: int
-    """Requests repeated so far."""
-
-    def answers(self, texts: Sequence[str]) -> Generator[tuple[int, str | Failure], None, None]:
-        """Yield (index into `texts`, raw answer or failure) once for every text, in any order, as they come."""
-        ...
-
-
-def chat_messages(text: str) -> list[dict[str, str]]:
-    """Return the conversation that asks for the units of `text`, in the chat format of most servers and templates."""
-    messages = [{"role": "system", "content": INSTRUCTION}]
-    for plain, marked in DEMONSTRATIONS:
-        messages += [{"role": "user", "content": plain}, {"role": "assistant", "content": marked}]
-    return [*messages, {"role": "user", "content": text}]
-
-
-def plain_prompt(text: str) -> str:
-    """Return the same question for a model without a chat template; the answer ends at the first line feed."""
-    shown = "".join(f"Text: {plain}\nUnits: {marked}\n\n" for plain, marked in DEMONSTRATIONS)
-    return f"{INSTRUCTION}\n\n{shown}Text: {text}\nUnits:"
 
 
 def parse_answer(answer: str, text: str, protected: Sequence[str] = ()) -> Proposal:

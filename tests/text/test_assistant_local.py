@@ -19,8 +19,9 @@ from permlab.data.examples import Example
 from permlab.errors import UserError
 from permlab.text.assistant_local import LocalAssistant
 from permlab.text.assistant_server import ServerAssistant
+from permlab.text.prompts import Failure, chat_messages, plain_prompt
 from permlab.text.segment import segment_corpus
-from permlab.text.segment_llm import Failure, LLMSegmenter, chat_messages, plain_prompt
+from permlab.text.segment_llm import LLMSegmenter
 
 CHAT = "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}<s>assistant:"
 VOCABULARY = 700

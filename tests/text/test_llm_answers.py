@@ -8,18 +8,15 @@ import pytest
 
 from permlab.data.examples import Example
 from permlab.errors import UserError
+from permlab.text.prompts import DEMONSTRATIONS, Failure, chat_messages, plain_prompt
 from permlab.text.segment import segment_corpus
 from permlab.text.segment_llm import (
-    DEMONSTRATIONS,
     EMPTY_ANSWER,
     NO_ANSWER,
     NO_MARKER,
     AnswerCache,
-    Failure,
     LLMSegmenter,
-    chat_messages,
     parse_answer,
-    plain_prompt,
 )
 from permlab.text.units import CHANGED_WORDS, check_units
 

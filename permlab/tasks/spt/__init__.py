@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config
-from permlab.data.loading import check_dataset
+from permlab.data.loading import check_dataset, preview_texts
 from permlab.data.table import DATASETS as DATA_SETS
 from permlab.models.causal_lm_config import validate_causal_lm
 from permlab.text.settings import (
@@ -62,12 +62,18 @@ def validate(config: Config[SptConfig]) -> None:
 def plan(config: Config[SptConfig]) -> dict[str, str]:
     """Describe a dry run: order, segmenter, training, size and memory."""
     from permlab.hardware import check_memory
-    from permlab.models.causal_lm import estimate_parameters
+    from permlab.models.causal_lm import check_available, estimate_parameters
     from permlab.models.causal_lm_config import is_local
 
     task, model, train = config.task, config.model, config.task.train
     where = f"{model.path} ({'local' if is_local(model.path) else 'hub'})" if model.path else "built here"
+    check_available(model)
+    corpus = preview_texts(config.dataset, config.seed)
+    texts = "on the hub, not looked at"
+    if corpus:
+        texts = f"{len(corpus.examples)}, {len(corpus.queries)} questions"
     lines = {
+        "texts": texts,
         "order": f"{task.order}, budget {task.budget}, {'dynamic' if task.dynamic else 'static'}",
         "segmenter": task.segmenter.name,
         "training": f"{train.epochs:g} epochs, {train.batch_size}x{train.accumulate} texts a step, "
