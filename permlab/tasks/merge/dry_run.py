@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from permlab.config import Config
+from permlab.data import preview_texts
 from permlab.tasks.merge.language import local_checkpoints, memory, text_kind
 from permlab.tasks.merge.table import STUDIES
 
@@ -49,6 +50,9 @@ def plan_language(config: Config) -> dict[str, str]:
     from permlab.tasks.merge.report import planned
 
     task, lines = config.task, {"arms": ", ".join(each.label for each in planned(config))}
+    if text_kind(config):
+        corpus = preview_texts(config.dataset, config.seed)
+        lines["texts"] = f"{len(corpus.examples)}" if corpus else "on the hub, not looked at"
     if not task.models:
         lines["networks"] = f"{task.pairs} pairs of {config.model.name}, trained here"
         return lines
