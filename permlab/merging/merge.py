@@ -81,6 +81,7 @@ def merge_arm(
     setting: Setting,
     matching: Matching | None = None,
     ratios: Mapping[str, float] | None = None,
+    counter: MacCounter | None = None,
 ) -> Merged:
     """Match, combine and renormalise.
 
@@ -92,6 +93,7 @@ def merge_arm(
         setting: data and numbers.
         matching: one of the same networks that is there already, instead of `arm.match`.
         ratios: group -> share of units that are kept apart, instead of what `setting.budget` and `.allocation` give.
+        counter: of the architecture's multiply-accumulates, where there is one already.
 
     Raises:
         UserError: an arm that does not fit the networks, or bad data.
@@ -103,7 +105,7 @@ def merge_arm(
     result = Merged({}, [], networks)
     if ratios:
         keep_apart(networks, ratios)
-        result.macs = _counter(networks, setting)[0].ratio(ratios)
+        result.macs = (counter or _counter(networks, setting)[0]).ratio(ratios)
     elif setting.budget > 1:
         _spend(result, setting)
     result.state = dict(COMBINES[arm.combine].load()(networks, setting))
@@ -182,7 +184,10 @@ def renormalise(
     if not row.changes:
         return dict(state)
     shares = setting.weights if weights is None else weights
-    return dict(row.load()(networks, state, setting, shares))
+    # Units that stay apart widen what the heads read: the trunk runs under one that fits, whose outputs do not matter.
+    whole = under_heads(networks, state)[0] if networks.heads and networks.ratios else state
+    found = row.load()(networks, whole, setting, shares)
+    return {name: found[name] for name in state}
 
 
 # ---- a budget above 1 ------------------------------------------------------------------------------------------------

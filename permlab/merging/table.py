@@ -184,24 +184,30 @@ ALLOCATIONS = Table(
     "allocation",
     [
         AllocationRow(
-            "uniform", "one share of separate units for all groups", target="permlab.merging.partial.budget:uniform"
+            "uniform",
+            "one share of separate units for all groups",
+            target="permlab.merging.partial.budget:uniform",
+            color="sky",
         ),
         AllocationRow(
             "prefix",
             "whole groups, from the last one backwards",
             target="permlab.merging.partial.budget:prefix",
+            color="green",
             paper="2305.03053",
         ),
         AllocationRow(
             "greedy",
             "steps with the best gain per cost first",
             target="permlab.merging.partial.budget:greedy",
+            color="purple",
             needs=("gains",),
         ),
         AllocationRow(
             "qp",
             "the quadratic programme of PLeaS, from several starts",
             target="permlab.merging.partial.budget:quadratic",
+            color="blue",
             paper="2407.02447",
             needs=("gains",),
         ),

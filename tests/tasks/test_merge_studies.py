@@ -9,9 +9,9 @@ from itertools import pairwise
 import pytest
 
 from permlab import cli
+from permlab.merging.studies.lmc.arms import ARMS
 from permlab.merging.studies.lmc.causal import CAUSAL_GAMMAS
 from permlab.merging.studies.lmc.spectra import GAMMAS
-from permlab.merging.studies.lmc.subject import ARMS
 from permlab.tasks.merge.report import slug
 from permlab.tasks.merge.table import ANALYSES
 
@@ -66,7 +66,9 @@ def test_a_network_agrees_with_itself_and_only_matching_aligns_two(lmc):
 
 def test_trace_starts_without_a_permutation_and_only_gets_closer(lmc):
     _, tables, _ = lmc
-    naive = {row["pair"]: row for row in tables["distances"] if (row["networks"], row["arm"]) == ("trained", ARMS[0])}
+    naive = {
+        row["pair"]: row for row in tables["distances"] if (row["networks"], row["arm"]) == ("trained", ARMS[0].label)
+    }
     for pair in ("0", "1"):
         steps = [row for row in tables["trace"] if row["pair"] == pair]
         assert len(steps) > 3 and float(steps[0]["l2_reduction"]) == 0

@@ -142,7 +142,7 @@ class Bench:
         """An arm on untrained networks, and how one of them scores: what a matching does without anything learned."""
         if not self.subject.untrained or MATCHES[chosen.match].control:
             return []
-        bench = replace(self, subject=self.subject.before_training(), curves=[])
+        bench = replace(self, subject=self.subject.before_training, curves=[])
         arm = Arm(chosen.match, MATCHES[chosen.match].combine, chosen.renorm)
         row, _ = bench.judge(arm, "untrained", f"untrained networks, {arm.label}")
         self.curves += bench.curves

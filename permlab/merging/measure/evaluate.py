@@ -62,6 +62,12 @@ def batches_of(x: Tensor, y: Tensor | None = None, size: int = 512) -> list[Any]
     return list(x.split(size)) if y is None else list(zip(x.split(size), y.split(size)))
 
 
+def rebatched(batches: Sequence[tuple[Tensor, Tensor]], size: int) -> list[tuple[Tensor, Tensor]]:
+    """The same (inputs, labels) in the same order, in equal batches of at most `size`."""
+    x, y = (torch.cat(values) for values in zip(*batches))
+    return batches_of(x, y, -(-len(x) // -(-len(x) // size)))
+
+
 def noise_batches(shape: Sequence[int], count: int = 1024, size: int = 256, seed: int = 0) -> list[Tensor]:
     """Uniform noise with mean 0 and deviation 1 in place of data; `shape` is that of one sample."""
     generator = torch.Generator().manual_seed(seed)

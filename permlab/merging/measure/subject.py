@@ -8,7 +8,7 @@ unmerged network and each set of singular vectors once.
     merged = subject.merge(parse_arm("activation/least_squares"))  # a `Merged`
     subject.score(merged.states, "test").loss - subject.reference["test"].loss
     subject.barriers("weight", points=25)["test"].loss_barrier     # on the straight line, by set
-    subject.before_training().match("weight")                      # the same for the untrained networks
+    subject.before_training.match("weight")                      # the same for the untrained networks
 
 What the networks are scored with is `scoring`: classifiers of images and language models differ in nothing else.
 Networks with different labels (`labels`) keep their heads (`setting.heads`): they are scored by one decision among the
@@ -39,7 +39,7 @@ from permlab.merging.measure.evaluate import (
     logits_of,
     score_logits,
 )
-from permlab.merging.measure.heads import own_logits, score_tasks
+from permlab.merging.measure.heads import find_head, own_logits, score_tasks
 from permlab.merging.measure.spectra import Decomposition, l2_distance, l2_reduction
 from permlab.merging.merge import Merged, align_networks, keep_apart, merge_arm, renormalise, under_heads
 from permlab.merging.methods.average import mixture_weights
@@ -64,6 +64,8 @@ class Subject:
         names: of the networks, for tables.
         labels: per network its class numbers, where they differ; else empty.
         untrained: weights that the networks started from, where they are known.
+        points, renorm: of lines between two networks, where nothing else is said: the number of positions, and what is
+            done to the statistics between the ends (a name of `RENORMS`).
         pair, seed: of the rows of tables.
         matchings: name -> Matching, filled as they are asked for.
     """
@@ -77,12 +79,15 @@ class Subject:
     names: Sequence[str] = ()
     labels: Sequence[Sequence[int]] = ()
     untrained: Sequence[State] = ()
+    points: int = 11
+    renorm: str = "none"
     pair: int = 0
     seed: int = 0
     matchings: dict[str, Matching] = field(default_factory=dict)
 
     # ---- other networks of the same kind
 
+    @cached_property
     def before_training(self) -> Subject:
         """The untrained networks in place of the trained ones."""
         return replace(self, states=self.untrained, untrained=(), matchings={})
@@ -122,7 +127,8 @@ class Subject:
             changed: values in place of the setting's: `budget=1.5`, `batches=noise`.
         """
         setting = replace(self.setting, **changed) if changed else self.setting
-        return merge_arm(arm, self.spec, self.model, self.states, setting, self.match(arm.match), ratios)
+        counter = self.counter if ratios else None
+        return merge_arm(arm, self.spec, self.model, self.states, setting, self.match(arm.match), ratios, counter)
 
     def renormalise(self, renorm: str, networks: Aligned, state: State) -> list[dict[str, Tensor]]:
         """A merged network with other statistics, by a name of `RENORMS`, under each head as in `Merged.states`."""
@@ -188,9 +194,9 @@ class Subject:
     def barriers(
         self,
         permutation: Permutation | str,
-        points: int | Sequence[float] = 3,
+        points: int | Sequence[float] | None = None,
         *,
-        renorm: str = "none",
+        renorm: str | None = None,
         calibrate: Sequence[Any] | None = None,
         sets: Mapping[str, Sequence[Any]] | None = None,
         anew: bool = False,
@@ -199,8 +205,8 @@ class Subject:
 
         Args:
             permutation: of a matching by name, or any.
-            points: number of positions, or the positions.
-            renorm: what is done to the statistics of every network between the ends.
+            points: number of positions, or the positions; default `self.points`.
+            renorm: what is done to the statistics of every network between the ends; default `self.renorm`.
             calibrate: batches whose temperature every network's logits are divided by.
             sets: in place of the subject's.
             anew: score the ends as they are after permuting instead of taking `ends`: a permutation must not change
@@ -215,19 +221,20 @@ class Subject:
     def curves(
         self,
         networks: Aligned,
-        points: int | Sequence[float] = 3,
+        points: int | Sequence[float] | None = None,
         *,
-        renorm: str = "none",
+        renorm: str | None = None,
         calibrate: Sequence[Any] | None = None,
         sets: Mapping[str, Sequence[Any]] | None = None,
         anew: bool = False,
     ) -> dict[str, Curve]:
         """`barriers` of two networks that are aligned already."""
         change: Callable[[dict[str, Tensor], float], State] | None = None
-        if RENORMS[renorm].changes:
+        chosen = self.renorm if renorm is None else renorm
+        if RENORMS[chosen].changes:
 
             def change(state: dict[str, Tensor], at: float) -> State:
-                return renormalise(renorm, networks, state, self.setting, (1 - at, at))
+                return renormalise(chosen, networks, state, self.setting, (1 - at, at))
 
         own = sets is None and not anew
         known = {name: (each[0], each[1]) for name, each in self.ends.items()} if own else None
@@ -237,7 +244,7 @@ class Subject:
             first,
             second,
             dict(self.sets if sets is None else sets),
-            points=points,
+            points=self.points if points is None else points,
             scorer=self.scoring.scorer,
             renormalise=change,
             calibrate=calibrate,
@@ -292,6 +299,15 @@ class Subject:
     def counter(self) -> MacCounter:
         """Exact multiply-accumulates of every layout, heads left out."""
         return MacCounter(self.spec, self.model, self._few, heads=self.setting.heads, fixed=list(self.fixed))
+
+    @cached_property
+    def head(self) -> str:
+        """Name of the classifier module.
+
+        Raises:
+            UserError: there is none.
+        """
+        return find_head(self.model, self._few)
 
     @property
     def _few(self) -> Any:

@@ -12,77 +12,90 @@ random weights). Every row is one pair; *_mean.csv have means and deviations ove
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import functools
+from typing import TYPE_CHECKING
 
 from permlab import registry
 from permlab.config import Config
 from permlab.tables import Row, pivoted, summarise
+from permlab.tasks.merge.loop import Tables, each_case
 from permlab.tasks.merge.table import ANALYSES, Measured, measured
 
 if TYPE_CHECKING:
-    from permlab.merging.studies.lmc.subject import Subject
+    from permlab.merging import Endpoint, Subject
     from permlab.runs.run import Run
-
-Tables = dict[str, list[Row]]
 
 
 def run_lmc(config: Config, run: Run) -> None:
     """Train the pairs (triples where three networks are compared), analyse each, write tables, figures, numbers."""
-    from permlab.tasks.merge.pairs import build, forget_networks, load_data, spec_of
+    from permlab.merging import Subject
+    from permlab.merging.methods.repair import batchnorms
+    from permlab.tasks.merge.pairs import (
+        build,
+        evaluation_sets,
+        load_data,
+        setting_of,
+        spec_of,
+        train_pair,
+        untrained,
+    )  # fmt: skip
 
     task = config.task
     data = load_data(config)
     model = build(config, data)
     spec = spec_of(model, data)
-    saved = run.load_checkpoint() if run.resumed else None
-    tables: Tables = saved["tables"] if saved else {}
-    for pair in range(saved["pairs"] if saved else 0, task.pairs):
-        _analyse(config, run, _subject(config, run, data, model, spec, pair, tables), tables)
-        run.save_checkpoint({"tables": tables, "pairs": pair + 1})
-        run.check_stop()
-    forget_networks(run)
-    report(run, tables, measured(task.analyses))
-
-
-def _subject(config: Config, run: Run, data: Any, model: Any, spec: Any, pair: int, tables: Tables) -> Subject:
-    """Train the networks of one pair and note how good they are."""
-    from permlab.merging.methods.repair import batchnorms
-    from permlab.merging.studies.lmc.subject import Subject
-    from permlab.seeding import derived_seed
-    from permlab.tasks.merge.pairs import evaluation_sets, statistics_batches, train_pair, untrained
-
-    task = config.task
-    ends = train_pair(
-        config, run, data, model, pair, max((ANALYSES[name].networks for name in task.analyses), default=2)
-    )
-    tables.setdefault("networks", [])
-    for name, end in zip("ABC", ends):
-        tables["networks"].append({"pair": pair, "network": name, **end.metrics})
     sets = evaluation_sets(config, data)
-    return Subject(
-        pair=pair,
-        spec=spec,
-        model=model,
-        states=[end.state for end in ends],
-        untrained=[untrained(config, data, pair, k) for k in (0, 1)],
-        sets=sets,
-        small=statistics_batches(config, data, 128),
-        points=task.points,
-        steps=task.steps,
-        similarity=task.similarity,
-        seed=derived_seed(config.seed, "match", pair),
-        reset=sets["train"] if task.renorm != "none" and batchnorms(model) else None,
-    )
+    renorm = "reset" if task.renorm != "none" and batchnorms(model) else "none"
+    count = max((ANALYSES[name].networks for name in task.analyses), default=2)
+
+    def measure(pair: int) -> tuple[Tables, dict[str, float]]:
+        ends = train_pair(config, run, data, model, pair, count)
+        subject = Subject(
+            model,
+            spec,
+            [end.state for end in ends],
+            sets,
+            setting_of(config, run, sets["train"], pair),
+            untrained=[untrained(config, data, pair, k) for k in range(count)],
+            points=task.points,
+            renorm=renorm,
+            pair=pair,
+        )
+        tables = {"networks": network_rows(pair, ends), **analysed(run, subject, task.analyses)}
+        return tables, numbers_of(tables, measured(task.analyses))
+
+    report(run, each_case(run, range(task.pairs), measure), measured(task.analyses))
 
 
-def _analyse(config: Config, run: Run, subject: Subject, tables: Tables) -> None:
-    """Add the rows of one pair."""
-    chosen = config.task.analyses
-    with run.progress(f"analysing pair {subject.pair + 1}", len(chosen)) as bar:
-        for done, name in enumerate(chosen):
-            for table, rows in ANALYSES[name].load()(subject).items():
-                tables.setdefault(table, []).extend(rows)
+def network_rows(pair: int, ends: list[Endpoint]) -> list[Row]:
+    """How good the networks are."""
+    return [{"pair": pair, "network": name, **end.metrics} for name, end in zip("ABC", ends)]
+
+
+def analysed(run: Run, subject: Subject, names: list[str]) -> Tables:
+    """The tables of all analyses of one pair."""
+    first = functools.cache(subject.first)  # analyses of two networks share what they compute
+    tables: Tables = {}
+    with run.progress(f"analysing pair {subject.pair + 1}", len(names)) as bar:
+        for done, name in enumerate(names):
+            tables |= ANALYSES[name].load()(first(ANALYSES[name].networks))
             bar.update(done + 1)
+            run.check_stop()
+    return tables
+
+
+def means_of(tables: Tables, each: Measured) -> list[Row]:
+    """Means over pairs of one table."""
+    return summarise(tables[each.name], each.keys, count="pairs", aside=("pair",))
+
+
+def numbers_of(tables: Tables, written: list[Measured]) -> dict[str, float]:
+    """What the analyses say in numbers, means over the pairs in the tables."""
+    numbers: dict[str, float] = {}
+    for each in written:
+        if each.metrics:
+            numbers |= registry.load(each.metrics)(means_of(tables, each))
+    return numbers
 
 
 def report(run: Run, tables: Tables, written: list[Measured]) -> None:
@@ -90,17 +103,15 @@ def report(run: Run, tables: Tables, written: list[Measured]) -> None:
     for name, rows in tables.items():
         run.table(name, rows, show=False)
     for each in written:
-        if each.keys:
-            means = summarise(tables[each.name], each.keys, count="pairs", aside=("pair",))
-            title, shown = f"{each.name}: means over pairs", list(each.shown)
-            run.table(f"{each.name}_mean", means, title=title, show=bool(shown), columns=shown)
-            if each.pivot:
-                name, across, value = each.pivot
-                keys = [key for key in each.keys if key != across]
-                title = f"{value} by {across}, means over pairs"
-                run.table(name, pivoted(means, across, value, keys), title=title)
-            if each.metrics:
-                run.summary(**registry.load(each.metrics)(means))
+        if not each.keys:
+            continue
+        means, shown = means_of(tables, each), list(each.shown)
+        run.table(f"{each.name}_mean", means, title=f"{each.name}: means over pairs", show=bool(shown), columns=shown)
+        if each.pivot:
+            name, across, value = each.pivot
+            keys = [key for key in each.keys if key != across]
+            run.table(name, pivoted(means, across, value, keys), title=f"{value} by {across}, means over pairs")
+    run.summary(**numbers_of(tables, written))
     for each in written:
         if each.figure:
             run.figure(each.name, registry.load(each.figure)(tables))

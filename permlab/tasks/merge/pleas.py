@@ -16,11 +16,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config
-from permlab.merging.arm import slug
+from permlab.merging.arm import parse_arm, slug
 from permlab.tables import Row, paired, pick, summarise
+from permlab.tasks.merge.loop import Tables, each_case
 
 if TYPE_CHECKING:
-    from permlab.merging.studies.pleas.case import Case
+    from permlab.data.images import ImageData
+    from permlab.merging import Endpoint, Subject
     from permlab.runs.run import Run
 
 
@@ -31,62 +33,62 @@ def run_pleas(config: Config, run: Run) -> None:
         UserError: training diverged, or a model without a linear head.
     """
     from permlab.merging.studies.pleas.arms import arm_rows, plans
-    from permlab.merging.studies.pleas.budgets import budget_rows
-    from permlab.tasks.merge.pairs import build, forget_networks, load_data, spec_of
+    from permlab.merging.studies.pleas.budgets import budget_rows, planned_budgets
+    from permlab.tasks.merge.pairs import build, load_data, spec_of, train_pair
 
-    task = config.task
     data = load_data(config)
     model = build(config, data)
     spec = spec_of(model, data)
-    saved = run.load_checkpoint() if run.resumed else None
-    tables: dict[str, list[Row]] = saved["tables"] if saved else {"networks": [], "pleas": [], "budgets": []}
-    for pair in range(saved["pairs"] if saved else 0, task.pairs):
-        case = _case(config, run, data, model, spec, pair, tables)
-        with run.progress(f"merging pair {pair + 1}", len(list(plans(case)))) as bar:
-            tables["pleas"] += arm_rows(case, bar.update)
+    compared = [parse_arm(text) for text in config.task.compare]
+
+    def measure(pair: int) -> tuple[Tables, dict[str, float]]:
+        ends = train_pair(config, run, data, model, pair)
+        subject = subject_of(config, run, data, model, spec, pair, ends)
+        arms = list(plans(subject, compared))
+        with run.progress(f"merging pair {pair + 1}", len(arms)) as bar:
+            merged = arm_rows(subject, arms, bar.update)
         run.check_stop()
-        with run.progress(f"budgets of pair {pair + 1}", 18) as bar:
-            tables["budgets"] += budget_rows(case, bar.update)
-        run.save_checkpoint({"tables": tables, "pairs": pair + 1})
-        run.check_stop()
-    forget_networks(run)
-    report(run, tables)
+        with run.progress(f"budgets of pair {pair + 1}", len(planned_budgets())) as bar:
+            budgets = budget_rows(subject, bar.update)
+        networks = [
+            {"pair": pair, "network": name, "labels": str(end.labels), **end.metrics} for name, end in zip("AB", ends)
+        ]
+        tables = {"networks": networks, "pleas": merged, "budgets": budgets}
+        return tables, numbers_of(*means_of(tables))
+
+    report(run, each_case(run, range(config.task.pairs), measure))
 
 
-def _case(config: Config, run: Run, data: Any, model: Any, spec: Any, pair: int, tables: dict[str, list[Row]]) -> Case:
-    """Train the two networks of a pair; put together what merging them may read."""
-    from permlab.merging import batches_of, find_head, head_tensors
-    from permlab.merging.studies.pleas.case import Case
-    from permlab.seeding import derived_seed
-    from permlab.tasks.merge.pairs import BATCH, network_data, statistics_batches, train_pair, untrained
+def subject_of(
+    config: Config, run: Run, data: ImageData, model: Any, spec: Any, pair: int, ends: Sequence[Endpoint]
+) -> Subject:
+    """Two networks, the images of their tasks, and what merging them may read."""
+    from permlab.merging import Subject, batches_of, find_head, head_tensors
+    from permlab.merging.studies.pleas.scores import set_name
+    from permlab.tasks.merge.pairs import BATCH, network_data, setting_of, statistics_batches, untrained
 
-    ends = train_pair(config, run, data, model, pair)
-    for name, end in zip("AB", ends):
-        tables["networks"].append({"pair": pair, "network": name, "labels": str(end.labels), **end.metrics})
+    task = config.task
     parts = network_data(config, data, pair)
     own = [statistics_batches(config, part) for part in parts]
-    head = find_head(model, (data.x_train[:2],))
-    disjoint = config.task.labels > 1
-    same = not disjoint and not config.task.domains and config.task.share == 1
-    return Case(
+    sets = {set_name("train", k): batches for k, batches in enumerate(own)}
+    sets |= {set_name("test", k): batches_of(part.x_test, part.y_test, BATCH) for k, part in enumerate(parts)}
+    disjoint = task.labels > 1
+    same = not disjoint and not task.domains and task.share == 1
+    # heads for different labels are kept; those of two domains are merged like everything else
+    heads = head_tensors(ends[0].state, find_head(model, (data.x_train[:2],))) if disjoint else ()
+    return Subject(
+        model,
+        spec,
+        [end.state for end in ends],
+        sets,
+        setting_of(config, run, own[0] if same else mixed(own), pair, own_batches=own, heads=heads),
+        labels=[end.labels for end in ends] if disjoint else (),
+        untrained=[untrained(config, data, pair, 0)],
         pair=pair,
-        spec=spec,
-        model=model,
-        states=[end.state for end in ends],
-        untrained=untrained(config, data, pair, 0),
-        head=head,
-        heads=head_tensors(ends[0].state, head) if disjoint else (),
-        labels=[end.labels for end in ends] if disjoint else None,
-        train=own,
-        test=[batches_of(part.x_test, part.y_test, BATCH) for part in parts],
-        data=own[0] if same else _mixed(own),
-        similarity=config.task.similarity,
-        ridge=config.task.ridge,
-        seed=derived_seed(config.seed, "match", pair),
     )
 
 
-def _mixed(own: Sequence[Sequence[Any]]) -> list[Any]:
+def mixed(own: Sequence[Sequence[Any]]) -> list[Any]:
     """Batches with images of both tasks: statistics that are averaged over batches need them mixed."""
     import torch
 
@@ -95,34 +97,58 @@ def _mixed(own: Sequence[Sequence[Any]]) -> list[Any]:
     return [tuple(torch.cat([part[kind][at] for part in parts]) for kind in (0, 1)) for at in range(count)]
 
 
-def report(run: Run, tables: dict[str, list[Row]]) -> None:
-    """Write what `run_pleas` measured."""
+BUDGET_KEYS = ("matching", "allocator", "budget")
+
+
+def means_of(tables: Tables) -> tuple[list[Row], list[Row]]:
+    """Means over pairs of arms and of budgets."""
+    return (
+        summarise(tables["pleas"], ("arm",), count="pairs", aside=("pair",)),
+        summarise(tables["budgets"], BUDGET_KEYS, count="pairs", aside=("pair",)),
+    )
+
+
+def scores_in(lines: Sequence[Row]) -> list[str]:
+    """The accuracies that there are: `joint` only for different labels, `probe` only where it was trained."""
+    return [name for name in ("own", "joint", "probe") if any(line.get(name) is not None for line in lines)]
+
+
+def reference_in(lines: Sequence[Row]) -> str:
+    """PLeaS at the price of one network, as it counts for this architecture."""
     from permlab.merging.studies.pleas.arms import REFERENCE, with_reset
+
+    return with_reset(REFERENCE.label, [line["arm"] for line in lines])
+
+
+def numbers_of(lines: Sequence[Row], budgets: Sequence[Row]) -> dict[str, float]:
+    """Accuracies and multiply-accumulates of every arm and budget; PLeaS at the price of one network by itself."""
+    numbers: dict[str, Any] = {}
+    for line in lines:
+        numbers |= {f"{slug(line['arm'])}_{key}": line.get(key) for key in (*scores_in(lines), "macs")}
+    for line in budgets:
+        label = f"{slug(line['matching'])}_{line['allocator']}_{line['budget']:g}"
+        numbers |= {f"{label}_{key}": line.get(key) for key in ("own", "joint", "macs")}
+    at_price = pick(lines, arm=reference_in(lines))
+    numbers |= {f"{key}_accuracy": at_price.get(key) for key in ("own", "joint")}
+    return {name: value for name, value in numbers.items() if value is not None}
+
+
+def report(run: Run, tables: Tables) -> None:
+    """Write what `run_pleas` measured."""
     from permlab.tasks.merge.figures.pleas import draw_arms, draw_budgets
 
     for name, rows in tables.items():
         run.table(name, rows, show=False)
-    lines = summarise(tables["pleas"], ("arm",), count="pairs", aside=("pair",))
-    scores = [name for name in ("own", "joint", "probe") if any(line.get(name) is not None for line in lines)]
+    lines, budgets = means_of(tables)
+    scores, reference = scores_in(lines), reference_in(lines)
     columns = ["arm", *(column for name in scores for column in (name, f"{name}_sd")), "macs", "dense_macs"]
     run.table("pleas_mean", lines, title="merged networks, mean and deviation over pairs", columns=columns)
-    by = ("matching", "allocator", "budget")
-    budgets = summarise(tables["budgets"], by, count="pairs", aside=("pair",))
-    columns = [*by, "macs", *scores[: 2 if "joint" in scores else 1]]
+    columns = [*BUDGET_KEYS, "macs", *scores[: 2 if "joint" in scores else 1]]
     run.table("budgets_mean", budgets, title="least squares at equal budgets, means over pairs", columns=columns)
-    reference = with_reset(REFERENCE, [line["arm"] for line in lines])
     score = "joint" if "joint" in scores else "own"
     differences = paired(tables["pleas"], "arm", reference, score)
     run.table("differences", differences, title=f"difference to {reference}, pair by pair")
-    numbers: dict[str, Any] = {}
-    for line in lines:
-        numbers |= {f"{slug(line['arm'])}_{key}": line.get(key) for key in (*scores, "macs")}
-    for line in budgets:
-        label = f"{slug(line['matching'])}_{line['allocator']}_{line['budget']:g}"
-        numbers |= {f"{label}_{key}": line.get(key) for key in ("own", "joint", "macs")}
-    at_price = pick(lines, arm=reference)
-    numbers |= {f"{key}_accuracy": at_price.get(key) for key in ("own", "joint")}
-    run.summary(**{name: value for name, value in numbers.items() if value is not None})
+    run.summary(**numbers_of(lines, budgets))
     run.figure("arms", draw_arms(lines, score))
     if budgets:
         run.figure("budgets", draw_budgets(budgets, lines, score))

@@ -13,8 +13,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from permlab.config import Config
-from permlab.seeding import derived_seed
+from permlab.merging.arm import slug
 from permlab.tables import Row, summarise
+from permlab.tasks.merge.loop import Tables, each_case
 
 if TYPE_CHECKING:
     from permlab.runs.run import Run
@@ -27,44 +28,39 @@ def widths_of(config: Config) -> list[float]:
 
 def run_width(config: Config, run: Run) -> None:
     """Train the pairs of every width, score the four arms, write table, figure and numbers."""
-    from permlab.merging.studies.width import ARMS, width_rows
-    from permlab.tasks.merge.pairs import build, forget_networks, load_data, spec_of, statistics_batches, train_pair
+    from permlab.merging import Subject
+    from permlab.merging.methods.repair import batchnorms
+    from permlab.merging.studies.width import halves, width_rows
+    from permlab.tasks.merge.pairs import build, load_data, setting_of, spec_of, statistics_batches, train_pair
 
-    task, widths = config.task, widths_of(config)
+    task = config.task
     data = load_data(config)
-    rows: list[Row] = list(((run.load_checkpoint() if run.resumed else None) or {"rows": []})["rows"])
-    cases = [(width, pair) for width in widths for pair in range(task.pairs)]
-    done = len(rows) // len(ARMS)
-    if run.resumed:
-        run.rewind_metrics(done)
-    for number, (width, pair) in list(enumerate(cases))[done:]:
-        model = build(config, data, width)
-        spec = spec_of(model, data)
+    sets, reset = halves(data.x_test, data.y_test), statistics_batches(config, data)
+
+    def measure(case: tuple[float, int]) -> tuple[Tables, dict[str, float]]:
+        width, pair = case
         run.say(f"width {width:g}, pair {pair + 1} of {task.pairs}")
-        states = [endpoint.state for endpoint in train_pair(config, run, data, model, pair, width=width)]
-        found = width_rows(
-            spec,
+        model = build(config, data, width)
+        ends = train_pair(config, run, data, model, pair, width=width)
+        subject = Subject(
             model,
-            states,
-            (data.x_test, data.y_test),
-            statistics_batches(config, data),
+            spec_of(model, data),
+            [end.state for end in ends],
+            sets,
+            setting_of(config, run, reset, pair),
             points=task.points,
-            restarts=task.restarts,
-            seed=derived_seed(config.seed, "match", pair),
+            renorm="reset" if batchnorms(model) else "none",
         )
-        rows += [{"width": width, "pair": pair, "seed": config.seed, **row} for row in found]
-        run.log(
-            {"width": width, **{f"{row['arm']} loss_barrier": row["loss_barrier"] for row in found}}, step=number + 1
-        )
-        run.save_checkpoint({"rows": rows})
-        run.check_stop()
-    forget_networks(run)
-    report(config, run, rows)
+        rows = width_rows(subject)
+        numbers = {"width": width, **{f"{row['arm']} loss_barrier": row["loss_barrier"] for row in rows}}
+        return {"arms": [{"width": width, "pair": pair, "seed": config.seed, **row} for row in rows]}, numbers
+
+    cases = [(width, pair) for width in widths_of(config) for pair in range(task.pairs)]
+    report(config, run, each_case(run, cases, measure)["arms"])
 
 
 def report(config: Config, run: Run, rows: list[Row]) -> None:
     """arms.csv, summary.csv, a figure against width, and numbers at the widest."""
-    from permlab.merging.arm import slug
     from permlab.merging.studies.width import QUANTITIES
     from permlab.tasks.merge.figures.width import draw_width
 
@@ -72,16 +68,20 @@ def report(config: Config, run: Run, rows: list[Row]) -> None:
     run.table("arms", rows, show=False)
     run.table("summary", means, title="means over pairs", columns=["width", "arm", "pairs", *QUANTITIES])
     run.figure("arms_against_width", draw_width(means, config.task.train.weight_decay))
-    metrics: dict[str, float] = {}
-    for entry in means:
-        for key in ("loss_barrier", "accuracy_barrier", "midpoint_accuracy"):
-            metrics[f"{slug(entry['arm'])}_{key}_width_{entry['width']:g}"] = entry[key]
-    widest = [entry for entry in means if entry["width"] == max(widths_of(config))]
-    for entry in widest:
-        for key in ("loss_barrier", "accuracy_barrier", "midpoint_accuracy"):
-            metrics[f"{slug(entry['arm'])}_{key}"] = entry[key]
-        if entry["arm"] in ("weight matching", "no permutation"):
-            prefix = "" if entry["arm"] == "weight matching" else "naive_"
-            metrics |= {prefix + key: entry[key] for key in QUANTITIES[:4]}
-    metrics["l2_reduction"] = next(entry["l2_reduction"] for entry in widest if entry["arm"] == "weight matching")
-    run.summary(**metrics)
+    run.summary(**numbers_of(means))
+
+
+def numbers_of(means: list[Row]) -> dict[str, float]:
+    """Every arm at every width; those at the widest again without it, the plain arms under the names of study=merge."""
+    from permlab.merging.studies.width import NAIVE, QUANTITIES, WEIGHT
+
+    every = ("loss_barrier", "accuracy_barrier", "midpoint_accuracy")
+    numbers: dict[str, float] = {}
+    for line in means:
+        numbers |= {f"{slug(line['arm'])}_{key}_width_{line['width']:g}": line[key] for key in every}
+    widest = {line["arm"]: line for line in means if line["width"] == max(line["width"] for line in means)}
+    for arm, line in widest.items():
+        numbers |= {f"{slug(arm)}_{key}": line[key] for key in every}
+    for prefix, arm in (("", WEIGHT), ("naive_", NAIVE)):
+        numbers |= {prefix + key: widest[arm.label][key] for key in QUANTITIES[:4]}
+    return numbers | {"l2_reduction": widest[WEIGHT.label]["l2_reduction"]}

@@ -7,9 +7,8 @@ import torch
 
 from permlab import registry
 from permlab.data.images import load_digits_images
-from permlab.merging import Decomposition
+from permlab.merging import Decomposition, Setting, Subject
 from permlab.merging.studies.lmc.causal import CAUSAL_GAMMAS, causal, random_ranks
-from permlab.merging.studies.lmc.subject import Subject
 from permlab.models.vision import build_vision_model
 from permlab.symmetry import apply
 from permlab.tasks.merge.table import ANALYSES
@@ -26,7 +25,7 @@ def test_leading_vectors_alone_recover_a_permuted_copy(pair):
     permutation = spec.random(torch.Generator().manual_seed(1))
     x, y = torch.randn(20, 1, 8, 8), torch.arange(20) % 10
     sets = {"train": [(x, y)], "test": [(x, y)]}
-    subject = Subject(0, spec, model, [a, apply(spec, a, permutation)], [a, a], sets, sets["train"])
+    subject = Subject(model, spec, [a, apply(spec, a, permutation)], sets, Setting(sets["train"]))
     rows = causal(subject)["causal"]
     for row in rows:
         if row["part"] == "all" or (row["part"] == "leading" and row["gamma"] <= 0.3):

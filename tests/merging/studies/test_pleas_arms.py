@@ -6,71 +6,85 @@ import pytest
 import torch
 
 from permlab.data.images import load_digits_images
-from permlab.merging import ALLOCATIONS, average, batches_of, head_tensors, label_split, logits_of
-from permlab.merging.studies.pleas.arms import arm_rows, plans
-from permlab.merging.studies.pleas.budgets import BUDGET_GRID, budget_rows
-from permlab.merging.studies.pleas.case import Case
+from permlab.merging import (
+    ALLOCATIONS,
+    Setting,
+    Subject,
+    average,
+    batches_of,
+    head_tensors,
+    label_split,
+    logits_of,
+    parse_arm,
+)
+from permlab.merging.studies.pleas.arms import PartialArm, arm_rows, plans
+from permlab.merging.studies.pleas.budgets import BUDGET_GRID, budget_rows, planned_budgets
+from permlab.merging.studies.pleas.scores import TASKS, set_name, set_of
 from permlab.symmetry import apply
 
 
-def make_case(networks, labels=True, **options):
+def make_subject(networks, labels=True, **options):
     data = load_digits_images()
     parts = label_split(data, 2) if labels else [data, data]
     model, spec, states = networks(parts, **options)
     own = [batches_of(part.x_train[:200], part.y_train[:200]) for part in parts]
-    return Case(
-        pair=0,
-        spec=spec,
-        model=model,
-        states=states,
-        untrained=states[0],
-        head="head",
-        heads=head_tensors(states[0], "head") if labels else (),
-        labels=[list(range(5)), list(range(5, 10))] if labels else None,
-        train=own,
-        test=[batches_of(part.x_test, part.y_test) for part in parts],
-        data=[tuple(torch.cat(values) for values in zip(*batches)) for batches in zip(*own)],
-        probes=False,
+    sets = {set_name("train", task): batches for task, batches in enumerate(own)}
+    sets |= {set_name("test", task): batches_of(part.x_test, part.y_test) for task, part in enumerate(parts)}
+    mixed = [tuple(torch.cat(values) for values in zip(*batches)) for batches in zip(*own)]
+    heads = head_tensors(states[0], "head") if labels else ()
+    return Subject(
+        model,
+        spec,
+        states,
+        sets,
+        Setting(mixed, own_batches=own, heads=heads),
+        labels=[list(range(5)), list(range(5, 10))] if labels else (),
+        untrained=states[:1],
     )
 
 
 @pytest.fixture(scope="module")
-def case(networks):
-    return make_case(networks)
+def subject(networks):
+    return make_subject(networks)
 
 
 @pytest.fixture(scope="module")
-def shared_case(networks):
-    return make_case(networks, labels=False)
+def shared_labels(networks):
+    return make_subject(networks, labels=False)
 
 
-def test_nothing_separate_and_plain_average_is_re_basin(shared_case):
-    case = shared_case
-    for match in ("no permutation", "weight matching"):
-        trunk, _ = case.combine(match, "average", {})
-        moved = apply(case.spec, case.states[1], {**case.spec.identity(), **case.match(match).permutation})
-        wanted = average([case.states[0], moved])
-        assert all(torch.allclose(trunk[name], wanted[name], atol=1e-6) for name in wanted)
-        zero, _ = case.combine(match, "average", dict.fromkeys(case.free, 0.0))
-        assert all(torch.equal(zero[name], trunk[name]) for name in trunk)
+def test_nothing_separate_and_plain_average_is_re_basin(shared_labels):
+    subject = shared_labels
+    for match in ("identity", "weight"):
+        merged = PartialArm(match).merge(subject).state
+        moved = apply(subject.spec, subject.states[1], {**subject.spec.identity(), **subject.match(match).permutation})
+        wanted = average([subject.states[0], moved])
+        assert all(torch.allclose(merged[name], wanted[name], atol=1e-6) for name in wanted)
+        zero = PartialArm(match, ratios=dict.fromkeys(subject.free, 0.0)).merge(subject).state
+        assert all(torch.equal(zero[name], merged[name]) for name in merged)
 
 
-@pytest.mark.parametrize("how", ["average", "least squares"])
-def test_everything_separate_is_the_ensemble(case, shared_case, how):
-    ratios = dict.fromkeys(case.free, 1.0)
-    _, states = case.combine("activation matching", how, ratios)
-    batches = [batch for each in case.test for batch in each]
-    for state, own in zip(states, case.states):
-        assert torch.allclose(logits_of(case.model, state, batches), logits_of(case.model, own, batches), atol=1e-5)
-    assert case.counter.ratio(ratios) == pytest.approx(2)
-    _, states = shared_case.combine("activation matching", how, ratios)
-    wanted = sum(logits_of(shared_case.model, own, batches) for own in shared_case.states) / 2
-    assert torch.allclose(logits_of(shared_case.model, states[0], batches), wanted, atol=1e-5)
+@pytest.mark.parametrize("how", ["average", "least_squares"])
+def test_everything_separate_is_the_ensemble(subject, shared_labels, how):
+    whole = PartialArm("activation", how, ratios=dict.fromkeys(subject.free, 1.0))
+    merged = whole.merge(subject)
+    batches = [batch for task in TASKS for batch in set_of(subject, "test", task)]
+    for state, own in zip(merged.states, subject.states):
+        assert torch.allclose(
+            logits_of(subject.model, state, batches), logits_of(subject.model, own, batches), atol=1e-5
+        )
+    assert merged.macs == pytest.approx(2)
+    model = shared_labels.model
+    (state,) = whole.merge(shared_labels).states
+    wanted = sum(logits_of(model, own, batches) for own in shared_labels.states) / 2
+    assert torch.allclose(logits_of(model, state, batches), wanted, atol=1e-5)
 
 
-def test_every_arm_has_a_row_and_the_price_is_exact(case):
-    rows = {row["arm"]: row for row in arm_rows(case)}
-    assert set(rows) == {"ensemble", *(arm for arm, *_ in plans(case))}
+def test_every_arm_has_a_row_and_the_price_is_exact(subject):
+    arms = list(plans(subject, [parse_arm("activation+reset")]))
+    rows = {row["arm"]: row for row in arm_rows(subject, arms, probes=False)}
+    assert set(rows) == {"ensemble", *(arm.label for arm in arms)} and len(rows) == 1 + len(arms)
+    assert "activation matching, average + reset" in rows  # arms of `task.compare` stand beside ours
     assert all(0 <= row[key] <= 1 for row in rows.values() for key in ("own", "joint"))
     r = 0.5  # 64 inputs, three layers of 16; the heads are not counted
     base, whole = 64 * 16 + 2 * 16 * 16, 64 * 16 * (1 + r) + 2 * 16 * 16 * ((1 + r) ** 2 - 2 * r * r)
@@ -78,16 +92,16 @@ def test_every_arm_has_a_row_and_the_price_is_exact(case):
     assert rows["ensemble"]["macs"] == 2 and rows["activation matching, least squares"]["macs"] == 1
 
 
-def test_allocators_stay_within_the_budget_and_name_their_solver(case):
-    rows = budget_rows(case)
-    assert len(rows) == len(BUDGET_GRID) * (len(ALLOCATIONS) + 2)
+def test_allocators_stay_within_the_budget_and_name_their_solver(subject):
+    rows = budget_rows(subject)
+    assert len(rows) == len(planned_budgets()) == len(BUDGET_GRID) * (len(ALLOCATIONS) + 2)
     for row in rows:
         assert 1 < row["macs"] <= row["budget"] + 1e-9 and row["solver"]
     assert {row["allocator"] for row in rows if "SLSQP" in row["solver"]} == {"qp"}
 
 
 def test_batchnorm_networks_get_a_row_with_their_statistics_reset(networks):
-    case = make_case(networks, name="resnet-tiny", width=0.5, epochs=1)
-    rows = {row["arm"] for row in arm_rows(case)}
+    subject = make_subject(networks, name="resnet-tiny", width=0.5, epochs=1)
+    rows = {row["arm"] for row in arm_rows(subject, list(plans(subject)), probes=False)}
     assert {"ensemble + reset", "no permutation, average + reset", "activation matching, least squares + reset"} <= rows
     assert "no permutation, REPAIR" in rows and "no permutation, REPAIR + reset" not in rows

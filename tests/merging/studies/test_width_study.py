@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 
 from permlab.data.images import load_digits_images
-from permlab.merging import batches_of
-from permlab.merging.studies.width import ARMS, width_rows
+from permlab.merging import Setting, Subject, batches_of
+from permlab.merging.studies.width import ARMS, halves, width_rows
 
 
 def test_every_arm_has_a_row_and_calibration_lowers_the_loss_of_the_ends(networks):
     data = load_digits_images()
     model, spec, states = networks([data] * 2, epochs=6)
-    reset = batches_of(data.x_train, data.y_train)
-    rows = {row["arm"]: row for row in width_rows(spec, model, states, (data.x_test, data.y_test), reset)}
+    setting = Setting(batches_of(data.x_train, data.y_train))
+    subject = Subject(model, spec, states, halves(data.x_test, data.y_test), setting, points=3)
+    rows = {row["arm"]: row for row in width_rows(subject)}
     assert tuple(rows) == ARMS
     for matching in ("no permutation", "weight matching"):
         plain, calibrated = rows[matching], rows[f"{matching}, calibrated"]

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from permlab.matching import weight_matching
-from permlab.merging import Decomposition
-from permlab.merging.studies.lmc.subject import Subject, Tables
+from permlab.merging.measure.spectra import Decomposition
+from permlab.merging.measure.subject import Subject
+from permlab.merging.studies.lmc.arms import Tables, barriers
 from permlab.seeding import derived_seed
 from permlab.symmetry import Spec
 from permlab.tables import Row, pick
@@ -53,14 +54,14 @@ def causal(subject: Subject) -> Tables:
 
     def add(part: str, gamma: float, own: dict[str, Tensor], other: dict[str, Tensor]) -> None:
         states = [first.restricted(own), second.restricted(other)]
-        permutation = weight_matching(spec, *states, seed=subject.seed, keep_costs=False).permutation
+        permutation = weight_matching(spec, *states, seed=subject.setting.seed, keep_costs=False).permutation
         kept = sum(float(first.parts[name][1][mask].square().sum()) for name, mask in own.items())
         rows.append(
             {
                 "pair": subject.pair, "part": part, "gamma": gamma,
                 "vectors": float(torch.cat(list(own.values())).double().mean()),
                 "energy": kept / sum(float(s.square().sum()) for _, s, _ in first.parts.values()),
-                **subject.alignment(permutation), **subject.barriers(permutation),
+                **subject.alignment(permutation), **barriers(subject, permutation),
             }
         )  # fmt: skip
 
@@ -69,7 +70,7 @@ def causal(subject: Subject) -> Tables:
         leading = [{name: s >= gamma * s[0] for name, (_, s, _) in each.parts.items()} for each in (first, second)]
         add("leading", gamma, *leading)
         add("rest", gamma, *({name: ~mask for name, mask in each.items()} for each in leading))
-        ranks = random_ranks(first, gamma, derived_seed(subject.seed, "ranks", gamma))
+        ranks = random_ranks(first, gamma, derived_seed(subject.setting.seed, "ranks", gamma))
         add("random ranks", gamma, ranks, ranks)
     return {"causal": rows}
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from permlab.merging.studies.lmc.subject import ARMS, Subject, Tables
+from permlab.merging.measure.subject import Subject
+from permlab.merging.studies.lmc.arms import ARMS, UNTRAINED_ARMS, Tables
 from permlab.tables import Row
 
 GAMMAS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7)
@@ -15,15 +16,17 @@ def spectra(subject: Subject) -> Tables:
     gaps: list[Row] = []
     for kind, each in (("trained", subject), ("untrained", subject.before_training)):
         first, second = each.spectra
-        arms = ARMS if kind == "trained" else ("no permutation", "weight matching")
+        arms = ARMS if each is subject else UNTRAINED_ARMS
         for gamma in GAMMAS:
             head = {"pair": subject.pair, "networks": kind, "gamma": gamma}
             alignment.append({**head, "arm": "with itself", "r": first.cosine(first, gamma).total})
             for arm in arms:
-                found = first.cosine(second, gamma, each.match(arm).permutation)
-                alignment.append({**head, "arm": arm, "r": found.total})
+                # R of arXiv 2402.04051: do the singular vectors above gamma times the largest value point the same way?
+                found = first.cosine(second, gamma, each.match(arm.match).permutation)
+                alignment.append({**head, "arm": arm.label, "r": found.total})
         for layer, (_, s, _) in first.parts.items():
             other = second.parts[layer][1]
+            # Close singular values of both networks mean that the vectors, not the values, are what keeps them apart.
             gap = float((s - other).norm() / s.norm())
             above = float((s >= 0.3 * s[0]).double().mean())
             head = {"pair": subject.pair, "networks": kind, "layer": layer}

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from permlab.matching import straight_through
-from permlab.merging.studies.lmc.subject import Subject, Tables
+from permlab.merging.measure.evaluate import rebatched
+from permlab.merging.measure.subject import Subject
+from permlab.merging.studies.lmc.arms import STEP_IMAGES, WEIGHT, Tables, barriers
+from permlab.symmetry import Permutation
 from permlab.tables import Row, pick
 
 STARTS = (("warm", 0.01), ("cold", 0.01), ("cold", 0.1), ("cold", 1.0))
@@ -14,17 +17,20 @@ STARTS = (("warm", 0.01), ("cold", 0.01), ("cold", 0.1), ("cold", 1.0))
 
 def start(subject: Subject) -> Tables:
     """Straight-through matching started at A (as published by Git Re-Basin) or at random weights."""
-    rows = []
-    weight = subject.match("weight matching").permutation
-    for name, rate in (("weight matching", None), *STARTS):
-        if rate is None:
-            permutation, loss = weight, None
-        else:
-            options = {"steps": subject.steps, "rate": rate, "start": name, "seed": subject.seed}
-            found = straight_through(subject.spec, subject.model, subject.states[:2], subject.small, **options)
-            permutation, loss = found.permutation, found.objective
-        measured = {**subject.alignment(permutation), **subject.barriers(permutation)}
+    rows: list[Row] = []
+
+    def add(name: str, rate: float | None, permutation: Permutation, loss: float | None) -> None:
+        measured = {**subject.alignment(permutation), **barriers(subject, permutation)}
         rows.append({"pair": subject.pair, "start": name, "rate": rate, "train_midpoint_loss": loss, **measured})
+
+    add(WEIGHT.label, None, subject.match(WEIGHT.match).permutation, None)
+    small = rebatched(subject.setting.batches, STEP_IMAGES)
+    for name, rate in STARTS:
+        found = straight_through(
+            subject.spec, subject.model, subject.states, small,
+            steps=subject.setting.steps, rate=rate, start=name, seed=subject.setting.seed,
+        )  # fmt: skip
+        add(name, rate, found.permutation, found.objective)
     return {"start": rows}
 
 
@@ -33,6 +39,6 @@ def start_metrics(lines: Sequence[Row]) -> dict[str, float]:
     warm = pick(lines, start="warm")
     cold = min((line for line in lines if line["start"] == "cold"), key=lambda line: line["train_loss_barrier"])
     numbers = {}
-    for name, line in (("warm", warm), ("cold", cold), ("weight", pick(lines, start="weight matching"))):
+    for name, line in (("warm", warm), ("cold", cold), ("weight", pick(lines, start=WEIGHT.label))):
         numbers |= {f"{name}_r": line["r_0.3"], f"{name}_r0": line["r_0"], f"{name}_barrier": line["loss_barrier"]}
     return numbers | {"cold_rate": cold["rate"]}

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from permlab.merging import taylor_estimate
-from permlab.merging.studies.lmc.subject import Subject, Tables
-from permlab.symmetry import apply
+from permlab.merging.measure.barrier import taylor_estimate
+from permlab.merging.measure.subject import Subject
+from permlab.merging.studies.lmc.arms import NAIVE, WEIGHT, Tables
 from permlab.tables import Row, pick
 
 
 def taylor(subject: Subject) -> Tables:
     """Second-order estimate of the midpoint barrier against the true one, on the training images."""
     rows = []
-    for arm in ("no permutation", "weight matching"):
-        moved = apply(subject.spec, subject.states[1], subject.match(arm).permutation)
-        found = taylor_estimate(subject.model, subject.states[0], moved, subject.sets["train"])
+    for arm in (NAIVE, WEIGHT):
+        # arXiv 2402.04051, table 1: first- and second-order terms at both ends against the barrier halfway
+        found = taylor_estimate(subject.model, *subject.permuted(arm.match), subject.sets["train"])
         rows.append(
             {
-                "pair": subject.pair, "arm": arm, "first": found.first, "second": found.second,
+                "pair": subject.pair, "arm": arm.label, "first": found.first, "second": found.second,
                 "estimate": found.estimate, "barrier": found.barrier,
                 "relative_error": abs(found.estimate - found.barrier) / max(abs(found.barrier), 1e-12),
             }
@@ -28,7 +28,7 @@ def taylor(subject: Subject) -> Tables:
 
 def taylor_metrics(lines: Sequence[Row]) -> dict[str, float]:
     """Estimate, barrier and error with weight matching, and without a permutation (`naive`)."""
-    naive, matched = (pick(lines, arm=arm) for arm in ("no permutation", "weight matching"))
+    naive, matched = (pick(lines, arm=arm.label) for arm in (NAIVE, WEIGHT))
     return {
         "taylor_estimate": matched["estimate"], "taylor_barrier": matched["barrier"],
         "taylor_relative_error": matched["relative_error"], "taylor_naive_estimate": naive["estimate"],

@@ -3,54 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
-from permlab.matching import Matching, straight_through, weight_matching, weight_matching_many
-from permlab.merging import three_models
-from permlab.merging.studies.lmc.subject import Subject, Tables
+from permlab.matching import Matching, match_networks
+from permlab.matching.table import MATCHES
+from permlab.merging.arm import slug
+from permlab.merging.measure.barrier import three_models
+from permlab.merging.measure.evaluate import rebatched
+from permlab.merging.measure.subject import Subject
+from permlab.merging.networks.states import State
+from permlab.merging.studies.lmc.arms import STEP_IMAGES, Tables
+from permlab.merging.table import RENORMS
 from permlab.symmetry import Spec
 from permlab.tables import Row
 
+METHODS = ("weight", "straight_through")
+NO_METHOD = "none"
+"""In place of the method where nothing is permuted."""
+
 
 def three(subject: Subject) -> Tables:
-    """Three networks: are B and C connected when both are matched to A, and what does their mean do?"""
+    """Three networks: are B and C connected when both are matched to A, and what does their mean do?
 
-    def by_weight(spec: Spec, a: Any, b: Any) -> Matching:
-        return weight_matching(spec, a, b, seed=subject.seed, keep_costs=False)
-
-    def by_loss(spec: Spec, *states: Any) -> Matching:
-        return straight_through(spec, subject.model, states, subject.small, steps=subject.steps, seed=subject.seed)
-
-    methods = {
-        "weight matching": (by_weight, lambda spec, states: weight_matching_many(spec, states, seed=subject.seed)),
-        "straight-through": (by_loss, lambda spec, states: by_loss(spec, *states)),
-    }
+    Matching that found one basin would connect any two of them (arXiv 2402.04051, table 3).
+    """
+    setting = replace(subject.setting, batches=rebatched(subject.setting.batches, STEP_IMAGES))
     rows: list[Row] = []
-    for method, (match, match_all) in methods.items():
+    for method in METHODS:
+
+        def match_all(spec: Spec, states: Sequence[State], method: str = method) -> Matching:
+            return match_networks(method, spec, subject.model, states, setting)
+
         found = three_models(
             subject.spec,
             subject.model,
             subject.states,
             subject.sets["test"],
-            match,
+            lambda spec, first, second, match_all=match_all: match_all(spec, [first, second]),
             match_all=match_all,
-            reset=subject.reset,
+            reset=subject.setting.batches if RENORMS[subject.renorm].changes else None,
         )
         for row in found:
-            if row["arm"] == "naive" and method != next(iter(methods)):
+            naive = row["arm"] == "naive"
+            if naive and method != METHODS[0]:
                 continue  # no permutation is the same for every method
-            name = "none" if row["arm"] == "naive" else method
+            name = NO_METHOD if naive else MATCHES[method].title
             rows.append({**row, "pair": subject.pair, "pair_of": row["pair"], "method": name})
-        rows.sort(key=lambda row: row["method"] != "none")
-    return {"three": rows}
+    return {"three": sorted(rows, key=lambda row: bool(row["method"] != NO_METHOD))}
 
 
 def three_metrics(lines: Sequence[Row]) -> dict[str, float]:
     """Barrier between B and C by method and arm, and the accuracy of the mean of all three."""
     numbers = {}
     for line in lines:
-        label = f"{line['method'].replace(' ', '_').replace('-', '_')}_{line['arm']}"
-        label = "naive" if line["arm"] == "naive" else label
+        label = line["arm"] if line["method"] == NO_METHOD else f"{slug(line['method'])}_{line['arm']}"
         if line["pair_of"] == "b-c":
             numbers[f"bc_{label}"] = line["loss_barrier"]
         elif line["pair_of"] == "a-b-c":

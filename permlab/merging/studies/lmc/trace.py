@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from permlab.matching import weight_matching
-from permlab.merging.studies.lmc.subject import Subject, Tables
+from permlab.merging.measure.subject import Subject
+from permlab.merging.studies.lmc.arms import Tables, barriers
 from permlab.symmetry import Permutation
 
 MAX_SWEEPS = 50
@@ -14,9 +15,9 @@ def trace(subject: Subject) -> Tables:
     steps: list[tuple[str, Permutation]] = []
     weight_matching(
         subject.spec,
-        *subject.states[:2],
+        *subject.states,
         start=subject.spec.identity(),
-        seed=subject.seed,
+        seed=subject.setting.seed,
         max_sweeps=MAX_SWEEPS,
         keep_costs=False,
         sparse=False,  # arXiv 2209.04836, algorithm 1: every step solves one layer optimally given all others
@@ -24,6 +25,6 @@ def trace(subject: Subject) -> Tables:
     )
     rows = []
     for step, (group, permutation) in enumerate(steps):
-        measured = {**subject.alignment(permutation), **subject.barriers(permutation)}
+        measured = {**subject.alignment(permutation), **barriers(subject, permutation)}
         rows.append({"pair": subject.pair, "step": step, "group": group, **measured})
     return {"trace": rows}

@@ -1,56 +1,74 @@
-"""Where a budget above one network goes: allocators at equal multiply-accumulates, `budget_rows(case)`."""
+"""Where a budget above one network goes: allocators at equal multiply-accumulates, `budget_rows(subject)`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from permlab.merging import ALLOCATIONS, allocate, measured_gains
+from permlab.matching.table import MATCHES
+from permlab.merging.measure.subject import Subject
 from permlab.merging.methods.repair import batchnorms
-from permlab.merging.studies.pleas.case import Case, State
+from permlab.merging.networks.states import State
+from permlab.merging.partial.budget import allocate, measured_gains
+from permlab.merging.studies.pleas.arms import RESET, PartialArm
+from permlab.merging.studies.pleas.scores import scores
+from permlab.merging.table import ALLOCATIONS
 from permlab.tables import Row
 
 BUDGET_GRID = (1.2, 1.5, 1.8)
 
 
-def budget_rows(case: Case, progress: Callable[[int], None] | None = None) -> list[Row]:
-    """Least squares at equal exact budgets by allocator, and without a permutation; gains come from training images."""
-    if not case.free:
+def planned_budgets() -> list[tuple[str, str, float]]:
+    """(matching, allocator, budget) of every row; without a permutation there are no gains to measure."""
+    plain = [name for name, row in ALLOCATIONS.items() if "gains" not in row.needs]
+    allocators = {"activation": list(ALLOCATIONS), "identity": plain}
+    return [(match, each, budget) for budget in BUDGET_GRID for match, own in allocators.items() for each in own]
+
+
+def budget_rows(subject: Subject, progress: Callable[[int], None] | None = None) -> list[Row]:
+    """Least squares at equal exact budgets by allocator, and without a permutation.
+
+    What keeping a group apart is worth is measured on training images (arXiv 2407.02447: the quadratic programme is
+    given the accuracy of merges with one or two groups kept apart).
+
+    Args:
+        subject: two networks and the sets of their tasks (`pleas.scores`).
+        progress: called with the number of rows done.
+    """
+    if not subject.free:
         return []
     memory: dict[tuple[float, ...], float] = {}
 
     def measure(ratios: Mapping[str, float]) -> float:
-        key = tuple(ratios.get(name, 0.0) for name in case.free)
+        key = tuple(ratios.get(name, 0.0) for name in subject.free)
         if key not in memory:
-            _, states = _merged(case, "activation matching", ratios)
-            found = case.scores(states, "train")
+            found = scores(subject, fitted(subject, "activation", ratios), "train")
             memory[key] = found.get("joint", found["own"])
         return memory[key]
 
+    gains = {budget: measured_gains(subject.free, budget, measure) for budget in BUDGET_GRID}
     rows: list[Row] = []
-    for budget in BUDGET_GRID:
-        gains = measured_gains(case.free, budget, measure)
-        for match, methods in (("activation matching", ALLOCATIONS), ("no permutation", ("uniform", "prefix"))):
-            for method in methods:
-                plan = allocate(method, case.counter, budget, gains=gains, fixed=case.fixed, seed=case.seed % 2**32)
-                _, states = _merged(case, match, plan.ratios)
-                rows.append(
-                    {
-                        "pair": case.pair, "matching": match, "allocator": method, "budget": budget,
-                        "macs": plan.macs, "dense_macs": case.counter.count(plan.ratios).dense / case.counter.base,
-                        **case.scores(states), "solver": plan.solver, "note": plan.notes.get("budget", ""),
-                        "ratios": " ".join(f"{name}={ratio:.3f}" for name, ratio in plan.ratios.items()),
-                    }
-                )  # fmt: skip
-                if progress is not None:
-                    progress(len(rows))
+    for match, allocator, budget in planned_budgets():
+        plan = allocate(
+            allocator, subject.counter, budget, gains=gains[budget], fixed=subject.fixed,
+            seed=subject.setting.seed % 2**32,
+        )  # fmt: skip
+        rows.append(
+            {
+                "pair": subject.pair, "matching": MATCHES[match].title, "allocator": allocator, "budget": budget,
+                "macs": plan.macs, "dense_macs": subject.counter.count(plan.ratios).dense / subject.counter.base,
+                **scores(subject, fitted(subject, match, plan.ratios)), "solver": plan.solver,
+                "note": plan.notes.get("budget", ""),
+                "ratios": " ".join(f"{name}={ratio:.3f}" for name, ratio in plan.ratios.items()),
+            }
+        )  # fmt: skip
+        if progress is not None:
+            progress(len(rows))
     return rows
 
 
-def _merged(case: Case, match: str, ratios: Mapping[str, float]) -> tuple[State, list[State]]:
-    """Least squares, with BatchNorm statistics measured again where there are any."""
-    trunk, states = case.combine(match, "least squares", ratios)
-    if batchnorms(case.model):
-        layout, aligned = case.layout(match, ratios)
-        trunk = case.reset(trunk, states)
-        states = case.per_task(layout, trunk, aligned)
-    return trunk, states
+def fitted(subject: Subject, match: str, ratios: Mapping[str, float]) -> Sequence[State]:
+    """Least squares, with BatchNorm statistics measured again where there are any: `Merged.states`."""
+    merged = PartialArm(match, "least_squares", ratios=ratios).merge(subject)
+    if batchnorms(subject.model):
+        return subject.renormalise(RESET, merged.networks, merged.state)
+    return merged.states

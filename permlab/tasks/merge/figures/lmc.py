@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from permlab import figures
+from permlab.merging.studies.lmc.arms import ACTIVATION, NAIVE, RANDOM, WEIGHT
 from permlab.tables import Row, mean, pick, summarise
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 Tables = dict[str, list[Row]]
 COLORS = {
     "leading vectors only": "green", "other vectors only": "red", "random vectors": "purple",
-    "activation matching": "orange", "trained A": "blue", "trained B": "sky", "untrained": "grey",
+    "trained A": "blue", "trained B": "sky", "untrained": "grey",
 }  # fmt: skip
 FLOOR = 1e-2
 """Barriers below this are drawn on a linear scale."""
@@ -34,7 +35,7 @@ def draw_alignment(tables: Tables) -> Figure:
     figure, ax = figures.new(width=1, height=3.1)
     lines = summarise(tables["spectra"], ("networks", "arm", "gamma"))
     for kind, arm in dict.fromkeys((line["networks"], line["arm"]) for line in lines):
-        if arm in ("with itself", "random permutation"):
+        if arm in ("with itself", RANDOM.label):
             continue
         own = [line for line in lines if (line["networks"], line["arm"]) == (kind, arm)]
         gamma, r = np.array([row["gamma"] for row in own]), np.array([row["r"] for row in own])
@@ -64,7 +65,7 @@ def draw_trace(tables: Tables) -> Figure:
                 [row[column] for row in own],
                 [row["loss_barrier"] for row in own],
                 marker=".",
-                color=figures.color("weight matching"),
+                color=figures.color(WEIGHT.label),
                 alpha=0.6,
                 linewidth=0.8,
                 label=None if number else "steps of weight matching",
@@ -77,18 +78,22 @@ def draw_trace(tables: Tables) -> Figure:
     return figure
 
 
+def _color(name: str) -> str:
+    return figures.PALETTE[COLORS[name]] if name in COLORS else figures.color(name)
+
+
 def _others(ax: Axes, tables: Tables, column: str) -> None:
     """Ends of other methods, as points: permutations from part of the singular vectors, activation matching."""
     series = {
         "leading vectors only": [row for row in tables.get("causal", []) if row["part"] == "leading"],
         "other vectors only": [row for row in tables.get("causal", []) if row["part"] == "rest"],
         "random vectors": [row for row in tables.get("causal", []) if row["part"] == "random ranks"],
-        "activation matching": [row for row in tables.get("distances", []) if row["arm"] == "activation matching"],
+        ACTIVATION.label: [row for row in tables.get("distances", []) if row["arm"] == ACTIVATION.label],
     }
     for marker, (name, rows) in zip("^vxs", series.items()):
         if rows:
             x, y = [row[column] for row in rows], [row["loss_barrier"] for row in rows]
-            ax.plot(x, y, marker, color=figures.PALETTE[COLORS[name]], markersize=3, alpha=0.7, label=name)
+            ax.plot(x, y, marker, color=_color(name), markersize=3, alpha=0.7, label=name)
 
 
 def draw_causal(tables: Tables) -> Figure:
@@ -103,13 +108,13 @@ def draw_causal(tables: Tables) -> Figure:
             x, y = [line["gamma"] for line in own], [line[column] for line in own]
             error = deviations(own, column)
             ax.errorbar(x, y, error, marker="o", color=figures.PALETTE[COLORS[name]], label=name)
-        ax.axhline(whole[column], color=figures.color("weight matching"), linestyle="--", label="all vectors")
+        ax.axhline(whole[column], color=figures.color(WEIGHT.label), linestyle="--", label="all vectors")
         ax.set_xlabel("gamma (share of the largest singular value)")
     _barrier_axis(axes[0])
     axes[1].set_ylabel("reduction of the L2 distance")
     naive = mean([row for row in tables.get("trace", []) if not row["step"]], "loss_barrier")
     if naive is not None:
-        axes[0].axhline(naive, color=figures.color("no permutation"), label="no permutation")
+        axes[0].axhline(naive, color=figures.color(NAIVE.label), label=NAIVE.label)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
     return figure

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from permlab import figures
-from permlab.merging.studies.pleas.arms import with_reset
+from permlab.matching.table import MATCHES
+from permlab.merging.studies.pleas.arms import REFERENCE, PartialArm, with_reset
+from permlab.merging.table import COMBINES
 from permlab.tables import Row
 from permlab.tasks.merge.figures.lmc import deviations
 
@@ -17,8 +20,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LABELS = {"joint": "accuracy, one decision among all labels", "own": "accuracy, mean over tasks"}
-STYLES = {"uniform": ("o", "sky"), "prefix": ("s", "green"), "greedy": ("^", "purple"), "qp": ("D", "blue")}
-"""Allocator -> (marker, colour); without a permutation the colour is that of the control."""
+MARKERS = "os^Dv<>p"
+"""Of the allocators, in their order; without a permutation the colour is that of the control."""
+NAIVE = MATCHES["identity"].title
+SINGLES = (
+    (PartialArm("identity", repaired=True), "x"),
+    (PartialArm("identity", "regmean"), "1"),
+    (PartialArm("activation"), "+"),
+)
+"""Arms at the price of one network, as points."""
 
 
 def draw_arms(lines: Sequence[Row], score: str) -> Figure:
@@ -45,26 +55,25 @@ def draw_budgets(budgets: Sequence[Row], arms: Sequence[Row], score: str) -> Fig
     figure, ax = figures.new(width=2, height=3.2)
     ends = {line["arm"]: line for line in arms}
     ensemble = ends.get("ensemble")
+    markers = dict(zip(dict.fromkeys(line["allocator"] for line in budgets), itertools.cycle(MARKERS)))
     for match, allocator in dict.fromkeys((line["matching"], line["allocator"]) for line in budgets):
         own = [line for line in budgets if (line["matching"], line["allocator"]) == (match, allocator)]
-        start = ends[with_reset(f"{match}, least squares", list(ends))]
+        start = ends[with_reset(f"{match}, {COMBINES[REFERENCE.combine].title}", ends)]
         points = [start, *own]
-        marker, color = STYLES[allocator]
-        matched = match != "no permutation"
+        matched = match != NAIVE
         ax.errorbar(
             [line["macs"] for line in points],
             [line[score] for line in points],
             deviations(points, score),
-            fmt=marker + ("-" if matched else "--"),
-            color=figures.PALETTE[color] if matched else figures.color(match),
+            fmt=markers[allocator] + ("-" if matched else "--"),
+            color=figures.color(allocator if matched else match),
             label=f"{match}, {allocator}",
             linewidth=1,
             elinewidth=0.6,
         )
-    singles = ("no permutation, REPAIR", "x"), ("no permutation, RegMean", "1"), ("activation matching, average", "+")
-    for name, marker in singles:
-        value = ends[with_reset(name, list(ends))][score]
-        ax.plot(1, value, marker, color=figures.color(name.split(",")[0]), label=name, markersize=6)
+    for arm, marker in SINGLES:
+        value, color = ends[with_reset(arm.label, ends)][score], figures.color(arm.match)
+        ax.plot(1, value, marker, color=color, label=arm.label, markersize=6)
     if ensemble:
         ax.plot(2, ensemble[score], "*", color=figures.color("ensemble"), label="ensemble", markersize=8)
     ax.set(xlabel="multiply-accumulates relative to one network", ylabel=LABELS[score])
