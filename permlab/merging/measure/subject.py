@@ -134,10 +134,10 @@ class Subject:
         """A merged network with other statistics, by a name of `RENORMS`, under each head as in `Merged.states`."""
         return under_heads(networks, renormalise(renorm, networks, state, self.setting))
 
-    def permuted(self, permutation: Permutation | str) -> list[State]:
+    def permuted(self, permutation: Permutation | str) -> tuple[State, State]:
         """The first network, and the second after a permutation: of a matching by name, or any."""
         chosen = self.match(permutation).permutation if isinstance(permutation, str) else permutation
-        return [self.states[0], apply(self.spec, self.states[1], chosen)]
+        return self.states[0], apply(self.spec, self.states[1], chosen)
 
     def is_line(self, arm: Arm, budget: float = 1.0) -> bool:
         """Whether merging in this way gives a point on the line between two aligned networks."""

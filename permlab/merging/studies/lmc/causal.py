@@ -77,7 +77,7 @@ def causal(subject: Subject) -> Tables:
 
 def causal_metrics(lines: Sequence[Row]) -> dict[str, float]:
     """Barrier, distance and alignment of the leading vectors and of the rest at gamma 0.3."""
-    numbers = {}
+    numbers: dict[str, float] = {}
     for part in ("leading", "rest"):
         line = pick(lines, part=part, gamma=0.3)
         numbers |= {

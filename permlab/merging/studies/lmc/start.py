@@ -38,7 +38,7 @@ def start_metrics(lines: Sequence[Row]) -> dict[str, float]:
     """Alignment and barrier of weight matching, of the warm start and of the cold start at its best rate (training)."""
     warm = pick(lines, start="warm")
     cold = min((line for line in lines if line["start"] == "cold"), key=lambda line: line["train_loss_barrier"])
-    numbers = {}
+    numbers: dict[str, float] = {}
     for name, line in (("warm", warm), ("cold", cold), ("weight", pick(lines, start=WEIGHT.label))):
         numbers |= {f"{name}_r": line["r_0.3"], f"{name}_r0": line["r_0"], f"{name}_barrier": line["loss_barrier"]}
     return numbers | {"cold_rate": cold["rate"]}

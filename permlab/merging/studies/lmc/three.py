@@ -34,12 +34,15 @@ def three(subject: Subject) -> Tables:
         def match_all(spec: Spec, states: Sequence[State], method: str = method) -> Matching:
             return match_networks(method, spec, subject.model, states, setting)
 
+        def match_two(spec: Spec, first: State, second: State, method: str = method) -> Matching:
+            return match_networks(method, spec, subject.model, [first, second], setting)
+
         found = three_models(
             subject.spec,
             subject.model,
             subject.states,
             subject.sets["test"],
-            lambda spec, first, second, match_all=match_all: match_all(spec, [first, second]),
+            match_two,
             match_all=match_all,
             reset=subject.setting.batches if RENORMS[subject.renorm].changes else None,
         )
@@ -54,7 +57,7 @@ def three(subject: Subject) -> Tables:
 
 def three_metrics(lines: Sequence[Row]) -> dict[str, float]:
     """Barrier between B and C by method and arm, and the accuracy of the mean of all three."""
-    numbers = {}
+    numbers: dict[str, float] = {}
     for line in lines:
         label = line["arm"] if line["method"] == NO_METHOD else f"{slug(line['method'])}_{line['arm']}"
         if line["pair_of"] == "b-c":

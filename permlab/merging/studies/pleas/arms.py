@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from permlab.matching.table import MATCHES
 from permlab.merging.arm import Arm
-from permlab.merging.measure.evaluate import logits_of, noise_batches
+from permlab.merging.measure.evaluate import ensemble_logits, logits_of, noise_batches
 from permlab.merging.measure.subject import Subject
 from permlab.merging.merge import Merged, under_heads
 from permlab.merging.methods.repair import batchnorms, repair, reset_batchnorm
@@ -154,8 +154,7 @@ def references(subject: Subject, *, probes: bool = True) -> list[Row]:
     rows = [{**ensemble, "arm": own_networks, **scores(subject, states), "probe": own_probe}]
     if not subject.labels:
         sets = [set_of(subject, "test", task) for task in TASKS]
-        logits = [sum(logits_of(subject.model, state, each) for state in states) / len(states) for each in sets]
-        own = [accuracy(values, each) for values, each in zip(logits, sets)]
+        own = [accuracy(ensemble_logits([logits_of(subject.model, s, each) for s in states]), each) for each in sets]
         rows.append({**ensemble, "arm": "ensemble", "own": sum(own) / 2, "own_1": own[0], "own_2": own[1]})
         for name, state in zip("AB", states):
             rows.append({**empty, "arm": f"network {name} alone", **scores(subject, [state])})
