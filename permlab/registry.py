@@ -37,6 +37,8 @@ TABLES: dict[str, str] = {
     "renorms": "permlab.merging.table:RENORMS",
     "allocations": "permlab.merging.table:ALLOCATIONS",
     "domains": "permlab.merging.table:DOMAINS",
+    "endpoint_optimizers": "permlab.merging.table:OPTIMIZERS",
+    "endpoint_schedules": "permlab.merging.table:SCHEDULES",
     "orders": "permlab.text.table:ORDERS",
     "segmenters": "permlab.text.table:SEGMENTERS",
     "text_budgets": "permlab.text.table:BUDGETS",

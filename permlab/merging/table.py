@@ -245,3 +245,31 @@ DOMAINS = Table(
         ),
     ],
 )
+
+
+@dataclass(frozen=True)
+class OptimizerRow(Row):
+    """An optimizer of networks trained to be merged; `target` is a function (parameters, rate, weight decay)."""
+
+
+OPTIMIZERS = Table(
+    "optimizer",
+    [
+        OptimizerRow("adam", "Adam; weight decay is an L2 penalty", target="permlab.merging.networks.endpoints:adam"),
+        OptimizerRow("sgd", "gradient descent with momentum 0.9", target="permlab.merging.networks.endpoints:sgd"),
+    ],
+)
+
+
+@dataclass(frozen=True)
+class ScheduleRow(Row):
+    """A schedule of the learning rate; `target` is a function (epoch, epochs) -> share of the rate."""
+
+
+SCHEDULES = Table(
+    "schedule",
+    [
+        ScheduleRow("constant", "one rate throughout", target="permlab.merging.networks.endpoints:constant"),
+        ScheduleRow("cosine", "half a cosine down to 0", target="permlab.merging.networks.endpoints:cosine"),
+    ],
+)

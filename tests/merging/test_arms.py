@@ -6,8 +6,19 @@ import pytest
 import torch
 
 from permlab.errors import UserError
-from permlab.merging import Setting, average, find_head, head_tensors, logits_of, merge_arm, task_arithmetic
+from permlab.matching import match_networks
+from permlab.merging import (
+    Setting,
+    average,
+    find_head,
+    head_tensors,
+    logits_of,
+    merge_arm,
+    renormalise,
+    task_arithmetic,
+)
 from permlab.merging.arm import Arm, parse_arm
+from permlab.merging.merge import combine_stored
 from permlab.models.vision import build_vision_model
 from permlab.symmetry import apply, declare
 
@@ -43,6 +54,40 @@ def test_names_of_arms(text, arm, label):
 def test_arms_that_cannot_be(text):
     with pytest.raises(UserError):
         parse_arm(text)
+
+
+@pytest.mark.parametrize(
+    ("arm", "nearest"),
+    [
+        (Arm("wieght"), "weight"),
+        (Arm("weight", "avreage"), "average"),
+        (Arm("weight", "average", "resett"), "reset"),
+    ],
+)
+def test_names_that_are_not_known_never_fall_through(arm, nearest):
+    spec, model, states, batches = networks()
+    with pytest.raises(UserError, match=f"did you mean '{nearest}'"):
+        merge_arm(arm, spec, model, states, Setting(batches))
+    with pytest.raises(UserError, match="did you mean 'weight'"):
+        match_networks("wieght", spec, model, states, Setting(batches))
+    merged = merge_arm(Arm("identity"), spec, model, states, Setting(batches))
+    with pytest.raises(UserError, match="did you mean 'reset'"):
+        renormalise("resett", merged.networks, merged.state, Setting(batches))
+    with pytest.raises(UserError, match="did you mean 'greedy'"):
+        merge_arm(Arm("weight"), spec, model, states, Setting(batches, budget=1.5, allocation="greedi"))
+    with pytest.raises(UserError, match="did you mean 'pearson'"):
+        merge_arm(Arm("activation"), spec, model, states, Setting(batches, similarity="pearsn"))
+
+
+def test_stored_networks_are_combined_tensor_by_tensor():
+    spec, _, states, _ = networks()
+    matching = match_networks("random", spec, None, states, Setting(seed=3))
+    stored = combine_stored(Arm("random"), spec, states, matching, Setting(weights=[1, 3]))
+    moved = apply(spec, states[1], matching.permutation)
+    wanted = average([states[0], moved], [1, 3])
+    assert all(torch.equal(stored[name], value) for name, value in wanted.items())
+    with pytest.raises(UserError, match="runs the networks"):
+        combine_stored(Arm("weight", "fisher"), spec, states, matching, Setting())
 
 
 @pytest.mark.parametrize("match", ["weight", "activation", "straight_through"])

@@ -274,6 +274,7 @@ REFUSED = {
         ["model=tiny-llama", "dataset=digits"],
         "has no texts to train tiny-llama on",
     ),
+    "no path": (["model=tiny-llama", "dataset=jsonl", "run.dry_run=true"], "dataset=jsonl needs dataset.path"),
     "lora": ([*TINY, "model.lora.rank=4"], "start from random weights"),
     "optimizer": ([*TINY, "task.train.optimizer=sgd"], "language models are trained with adam"),
     "two weights": ([*TINY, "task.weights=[1,1,1]"], "3 values for the 2 networks of a pair"),

@@ -20,7 +20,7 @@ from permlab.symmetry import Permutation, Spec, permute_tensor
 
 def l2_distance(spec: Spec, a: State, b: State, permutation: Permutation | None = None) -> float:
     """Euclidean distance between A and the (permuted) B over the matched tensors."""
-    return squared_norm(spec, a, b, permutation if permutation is not None else spec.identity()) ** 0.5
+    return float(squared_norm(spec, a, b, permutation if permutation is not None else spec.identity()) ** 0.5)
 
 
 def l2_reduction(spec: Spec, a: State, b: State, permutation: Permutation) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,20 +18,11 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
 from permlab.data.images import ImageData
-from permlab.errors import UserError, check_choice, check_range
+from permlab.errors import UserError, check_range
 from permlab.matching.weight import Progress
 from permlab.merging.measure.evaluate import batches_of, labels_of, logits_of, score_logits
+from permlab.merging.table import OPTIMIZERS, SCHEDULES
 from permlab.models.vision import build_vision_model
-
-OPTIMIZERS: dict[str, Callable[[Any, float, float], torch.optim.Optimizer]] = {
-    "adam": lambda parameters, rate, decay: torch.optim.Adam(parameters, lr=rate, weight_decay=decay),
-    "sgd": lambda parameters, rate, decay: torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay),
-}
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda done: 1.0,
-    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
-}
-"""Share of the rate, from the share of the epochs that are done."""
 
 
 @dataclass
@@ -99,8 +90,7 @@ def train_endpoint(
     Raises:
         UserError: a value out of range, or training diverged.
     """
-    check_choice("optimizer", optimizer, OPTIMIZERS)
-    check_choice("schedule", schedule, SCHEDULES)
+    make, share = OPTIMIZERS.check("optimizer", optimizer).load(), SCHEDULES.check("schedule", schedule).load()
     for key, value in (("epochs", epochs), ("batch_size", batch_size)):
         check_range(key, value, 1)
     check_range("rate", rate, 0, open_interval=True)
@@ -108,12 +98,12 @@ def train_endpoint(
     model.load_state_dict(start)
     model.train()
     generator = torch.Generator().manual_seed(seed)
-    steps = OPTIMIZERS[optimizer](model.parameters(), rate, weight_decay)
-    factors = LambdaLR(steps, lambda epoch: SCHEDULES[schedule](epoch / epochs))
+    steps: torch.optim.Optimizer = make(model.parameters(), rate, weight_decay)
+    shares = LambdaLR(steps, lambda epoch: float(share(epoch, epochs)))
     history: list[dict[str, float]] = []
     for epoch in range(epochs):
         loss = _epoch(model, steps, data, batch_size, generator, outputs)
-        factors.step()
+        shares.step()
         history.append({"epoch": float(epoch + 1), "loss": loss})
         if not math.isfinite(loss):
             raise UserError(f"training diverged in epoch {epoch + 1} (loss {loss}): lower rate={rate:g}")
@@ -127,6 +117,26 @@ def train_endpoint(
         "schedule": schedule, **(provenance or {}),
     }  # fmt: skip
     return _finish(model, data, record, history, begin, outputs)
+
+
+def adam(parameters: Iterable[nn.Parameter], rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    """Adam with an L2 penalty."""
+    return torch.optim.Adam(parameters, lr=rate, weight_decay=weight_decay)
+
+
+def sgd(parameters: Iterable[nn.Parameter], rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    """Stochastic gradient descent with momentum 0.9."""
+    return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=weight_decay)
+
+
+def constant(epoch: int, epochs: int) -> float:
+    """The whole rate throughout."""
+    return 1.0
+
+
+def cosine(epoch: int, epochs: int) -> float:
+    """Half a cosine, from 1 to 0."""
+    return (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
 def _own(logits: Tensor, y: Tensor, outputs: Sequence[int] | None) -> tuple[Tensor, Tensor]:

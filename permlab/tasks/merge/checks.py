@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from permlab.config import Config
 from permlab.data import DATASETS, check_dataset
-from permlab.errors import UserError, check_choice, check_range
+from permlab.errors import UserError, check_range
 from permlab.matching.table import MATCHES
 from permlab.merging.arm import Arm, check_arm, parse_arm
-from permlab.merging.table import COMBINES, DOMAINS
+from permlab.merging.table import COMBINES, DOMAINS, OPTIMIZERS, SCHEDULES
 from permlab.models.table import VISION
 from permlab.models.vision_config import check_width, norm_of, validate_vision
 
@@ -129,8 +129,8 @@ def check_training(config: Config) -> None:
     if train.rate is not None:
         check_range("task.train.rate", train.rate, 0, open_interval=True)
     check_range("task.train.weight_decay", train.weight_decay, 0)
-    check_choice("task.train.optimizer", train.optimizer, ("adam", "sgd"))
-    check_choice("task.train.schedule", train.schedule, ("constant", "cosine"))
+    OPTIMIZERS.check("task.train.optimizer", train.optimizer)
+    SCHEDULES.check("task.train.schedule", train.schedule)
     if task.images is not None:
         check_range("task.images", task.images, 2)
     if task.ridge is not None:
