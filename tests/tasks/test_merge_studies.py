@@ -9,10 +9,10 @@ from itertools import pairwise
 import pytest
 
 from permlab import cli
+from permlab.merging.arm import slug
 from permlab.merging.studies.lmc.arms import ARMS
 from permlab.merging.studies.lmc.causal import CAUSAL_GAMMAS
 from permlab.merging.studies.lmc.spectra import GAMMAS
-from permlab.tasks.merge.report import slug
 from permlab.tasks.merge.table import ANALYSES
 
 SMALL = ["task=merge", "model.width=16", "task.train.epochs=3", "task.points=3", "task.images=300"]
