@@ -13,7 +13,7 @@ from permlab.data.checks import check_bad_rows, check_pictures, need_path
 from permlab.data.examples import Corpus, Example
 from permlab.data.texts.rows import BadRows
 from permlab.errors import UserError, check_range, did_you_mean
-from permlab.storage.hub import offline
+from permlab.storage.hub import offline, trouble
 
 if TYPE_CHECKING:
     from permlab.data.images.image_set import ImageData
@@ -178,18 +178,18 @@ def _saved_split(saved: Any, id_or_path: str, split: str) -> Any:
 
 def _explain(error: Exception, id_or_path: str, local: bool) -> str:
     """Return one line that says what went wrong and how to mend it."""
-    names = " ".join(kind.__name__ for kind in type(error).__mro__)
+    kept_away = trouble(error)
     said = str(error).strip().partition("\n")[0][:200] or type(error).__name__
     if local:
         return f"{id_or_path} cannot be read as a dataset ({said}): check split, subset and data files"
-    if "Gated" in names:
+    if kept_away == "gated":
         return f"{id_or_path} is gated: accept its terms on the hub, then log in with `hf auth login`"
-    if "ConnectionError" in names or "Offline" in names or "Timeout" in names or "Connect" in names:
+    if kept_away == "unreachable":
         return (
             f"{id_or_path} cannot be fetched: the hub is not reachable and the cache does not hold it. "
             "Name a local folder (save_to_disk or data files), or fetch it once where there is a network"
         )
-    if "DatasetNotFound" in names:
+    if kept_away == "missing":
         return f"{id_or_path} was not found on the hub ({said}): check the id; for a private one `hf auth login`"
     return f"{id_or_path} cannot be read ({said}): check split and subset"
 

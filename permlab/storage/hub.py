@@ -57,14 +57,27 @@ def in_cache(name: str, files: Sequence[str], revision: str | None = None) -> bo
     return any(isinstance(try_to_load_from_cache(name, file, revision=revision), str) for file in files)
 
 
-def _problem(error: Exception) -> str:
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+def trouble(error: BaseException) -> str:
+    """Return what kept a download away: "gated", "unreachable", "missing", or "" for anything else.
 
-    if isinstance(error, GatedRepoError):  # before its base class RepositoryNotFoundError
+    By the names of the error's classes: `huggingface_hub`, `datasets` and `httpx` each have their own for the same.
+    """
+    names = " ".join(kind.__name__ for kind in type(error).__mro__)
+    return next((word for word, parts in _TROUBLES if any(part in names for part in parts)), "")
+
+
+_TROUBLES = (
+    ("gated", ("Gated",)),  # first: its error is one of those for what is missing, too
+    ("unreachable", ("Connect", "Offline", "Timeout", "LocalEntryNotFound")),
+    ("missing", ("RepositoryNotFound", "DatasetNotFound")),
+)
+
+
+def _problem(error: Exception) -> str:
+    kept_away = trouble(error)
+    if kept_away == "gated":
         return "is gated: accept its licence on the model page and run `hf auth login`"
-    if isinstance(error, RevisionNotFoundError):
+    if type(error).__name__ == "RevisionNotFoundError":
         return "has no such revision on the hub: check the branch, tag or commit"
-    where = (
-        "is not on the hub" if isinstance(error, RepositoryNotFoundError) else "is neither in the cache nor reachable"
-    )
+    where = "is not on the hub" if kept_away == "missing" else "is neither in the cache nor reachable"
     return f"{where}, and no folder of that name is here: give the path of a local copy"

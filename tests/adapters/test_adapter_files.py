@@ -252,22 +252,6 @@ def test_memory_adapter_and_file_give_the_same_merge(tmp_path):
         assert isinstance(left, Factors) and torch.equal(left.a, right.a) and torch.equal(left.b, right.b)
 
 
-def test_a_stream_with_holes_is_refused(tmp_path):
-    from permlab.storage.tensors import SafetensorsStream
-
-    shapes = {"a": ((2, 3), torch.float32), "b": ((4,), torch.bfloat16)}
-    with (
-        pytest.raises(ValueError, match="1 tensors were never written, a among them"),
-        SafetensorsStream(tmp_path / "x.safetensors", shapes) as stream,
-    ):
-        stream.put("b", torch.ones(4))
-    with SafetensorsStream(tmp_path / "y.safetensors", shapes) as stream:
-        stream.put("b", torch.arange(4.0))
-        stream.put("a", torch.arange(6.0).reshape(2, 3))
-    found = load_file(tmp_path / "y.safetensors")
-    assert torch.equal(found["a"], torch.arange(6.0).reshape(2, 3)) and found["b"].dtype == torch.bfloat16
-
-
 def test_layers_to_transform_of_one_input_does_not_hide_the_others(tmp_path):
     only_first = {"model.layers.0.q_proj": (12, 10)}
     first = open_adapter(folder(tmp_path / "a", shapes=only_first, config={"layers_to_transform": [0]}))

@@ -9,15 +9,15 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from permlab.errors import UserError
 from permlab.storage.files import read_object
 from permlab.storage.folders import replacing_folder
 from permlab.storage.hashes import sha256_of
-from permlab.storage.hub import is_hub_id
+from permlab.storage.hub import is_hub_id, trouble
 from permlab.storage.shards import read_weights
-from permlab.storage.tensors import DamagedFile, OpenTensors, read_header
+from permlab.storage.tensors import DamagedFile, OpenTensors, SafetensorsStream, read_header
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
@@ -148,3 +148,32 @@ def test_headers_need_no_torch():
         "import permlab.models.checkpoints\nassert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_stream_with_holes_is_refused(tmp_path):
+    shapes = {"a": ((2, 3), torch.float32), "b": ((4,), torch.bfloat16)}
+    with (
+        pytest.raises(ValueError, match="1 tensors were never written, a among them"),
+        SafetensorsStream(tmp_path / "x.safetensors", shapes) as stream,
+    ):
+        stream.put("b", torch.ones(4))
+    with SafetensorsStream(tmp_path / "y.safetensors", shapes) as stream:
+        stream.put("b", torch.arange(4.0))
+        stream.put("a", torch.arange(6.0).reshape(2, 3))
+    found = load_file(tmp_path / "y.safetensors")
+    assert torch.equal(found["a"], torch.arange(6.0).reshape(2, 3)) and found["b"].dtype == torch.bfloat16
+
+
+def test_what_kept_a_download_away_has_one_name_for_all_libraries():
+    import datasets
+    import httpx
+    from huggingface_hub import errors
+
+    found = {
+        "gated": [errors.GatedRepoError],
+        "missing": [errors.RepositoryNotFoundError, datasets.exceptions.DatasetNotFoundError],
+        "unreachable": [errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, httpx.ConnectError, TimeoutError],
+        "": [errors.RevisionNotFoundError, ValueError],
+    }
+    for word, kinds in found.items():
+        assert {trouble(kind.__new__(kind)) for kind in kinds} == {word}
