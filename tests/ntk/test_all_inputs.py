@@ -42,7 +42,7 @@ def simulate_all_inputs(k, networks, draws, parameterization, seed):
     return int(right)
 
 
-@pytest.mark.parametrize("k", range(2, 11))
+@pytest.mark.parametrize("k", [*range(2, 9), *(pytest.param(k, marks=pytest.mark.slow) for k in (9, 10))])
 def test_brute_force_lies_between_the_bounds(k):
     enough, lower = ensemble_size_all(k, 0.9), ensemble_size_all_lower(k, 0.9)
     assert 1 <= lower <= enough

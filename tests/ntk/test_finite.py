@@ -96,7 +96,7 @@ def test_width_selects_the_kernel_in_the_standard_parameterization():
     # The first layer enters the standard tangent kernel with weight k / width: compare means at width = 16 k.
     k, width = 6, 96
     task = problem(k)
-    outputs = ExactEnsemble(Spec(k, width, "standard", "both"), task, 0, dtype=torch.float64).outputs(range(4000))
+    outputs = ExactEnsemble(Spec(k, width, "standard", "both"), task, 0, dtype=torch.float64).outputs(range(2000))
     answers = torch.from_numpy(task.answers)
     off = outputs[:, ~answers].mean(dim=1)
     mean, error = float(off.mean()), float(off.std() / math.sqrt(len(off)))

@@ -36,7 +36,7 @@ def dense(k, m, parameterization):
 
 @pytest.mark.parametrize("parameterization", ["standard", "ntk", 0.25])
 def test_closed_form_equals_dense_solve(parameterization):
-    for k in range(2, 61):
+    for k in (*range(2, 14), 31, 60):
         for m in range(1, k + 1):
             law = posterior(k, m, parameterization)
             on, off, variance = dense(k, m, parameterization)

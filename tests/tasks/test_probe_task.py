@@ -2,16 +2,16 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 
 from permlab.cli import main
+from permlab.probes import Training
 
 BASE = ["task=inverse_permutation", "tracker=none", "hardware=cpu", "hardware.threads=1"]
 SMALL = [*BASE, "task.n=3", "task.seeds=2", "task.train.batch=64", "task.train.test_examples=64"]
@@ -35,6 +35,12 @@ def here(monkeypatch, capsys, tmp_path):
         return Done(stopped.value.code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def unsaved(monkeypatch):
+    """Figures are drawn, but not written: that costs more than these runs."""
+    monkeypatch.setattr("permlab.runs.run.Run.figure", lambda self, name, figure: plt.close(figure))
 
 
 def result(folder: Path) -> dict:
@@ -71,24 +77,22 @@ def test_train_reports_floors_curves_figures_and_weights(here, tmp_path):
     assert best > 0.2
 
 
-def test_a_killed_run_resumes_to_the_same_numbers(permlab, environment, tmp_path):
-    keys = [*SMALL, "task.target_mse=0", "task.train.steps=150", "task.train.test_every=10"]
-    keys += ["task.compare=[no_mask]", "run.checkpoint_steps=20"]
-    assert permlab(*keys, "run.dir=whole").returncode == 0
-    command = [str(Path(sys.executable).with_name("permlab")), *keys, "run.dir=cut"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
-    checkpoints = tmp_path / "cut" / "checkpoints"
-    deadline = time.monotonic() + 120
-    # Past step 150 the second arm is being trained: the first must come back from the checkpoint.
-    while time.monotonic() < deadline and process.poll() is None:
-        lines = (tmp_path / "cut" / "metrics.jsonl").read_text() if checkpoints.exists() else ""
-        if '"step": 180' in lines and len(list(checkpoints.glob("state-*.pt"))) == 2:
-            break
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert result(tmp_path / "cut")["status"] == "running", "the run ended before it could be killed"
-    resumed = permlab("resume", "cut")
+def test_a_stopped_run_resumes_to_the_same_numbers(here, tmp_path, monkeypatch, unsaved):
+    """The stop comes in the second arm: the first must come back from the checkpoint."""
+    keys = [*SMALL, "task.target_mse=0", "task.train.steps=60", "task.train.test_every=10", "task.compare=[no_mask]"]
+    assert here(*keys, "run.dir=whole").returncode == 0
+    step = Training.train_step
+
+    def step_and_stop(training):
+        if training.step == 35 and training.model.layout.mask == "none":
+            os.kill(os.getpid(), signal.SIGTERM)
+        step(training)
+
+    monkeypatch.setattr(Training, "train_step", step_and_stop)
+    assert here(*keys, "run.dir=cut").returncode == 128 + signal.SIGTERM
+    monkeypatch.setattr(Training, "train_step", step)
+    assert result(tmp_path / "cut")["status"] == "interrupted"
+    resumed = here("resume", "cut")
     assert resumed.returncode == 0, resumed.stderr + resumed.stdout
     both = [result(tmp_path / name)["metrics"] for name in ("whole", "cut")]
     timed = [{k: v for k, v in metrics.items() if "seconds" not in k} for metrics in both]
@@ -110,8 +114,8 @@ def test_construct(here, tmp_path):
     assert (tmp_path / "run" / "figures" / "construction.svg").is_file()
 
 
-def test_scratch_sweep(here, tmp_path):
-    done = here(*SMALL, "task.mode=scratch_sweep", "task.train.steps=80", "run.dir=run")
+def test_scratch_sweep(here, tmp_path, unsaved):
+    done = here(*SMALL, "task.mode=scratch_sweep", "task.train.steps=40", "task.train.test_every=20", "run.dir=run")
     assert done.returncode == 0, done.stderr + done.stdout
     table = rows(tmp_path / "run", "scratch_sweep")
     after = [row for row in table if row["position"] == "after"]
@@ -126,7 +130,7 @@ def test_scratch_sweep(here, tmp_path):
     assert metrics["construction_excess"] < 1e-6
 
 
-def test_tokens(here, tmp_path):
+def test_tokens(here, tmp_path, unsaved):
     done = here(
         *BASE, "task.mode=tokens", "task.n=3", "task.tokens.steps=4", "task.tokens.hidden=32", "task.tokens.heads=4",
         "task.tokens.parameters=60000", "task.tokens.combinations=[gpt2/in_place,bert/in_place,t5/generate]",
@@ -141,7 +145,7 @@ def test_tokens(here, tmp_path):
     assert max(sizes) / min(sizes) < 1.01
 
 
-def test_prompt_on_a_tiny_model(here, tmp_path):
+def test_prompt_on_a_tiny_model(here, tmp_path, unsaved):
     done = here(
         *BASE, "task.mode=prompt", "model=tiny-llama", "model.scratch.hidden_size=32", "model.scratch.layers=1",
         "task.prompt.sizes=[2,3]", "task.prompt.styles=[plain,scratch]", "task.prompt.examples=4", "run.dir=run",
