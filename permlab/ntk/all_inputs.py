@@ -147,6 +147,7 @@ def _lower_of_class(
 
     def contradicts(networks: int) -> bool:
         threshold = signal * np.sqrt(networks)
+        # de Caen (1997): P(some x is wrong) >= n p^2 / sum_x' P(wrong at x and x'), one class of n exchangeable inputs.
         both = log_ndtr(-threshold * np.sqrt(2.0 / (1.0 + correlation)))
         bound = log_count + 2.0 * log_ndtr(-threshold) - logsumexp(log_pairs + both)
         return bool(bound > log_allowed)

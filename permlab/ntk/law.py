@@ -87,12 +87,12 @@ def _posterior(k: FloatArray, m: FloatArray, weight: float) -> Posterior:
     a = a_prior + weight
     d_prior = kappa1_increment(cosine)
     d = d_prior + weight * cosine * kappa0(cosine)
-    total = a + b * k
+    total = a + b * k  # eigenvalue of T(X, X) along 1; Sherman-Morrison divides by it
     # mean_on = g + d/a brought over one denominator: the sum of two positive terms.
     mean_on = (d * (a + b * (k - m)) / a + b) / total
     mean_off = b * (1.0 - d * m / a) / total
     squares = m * mean_on**2 + (k - m) * mean_off**2
-    missing = (a - d * m) / total
+    missing = (a - d * m) / total  # 1 - S, without the cancellation of 1 minus a sum near 1
     variance = (a_prior * (1.0 + squares) + b * missing**2 - 2.0 * d_prior * m * mean_on) / (2.0 * k)
     trained = m == 1
     return Posterior(

@@ -160,6 +160,7 @@ class _Walk:
             if following == end:
                 reached, next_accuracy = final, last
             else:
+                # Gaussian bridge: given both ends, the middle is normal around the chord with this variance.
                 share = (following - now) / (end - now)
                 spread = (following - now) * (end - following) / (end - now)
                 reached = torch.lerp(total, final, share).add_(self.process.draw(len(ids), spread))

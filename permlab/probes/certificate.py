@@ -80,7 +80,7 @@ def reachable(layout: Layout, depth: int, mask: Tensor | None = None) -> Reach:
     visible = layout.visible() if mask is None else mask
     step = (visible | torch.eye(layout.length, dtype=torch.bool)).float()
     paths = torch.eye(layout.length)[layout.output_rows]
-    for _ in range(depth):
+    for _ in range(depth):  # one layer carries information along one visible step, or nowhere (residual)
         paths = ((paths @ step) > 0).float()
     reach = paths > 0
     return Reach(permutation=reach[:, layout.permutation_rows], string=reach[:, layout.string_rows])

@@ -55,18 +55,20 @@ def construction_weights(layout: Layout, beta: float, dtype: torch.dtype = torch
     if blind:
         w[at[2]["I"].start + out.start : at[2]["I"].start + out.stop] = 0.5
         return flat
+    # Layer 1 (arXiv 2509.24125, constructive part): row j asks for content coordinate j; rows outside P pay 2 beta.
     position = at[0]["I"].start
     query = slice(position + out.start, position + out.stop)
     first[query, 0, at[0]["X"]] = beta * torch.eye(n, dtype=dtype)
     outside = torch.ones(length, dtype=dtype)
     outside[p] = 0
     first[query, 0, at[0]["I"]] = -2 * beta * outside
+    # Layer 2: the position that layer 1 copied from P's row i scores with the position of Y_P's row i.
     copied, position = at[1]["A1"].start, at[1]["I"].start
     second[copied + p.start : copied + p.stop, 0, position + y.start : position + y.stop] = beta * torch.eye(
         n, dtype=dtype
     )
     second[position + out.start : position + out.stop, 0, at[1]["I"]] = _second_constant(layout, beta, fallback, dtype)
-    w[at[2]["A2 X"]] = torch.eye(n, dtype=dtype)
+    w[at[2]["A2 X"]] = torch.eye(n, dtype=dtype)  # the content that layer 2 read is the answer
     if fallback:
         w[at[2]["A2"].start + p.start : at[2]["A2"].start + p.stop] = 0.5 - 1 / n
     return flat

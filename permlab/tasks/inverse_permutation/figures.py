@@ -221,6 +221,7 @@ def prompts(rows: list[dict[str, Any]]) -> Figure:
             )
         chance = {row["n"]: row[f"chance_{key}"] for row in rows}
         ax.plot(sizes, [chance[n] for n in sizes], ":", color=figures.color("floor"), label="chance")
+        ax.set_xticks(sizes)
         ax.set_xlabel("list length n")
         ax.set_ylabel(f"share of {name}" if key == "accuracy" else "share of lists right")
         ax.set_ylim(-0.03, 1.03)
