@@ -29,14 +29,14 @@ class ReportConfig:
     name: str = "report"
 
 
-def validate(config: Config) -> None:
+def validate(config: Config[ReportConfig]) -> None:
     """Refuse what would leave an old report standing, and a number of figures that no page can hold."""
     check_range("report.figures", config.report.figures, 0, MOST_FIGURES)
     if config.run.skip_finished:
         raise UserError("task=report reads runs that change, so it is always made anew; drop run.skip_finished")
 
 
-def plan(config: Config) -> dict[str, str]:
+def plan(config: Config[ReportConfig]) -> dict[str, str]:
     """Find the runs, read their states, write nothing."""
     from permlab.reports.collect import collect
 
@@ -50,7 +50,7 @@ def names(runs: Any) -> list[str]:
     return sorted({run.experiment["name"] for run in runs if run.experiment})
 
 
-def run(config: Config, run: Run) -> None:
+def run(config: Config[ReportConfig], run: Run) -> None:
     """Read the runs and write index.html, report.md, tables/ and figures/ into the run directory."""
     from permlab import shipped
     from permlab.reports.build import build
@@ -118,4 +118,4 @@ def as_shipped(name: str) -> Mapping[str, Any] | None:
         plain = OmegaConf.to_container(compose_one([f"experiment={name}", *search_path()]), resolve=True)
     except (UserError, OmegaConfBaseException):
         return None
-    return plain if isinstance(plain, dict) else None
+    return {str(key): value for key, value in plain.items()} if isinstance(plain, dict) else None

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from permlab import shipped
+from permlab import cli, shipped
 from permlab.compose import plan_jobs
 from permlab.errors import UserError
 from permlab.rules import parse_rule
@@ -129,9 +129,18 @@ def results(folder: Path, task: str) -> list[dict]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob(f"outputs/{task}/*/result.json"))]
 
 
+def in_this_process(*arguments: str) -> int:
+    """What the driver's `permlab` does, without a process of its own for each run."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(arguments))
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.slow
 def test_a_failing_experiment_is_reported_and_the_others_run_once(driver, tmp_path, monkeypatch, capfd):
     """Two jobs, a failure, data that is not there, then the report; a second call runs only what failed."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(driver, "permlab", in_this_process)
     small = ("task.k=[5,10,20]", "task.replicates=0", "hardware.threads=1")
     steps = (
         driver.Step("spt/berglund", ("dataset.path={data}/reversal_curse",), ("reversal_curse",)),
@@ -170,6 +179,11 @@ def test_only_the_newest_finished_run_of_every_job_is_reported(driver, tmp_path,
         (folder / "result.json").write_text(json.dumps(result))
     assert driver.newest(job) == (Path("outputs/ntk/b"), "done")
     assert driver.directories([job, job]) == [Path("outputs/ntk/b")]
+
+
+def test_runs_have_a_process_of_their_own_and_its_exit_code_counts(driver, capfd):
+    assert driver.permlab("--version") == 0 and "permlab 0." in capfd.readouterr().out
+    assert driver.permlab("ls", "nothing") == 2
 
 
 def test_an_interrupted_run_is_continued_and_a_stop_ends_everything(driver, tmp_path, monkeypatch, capsys):

@@ -16,6 +16,7 @@ from permlab.reports.markdown import to_markdown
 from permlab.reports.writer import Output
 
 
+@pytest.mark.slow
 def test_a_real_experiment_from_run_to_verdict(permlab, tmp_path):
     small = ["task.k=[5,10]", "task.networks=[20,60]", "task.replicates=10", "task.tests=50", "tracker=none"]
     done = permlab("experiment=ntk/figure1_right", *small)
@@ -74,6 +75,7 @@ def test_other_runs_do_not_carry_report_keys(permlab, tmp_path):
     assert "report" not in (tmp_path / "run" / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_500_runs_in_time(tmp_path):
     """The limit of the whole is 60 s; generous here, because tests share their machine."""
     benchmark().make_runs(tmp_path / "outputs", 500)
