@@ -52,6 +52,7 @@ def outcome(folder: Path) -> tuple[dict, list[str], bytes]:
     return metrics, (folder / "metrics.jsonl").read_text().splitlines(), weights
 
 
+@pytest.mark.slow
 def test_killed_and_stopped_runs_end_like_an_uninterrupted_one(tmp_path, start, settings):
     whole = start(*settings, "run.dir=whole")
     assert whole.wait(240) == 0, (tmp_path / "stdout.txt").read_text()
@@ -88,6 +89,7 @@ def test_killed_and_stopped_runs_end_like_an_uninterrupted_one(tmp_path, start, 
     assert "is finished; nothing to resume" in (tmp_path / "stdout.txt").read_text()
 
 
+@pytest.mark.slow
 def test_interrupting_a_sweep_stops_the_jobs_that_have_not_begun(tmp_path, start, settings):
     sweep = start("-m", *settings, "task.train.epochs=4000", "seed=0,1")
     wait_for(sweep, lambda: any(p.stat().st_size for p in tmp_path.glob("outputs/spt/*/metrics.jsonl")))

@@ -33,6 +33,19 @@ TINY = {
 }
 """task -> keys that make its experiments smaller, but for those that are tiny as they are: `tiny: {}`."""
 EXPERIMENTS = shipped.names("experiment")
+QUICK = {
+    *("inverse_permutation/construction", "inverse_permutation/quick_scratch", "inverse_permutation/architectures"),
+    *(
+        "lora_lego/identities",
+        "lora_lego/prune",
+        "lora_lego/quick",
+        "merge/quick",
+        "merge/quick_lmc",
+        "merge/quick_pleas",
+    ),
+    *("merge/width", "ntk/figure1_left", "ntk/scaling", "ntk/width", "spt/quick", "spt/quick_order_matrix"),
+}
+"""One experiment of every kind; the others run the same code at other settings and are slow in sum."""
 
 
 def tiny(name: str, data: Path) -> list[str]:
@@ -51,7 +64,9 @@ def test_every_experiment_has_a_tiny_version(name):
     )
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in EXPERIMENTS]
+)
 def test_the_metrics_of_the_rules_are_measured(name, tmp_path, monkeypatch, shared_data):
     monkeypatch.chdir(tmp_path)
     folders = [shared_data(folder) for folder in shipped_experiment(name).reproduce.runs[0].data]

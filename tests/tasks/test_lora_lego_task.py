@@ -53,6 +53,7 @@ def rows(run, name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(handle))
 
 
+@pytest.mark.slow
 def test_knowledge_benchmark_end_to_end_and_resumable(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert permlab_here(*TINY, "task.repeats=2", "run.dir=r") == 0
@@ -139,6 +140,7 @@ def test_base_training_that_was_stopped_logs_every_step_once(tmp_path, monkeypat
     assert logs[0] == logs[1]
 
 
+@pytest.mark.slow
 def test_pruning_and_mixed_ranks(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert permlab_here(*TINY, "task.study=prune", "task.lora_ranks=[4]", "run.dir=p") == 0
@@ -158,6 +160,7 @@ def test_pruning_and_mixed_ranks(tmp_path, monkeypatch):
     assert any("reference rank max" in row["method"] for row in table)
 
 
+@pytest.mark.slow
 def test_identities_study(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert permlab_here("task=lora_lego", "task.study=identities", "run.dir=i") == 0

@@ -124,6 +124,7 @@ def test_pairs_trained_here(tmp_path):
     assert len(AutoTokenizer.from_pretrained("run/artifacts/model")) == state["lm_head.weight"].shape[0]
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_numbers():
     assert merge(*TINY, "task.train.epochs=1") == 0
     once = result()["metrics"]
@@ -134,6 +135,7 @@ def test_same_seed_gives_the_same_numbers():
     assert once == again
 
 
+@pytest.mark.slow
 def test_interrupted_pairs_are_resumed_with_the_same_numbers(monkeypatch):
     settings = [*TINY, "task.train.epochs=1", "task.pairs=2"]
     assert merge(*settings) == 0

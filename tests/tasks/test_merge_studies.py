@@ -87,6 +87,7 @@ def test_summaries_are_means_over_pairs(lmc):
     assert metrics["l2_reduction"] == pytest.approx(sum(values) / 2)
 
 
+@pytest.mark.slow
 def test_pleas_command_with_labels_and_with_domains(tmp_path):
     code, tables, metrics = run_here(tmp_path / "labels", "task.study=pleas", "task.labels=2", "task.pairs=2")
     assert code == 0 and len(tables["pleas"]) == 2 * (2 + 19) and len(tables["budgets"]) == 2 * 18

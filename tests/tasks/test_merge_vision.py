@@ -52,6 +52,7 @@ def metrics(run: str = "run") -> dict[str, float]:
     return result["metrics"]
 
 
+@pytest.mark.slow
 def test_every_control_stands_beside_the_configured_arm():
     assert merge("task.pairs=2", "task.compare=[activation,weight/least_squares]") == 0
     table = rows("arms")
@@ -103,6 +104,7 @@ def test_the_merged_network_on_disk_is_the_one_that_was_scored():
     )
 
 
+@pytest.mark.slow
 def test_networks_of_the_user_that_differ_by_a_permutation_merge_without_loss():
     data = load_digits_images()
     model = build_vision_model("mlp", shape=data.shape, classes=10, width=24)
@@ -142,16 +144,20 @@ def test_different_labels_at_twice_the_cost_are_the_two_networks():
     assert not torch.equal(states[0]["head.weight"], states[1]["head.weight"])
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     "arguments,label",
     [
-        (["task.match=zip", "task.combine=zip"], "ZipIt"),
-        (["task.match=straight_through", "task.steps=5"], "straight-through"),
+        slow(["task.match=zip", "task.combine=zip"], "ZipIt"),
+        slow(["task.match=straight_through", "task.steps=5"], "straight-through"),
         (["task.combine=regmean", "task.share=0.5"], "weight matching, RegMean"),
-        (["task.match=identity", "task.combine=ties"], "TIES"),
-        (["task.match=identity", "task.combine=task_arithmetic", "task.weights=[0.5,0.5]"], "task arithmetic"),
-        (["task.renorm=rescale", "task.domains=[original,blurred]"], "weight matching + rescale"),
-        (["task.budget=1.4", "task.allocation=greedy", "task.images=200"], "weight matching at 1.4x"),
+        slow(["task.match=identity", "task.combine=ties"], "TIES"),
+        slow(["task.match=identity", "task.combine=task_arithmetic", "task.weights=[0.5,0.5]"], "task arithmetic"),
+        slow(["task.renorm=rescale", "task.domains=[original,blurred]"], "weight matching + rescale"),
+        slow(["task.budget=1.4", "task.allocation=greedy", "task.images=200"], "weight matching at 1.4x"),
         (["task.labels=2", "task.match=zip", "task.combine=zip"], "ZipIt"),
     ],
 )
@@ -166,6 +172,7 @@ def test_every_way_to_merge_runs_from_the_command_line(arguments, label):
         assert 1.3 < float(row["macs"]) <= 1.4
 
 
+@pytest.mark.slow
 def test_batchnorm_statistics_are_reset_with_and_without_a_permutation():
     small = ["model=resnet-tiny", "model.width=1", "task.train.epochs=2", "task.points=3", "task.images=300"]
     assert merge(*small, "task.renorm=reset", "task.compare=[weight]") == 0
@@ -179,6 +186,7 @@ def test_batchnorm_statistics_are_reset_with_and_without_a_permutation():
     )
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes_to_the_same_tables(monkeypatch):
     arguments = ["task.pairs=3", "task.compare=[activation]"]
     assert merge(*arguments, run="whole") == 0
@@ -230,7 +238,7 @@ def picture_folder(folder):
             Image.new("RGB", (10, 10), (value + number, value, 5 * number)).save(path)
 
 
-@pytest.mark.parametrize("dataset", ["imagefolder", "hub"])
+@pytest.mark.parametrize("dataset", [slow("imagefolder"), "hub"])
 def test_pictures_of_the_user(tmp_path, dataset):
     picture_folder(tmp_path / "pictures")
     arguments = [f"dataset={dataset}", f"dataset.path={tmp_path / 'pictures'}", "dataset.side=8", "dataset.channels=1"]

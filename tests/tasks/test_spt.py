@@ -42,6 +42,7 @@ def rows(directory, table):
     return list(csv.DictReader((directory / "tables" / f"{table}.csv").open()))
 
 
+@pytest.mark.slow
 def test_the_curse_and_its_cure_on_a_small_corpus(run):
     """Wide margins: with 24 pairs the effect is as sharp as with 200."""
     sizes = ["dataset=symbolic", "dataset.pairs=24", "task.train.epochs=150", "task.train.batch_size=16"]
