@@ -59,7 +59,8 @@ def plan_jobs(overrides: list[str], multirun: bool, config_dir: str | None = Non
     search = search_path(config_dir)
     check_task_of_experiment({override.key_or_group: str(override.value()) for override in parsed})
     first = [choices[0] for choices in expansions(parsed)]
-    sweep = compose_one([*first, *search]).experiment.sweep
+    composed = compose_one([*first, *search])
+    sweep = composed.experiment.sweep
     given = {override.key_or_group for override in parsed}
     added = [f"{key}={values}" for key, values in sweep.items() if key not in given]
     parsed += parse(added)
@@ -69,7 +70,10 @@ def plan_jobs(overrides: list[str], multirun: bool, config_dir: str | None = Non
         key = varied[0]
         raise UserError(f"{key} has several values; add -m to sweep over them (permlab -m {' '.join(overrides)})")
     combinations = [list(point) for point in itertools.product(*choices)]
-    jobs = [Job(point, build_config(compose_one([*point, *search]))) for point in combinations]
+    # The first is composed already, unless an experiment has added values to it: composing is most of the start-up.
+    reused = {tuple(first): composed}
+    composed_jobs = (reused.get(tuple(point)) or compose_one([*point, *search]) for point in combinations)
+    jobs = [Job(point, build_config(each)) for point, each in zip(combinations, composed_jobs)]
     check_directories(jobs)
     return Plan(jobs, [*overrides, *added], varied, multirun or len(jobs) > 1, search)
 

@@ -145,15 +145,19 @@ class Config(Generic[T]):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+_registered: set[tuple[str | None, str, type]] = set()
+
+
 def register_schemas() -> None:
-    """Put every schema into Hydra's ConfigStore under the hidden group `schema`."""
+    """Put every schema into Hydra's ConfigStore under the hidden group `schema`, once each, as storing is slow."""
     from hydra.core.config_store import ConfigStore
 
-    store = ConfigStore.instance()
-    store.store(name="root_schema", node=RootSchema)
+    wanted: set[tuple[str | None, str, type]] = {(None, "root_schema", RootSchema)}
     for group in ("task", "model", "dataset"):
-        for name, schema in registry.schemas(group).items():
-            store.store(group=f"schema/{group}", name=name, node=schema)
+        wanted |= {(f"schema/{group}", name, schema) for name, schema in registry.schemas(group).items()}
+    for group, name, schema in wanted - _registered:
+        ConfigStore.instance().store(group=group, name=name, node=schema)
+    _registered.update(wanted)
 
 
 def build_config(composed: Any) -> Config[TaskSettings]:

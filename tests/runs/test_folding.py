@@ -61,7 +61,7 @@ def test_the_command_on_a_real_terminal(tmp_path, environment, width):
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(tmp_path)
-        arguments = [command, "task=ntk", "task.k=[3,10,30]", "tracker=none", "run.dir=run"]
+        arguments = [command, "task=ntk", "task.k=[3,10,30]", "task.replicates=20", "tracker=none", "run.dir=run"]
         os.execvpe(command, arguments, {**environment, "TERM": "xterm", "NO_COLOR": "1"})
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
     output = b""
