@@ -161,7 +161,6 @@ def test_every_room_has_its_floor():
     assert rooms == {name for floor_rooms in FLOORS for name in floor_rooms}
 
 
-@pytest.mark.xfail(reason="rooms on the move")
 def test_no_circle_of_imports():
     assert circles() == []
 
@@ -187,14 +186,12 @@ def test_the_library_knows_nothing_of_the_application():
     assert wrong == []
 
 
-@pytest.mark.xfail(reason="rooms on the move")
 def test_tasks_are_thin():
     lines = {path: path.read_text().count("\n") for path in SOURCES}
     tasks = sum(count for path, count in lines.items() if room(name_of(path)) == "tasks")
     assert tasks <= TASKS_SHARE * sum(lines.values()), f"tasks: {tasks} of {sum(lines.values())} lines"
 
 
-@pytest.mark.xfail(reason="rooms on the move")
 def test_files_are_short():
     lines = {str(path.relative_to(ROOT)): path.read_text().count("\n") for path in SOURCES}
     assert {path: count for path, count in lines.items() if count > LONGEST_FILE} == {}
