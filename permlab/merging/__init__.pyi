@@ -62,6 +62,7 @@ from .networks.endpoints import train_endpoint as train_endpoint
 from .networks.loading import load_networks as load_networks
 from .networks.merged_files import load_merged as load_merged
 from .networks.merged_files import save_merged as save_merged
+from .networks.pairs import ImagePairs as ImagePairs
 from .networks.saving import save_network as save_network
 from .partial.budget import Allocation as Allocation
 from .partial.budget import allocate as allocate

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass
@@ -17,6 +17,20 @@ class EndpointTraining:
     """adam | sgd"""
     schedule: str = "constant"
     """constant | cosine"""
+
+
+@dataclass(kw_only=True)
+class PairOptions:
+    """What the networks of a pair of image classifiers see, and what merging them reads."""
+
+    images: int | None = None
+    """Training images that activations, Gram matrices and statistics are taken from; null = all."""
+    labels: int = 1
+    """Parts the classes are cut into; with 2 the networks of a pair see different classes."""
+    domains: list[str] = field(default_factory=list)
+    """One per network: original | inverted | rotated | blurred; empty is original for all."""
+    share: float = 1.0
+    """Share of the training images each network sees; below 1 the networks see different ones."""
 
 
 @dataclass

@@ -13,7 +13,7 @@ from permlab.config import Config
 from permlab.data import DATASETS as DATA_SETS
 from permlab.errors import UserError, check_choice, check_range
 from permlab.matching.table import MATCHES, SIMILARITIES
-from permlab.merging.networks.options import EndpointTraining, TextScoring
+from permlab.merging.networks.options import EndpointTraining, PairOptions, TextScoring
 from permlab.merging.setting import MergeOptions
 from permlab.merging.table import ALLOCATIONS, COMBINES, RENORMS
 from permlab.tasks.merge.checks import validate_images
@@ -31,7 +31,7 @@ DATASETS = DATA_SETS
 
 
 @dataclass
-class MergeConfig(MergeOptions):
+class MergeConfig(PairOptions, MergeOptions):
     """`task=merge`"""
 
     name: str = "merge"
@@ -55,14 +55,6 @@ class MergeConfig(MergeOptions):
     """Pairs of networks trained and merged; seeds derive from `seed`."""
     points: int = 11
     """Points of the barrier curves, ends included; odd. 3 scores the midpoint only."""
-    images: int | None = None
-    """Training images that activations, Gram matrices and statistics are taken from; null = all."""
-    labels: int = 1
-    """Parts the classes are cut into; with 2 the networks of a pair see different classes."""
-    domains: list[str] = field(default_factory=list)
-    """One per network: original | inverted | rotated | blurred; empty is original for all."""
-    share: float = 1.0
-    """Share of the training images each network sees; below 1 the networks see different ones."""
     widths: list[float] = field(default_factory=list)
     """study=width: widths tried; empty takes model.width only."""
     analyses: list[str] = field(default_factory=lambda: list(ANALYSES))

@@ -12,20 +12,19 @@ from permlab.tasks.merge.table import STUDIES
 
 def plan_images(config: Config) -> dict[str, str]:
     """Lines of a dry run: networks, arms, images; files are opened."""
-    from permlab.tasks.merge.pairs import build, load_data, training_options
+    from permlab.tasks.merge.pairs import pairs_of
     from permlab.tasks.merge.report import planned
     from permlab.tasks.merge.vision import load_users
 
-    task = config.task
-    data = load_data(config)
+    task, pairs = config.task, pairs_of(config)
+    data = pairs.data
     lines: dict[str, Any] = {}
     if task.models:
         loaded = load_users(config, data)
         lines["networks"] = ", ".join(loaded.names)
         model: Any = loaded.module
     else:
-        model = build(config, data)
-        options = training_options(config)
+        model, options = pairs.build(), pairs.recipe
         lines["networks"] = f"{task.pairs} x 2 {config.model.name}, width {config.model.width:g}, trained here"
         lines["training"] = (
             f"{options['epochs']} epochs, batch {options['batch_size']}, {options['optimizer']} {options['rate']:g}"

@@ -30,33 +30,23 @@ def run_lmc(config: Config, run: Run) -> None:
     """Train the pairs (triples where three networks are compared), analyse each, write tables, figures, numbers."""
     from permlab.merging import Subject
     from permlab.merging.methods.repair import batchnorms
-    from permlab.tasks.merge.pairs import (
-        build,
-        evaluation_sets,
-        load_data,
-        setting_of,
-        spec_of,
-        train_pair,
-        untrained,
-    )  # fmt: skip
+    from permlab.tasks.merge.pairs import pairs_of, setting_of, train_pair
 
-    task = config.task
-    data = load_data(config)
-    model = build(config, data)
-    spec = spec_of(model, data)
-    sets = evaluation_sets(config, data)
+    task, pairs = config.task, pairs_of(config)
+    model = pairs.build()
+    spec, sets = pairs.spec(model), pairs.sets()
     renorm = "reset" if task.renorm != "none" and batchnorms(model) else "none"
     count = max((ANALYSES[name].networks for name in task.analyses), default=2)
 
     def measure(pair: int) -> tuple[Tables, dict[str, float]]:
-        ends = train_pair(config, run, data, model, pair, count)
+        ends = train_pair(run, pairs, model, pair, count)
         subject = Subject(
             model,
             spec,
             [end.state for end in ends],
             sets,
             setting_of(config, run, sets["train"], pair),
-            untrained=[untrained(config, data, pair, k) for k in range(count)],
+            untrained=[pairs.untrained(pair, k) for k in range(count)],
             points=task.points,
             renorm=renorm,
             pair=pair,

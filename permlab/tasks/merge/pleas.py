@@ -21,8 +21,7 @@ from permlab.tables import Row, paired, pick, summarise
 from permlab.tasks.merge.loop import Tables, each_case
 
 if TYPE_CHECKING:
-    from permlab.data.images import ImageData
-    from permlab.merging import Endpoint, Subject
+    from permlab.merging import Endpoint, ImagePairs, Subject
     from permlab.runs.run import Run
 
 
@@ -34,16 +33,16 @@ def run_pleas(config: Config, run: Run) -> None:
     """
     from permlab.merging.studies.pleas.arms import arm_rows, plans
     from permlab.merging.studies.pleas.budgets import budget_rows, planned_budgets
-    from permlab.tasks.merge.pairs import build, load_data, spec_of, train_pair
+    from permlab.tasks.merge.pairs import pairs_of, train_pair
 
-    data = load_data(config)
-    model = build(config, data)
-    spec = spec_of(model, data)
+    pairs = pairs_of(config)
+    model = pairs.build()
+    spec = pairs.spec(model)
     compared = [parse_arm(text) for text in config.task.compare]
 
     def measure(pair: int) -> tuple[Tables, dict[str, float]]:
-        ends = train_pair(config, run, data, model, pair)
-        subject = subject_of(config, run, data, model, spec, pair, ends)
+        ends = train_pair(run, pairs, model, pair)
+        subject = subject_of(config, run, pairs, model, spec, pair, ends)
         arms = list(plans(subject, compared))
         with run.progress(f"merging pair {pair + 1}", len(arms)) as bar:
             merged = arm_rows(subject, arms, bar.update)
@@ -60,22 +59,23 @@ def run_pleas(config: Config, run: Run) -> None:
 
 
 def subject_of(
-    config: Config, run: Run, data: ImageData, model: Any, spec: Any, pair: int, ends: Sequence[Endpoint]
+    config: Config, run: Run, pairs: ImagePairs, model: Any, spec: Any, pair: int, ends: Sequence[Endpoint]
 ) -> Subject:
     """Two networks, the images of their tasks, and what merging them may read."""
     from permlab.merging import Subject, batches_of, find_head, head_tensors
+    from permlab.merging.networks.pairs import BATCH
     from permlab.merging.studies.pleas.scores import set_name
-    from permlab.tasks.merge.pairs import BATCH, network_data, setting_of, statistics_batches, untrained
+    from permlab.tasks.merge.pairs import setting_of
 
     task = config.task
-    parts = network_data(config, data, pair)
-    own = [statistics_batches(config, part) for part in parts]
+    parts = pairs.parts(pair)
+    own = [pairs.statistics(part) for part in parts]
     sets = {set_name("train", k): batches for k, batches in enumerate(own)}
     sets |= {set_name("test", k): batches_of(part.x_test, part.y_test, BATCH) for k, part in enumerate(parts)}
     disjoint = task.labels > 1
     same = not disjoint and not task.domains and task.share == 1
     # heads for different labels are kept; those of two domains are merged like everything else
-    heads = head_tensors(ends[0].state, find_head(model, (data.x_train[:2],))) if disjoint else ()
+    heads = head_tensors(ends[0].state, find_head(model, (pairs.data.x_train[:2],))) if disjoint else ()
     return Subject(
         model,
         spec,
@@ -83,7 +83,7 @@ def subject_of(
         sets,
         setting_of(config, run, own[0] if same else mixed(own), pair, own_batches=own, heads=heads),
         labels=[end.labels for end in ends] if disjoint else (),
-        untrained=[untrained(config, data, pair, 0)],
+        untrained=[pairs.untrained(pair, 0)],
         pair=pair,
     )
 

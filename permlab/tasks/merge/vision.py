@@ -6,7 +6,7 @@ Artifacts: the merged network of the configured arm and its matching, of the fir
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from permlab.data import ImageData
-    from permlab.merging import Subject
+    from permlab.merging import ImagePairs, Subject
     from permlab.merging.networks.loaded import Loaded
     from permlab.runs.run import Run
     from permlab.symmetry import Spec
@@ -41,21 +41,22 @@ class Group:
 
 def run_pairs(config: Config, run: Run) -> None:
     """Get every pair, judge every arm, write tables, figures, the merged network and the headline numbers."""
-    from permlab.tasks.merge.pairs import build, load_data, pooled, spec_of
+    from permlab.tasks.merge.pairs import pairs_of
     from permlab.tasks.merge.report import judge, pair_numbers, report, save_result
 
-    data = load_data(config)
+    pairs = pairs_of(config)
+    data = pairs.data
     loaded = load_users(config, data) if config.task.models else None
-    model: Any = loaded.module if loaded else build(config, data)
-    spec = loaded.spec if loaded else spec_of(model, data)
+    model: Any = loaded.module if loaded else pairs.build()
+    spec = loaded.spec if loaded else pairs.spec(model)
     if loaded:
         check_classes(model, data)
     run.say(f"symmetry verified: {len(spec.groups)} groups of units ({spec.source})")
-    everything = pooled(config, data)
+    everything = pairs.pooled()
 
     def measure(pair: int) -> Measured:
-        group = users_group(config, loaded, data) if loaded else trained_group(config, run, data, model, pair)
-        subject = subject_of(config, run, model, spec, everything, pair, group)
+        group = users_group(config, loaded, data) if loaded else trained_group(config, run, pairs, model, pair)
+        subject = subject_of(config, run, pairs, model, spec, everything, pair, group)
         rows, curves, merged = judge(config, run, subject)
         if pair == 0:
             save_result(config, run, subject, merged, rows[0]["arm"], group.rows, loaded, data)
@@ -65,20 +66,26 @@ def run_pairs(config: Config, run: Run) -> None:
 
 
 def subject_of(
-    config: Config, run: Run, model: nn.Module, spec: Spec, data: ImageData, pair: int, group: Group
+    config: Config,
+    run: Run,
+    pairs: ImagePairs,
+    model: nn.Module,
+    spec: Spec,
+    data: ImageData,
+    pair: int,
+    group: Group,
 ) -> Subject:
     """The networks of a group with the images that they are scored, matched and fitted on."""
     from permlab.merging import Subject, find_head, head_tensors
-    from permlab.tasks.merge.pairs import evaluation_sets, network_data, setting_of, statistics_batches
+    from permlab.tasks.merge.pairs import setting_of
 
-    task, sets = config.task, evaluation_sets(config, data)
+    task, sets = config.task, pairs.sets(data)
     heads: tuple[str, ...] = ()
     if group.labels:
         heads = head_tensors(group.states[0], find_head(model, (data.x_train[:2],)))
     own = None
     if (task.labels > 1 or task.share < 1) and not task.models:
-        parts = network_data(config, data, pair, len(group.states))
-        own = [statistics_batches(config, part) for part in parts]
+        own = [pairs.statistics(part) for part in replace(pairs, data=data).parts(pair, len(group.states))]
     setting = setting_of(
         config, run, sets["train"], pair, own_batches=own, heads=heads, ancestor=group.ancestor,
         # Training accuracy is what greedy and quadratic budgets are spent on.
@@ -144,14 +151,14 @@ def fresh_networks(config: Config, loaded: Loaded, data: ImageData) -> list[Any]
     return [{name: value.to(device) for name, value in state.items()} for state in fresh]
 
 
-def trained_group(config: Config, run: Run, data: ImageData, model: nn.Module, pair: int) -> Group:
+def trained_group(config: Config, run: Run, pairs: ImagePairs, model: nn.Module, pair: int) -> Group:
     """A pair trained here, from a common ancestor where the arm needs one."""
-    from permlab.tasks.merge.pairs import train_ancestor, train_pair, untrained
+    from permlab.tasks.merge.pairs import train_ancestor, train_pair
 
     ancestor = None
     if any("ancestor" in COMBINES[arm.combine].needs for arm in arms_of(config)):
-        ancestor = train_ancestor(config, run, data, model, pair).state
-    found = train_pair(config, run, data, model, pair, start=ancestor)
+        ancestor = train_ancestor(run, pairs, model, pair).state
+    found = train_pair(run, pairs, model, pair, start=ancestor)
     rows = [
         {"pair": pair, "member": k, "labels": " ".join(map(str, end.labels)), **end.provenance, **end.metrics}
         for k, end in enumerate(found)
@@ -162,5 +169,5 @@ def trained_group(config: Config, run: Run, data: ImageData, model: nn.Module, p
         rows,
         [endpoint.labels for endpoint in found] if config.task.labels > 1 else [],
         ancestor,
-        [untrained(config, data, pair, k) for k in range(len(found))],
+        [pairs.untrained(pair, k) for k in range(len(found))],
     )

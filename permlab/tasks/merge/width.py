@@ -31,20 +31,19 @@ def run_width(config: Config, run: Run) -> None:
     from permlab.merging import Subject
     from permlab.merging.methods.repair import batchnorms
     from permlab.merging.studies.width import halves, width_rows
-    from permlab.tasks.merge.pairs import build, load_data, setting_of, spec_of, statistics_batches, train_pair
+    from permlab.tasks.merge.pairs import pairs_of, setting_of, train_pair
 
-    task = config.task
-    data = load_data(config)
-    sets, reset = halves(data.x_test, data.y_test), statistics_batches(config, data)
+    task, pairs = config.task, pairs_of(config)
+    sets, reset = halves(pairs.data.x_test, pairs.data.y_test), pairs.statistics()
 
     def measure(case: tuple[float, int]) -> tuple[Tables, dict[str, float]]:
         width, pair = case
         run.say(f"width {width:g}, pair {pair + 1} of {task.pairs}")
-        model = build(config, data, width)
-        ends = train_pair(config, run, data, model, pair, width=width)
+        model = pairs.build(width)
+        ends = train_pair(run, pairs, model, pair, width=width)
         subject = Subject(
             model,
-            spec_of(model, data),
+            pairs.spec(model),
             [end.state for end in ends],
             sets,
             setting_of(config, run, reset, pair),
