@@ -6,19 +6,17 @@ permlab task=merge task.models=[A,B] task.match=weight               # merge net
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config
 from permlab.data import DATASETS as DATA_SETS
 from permlab.errors import UserError, check_choice, check_range
 from permlab.matching.table import MATCHES, SIMILARITIES
-from permlab.merging.networks.options import EndpointTraining, PairOptions, TextScoring
-from permlab.merging.setting import MergeOptions
 from permlab.merging.table import ALLOCATIONS, COMBINES, RENORMS
 from permlab.tasks.merge.checks import validate_images
 from permlab.tasks.merge.dry_run import plan_images, plan_language
 from permlab.tasks.merge.language import is_language, validate_language
+from permlab.tasks.merge.settings import MergeConfig as MergeConfig
 from permlab.tasks.merge.table import ANALYSES, STUDIES
 
 if TYPE_CHECKING:
@@ -30,40 +28,7 @@ MODELS = ("none", "vision", "causal_lm")
 DATASETS = DATA_SETS
 
 
-@dataclass
-class MergeConfig(PairOptions, MergeOptions):
-    """`task=merge`"""
-
-    name: str = "merge"
-    study: str = "merge"
-    """merge (arms and barrier curves) | lmc (distances, spectra, three models) | pleas (partial merges) | width"""
-    models: list[str] = field(default_factory=list)
-    """Networks to merge: Hugging Face folders, or .safetensors files of `model`; empty trains them here."""
-    ancestor: str | None = None
-    """combine=task_arithmetic|ties: the network that all were fine-tuned from."""
-    match: str = "weight"
-    """identity | random | weight | activation | straight_through | zip"""
-    combine: str = "average"
-    """average | least_squares | regmean | fisher | zip | task_arithmetic | ties"""
-    renorm: str = "none"
-    """none | reset (BatchNorm statistics, or REPAIR where there are none) | rescale | reshift"""
-    compare: list[str] = field(default_factory=list)
-    """More arms beside the configured one and the controls, as match[/combine][+renorm]: activation/least_squares."""
-    controls: bool = True
-    """identity, random, untrained, renormalise only and ensemble arms."""
-    pairs: int = 1
-    """Pairs of networks trained and merged; seeds derive from `seed`."""
-    points: int = 11
-    """Points of the barrier curves, ends included; odd. 3 scores the midpoint only."""
-    widths: list[float] = field(default_factory=list)
-    """study=width: widths tried; empty takes model.width only."""
-    analyses: list[str] = field(default_factory=lambda: list(ANALYSES))
-    """study=lmc: distances | spectra | trace | taylor | causal | three | start, any of them"""
-    text: TextScoring = field(default_factory=TextScoring)
-    train: EndpointTraining = field(default_factory=EndpointTraining)
-
-
-def validate(config: Config) -> None:
+def validate(config: Config[MergeConfig]) -> None:
     """Check choices, ranges and combinations; nothing is downloaded, and only headers of files are read.
 
     Raises:
@@ -95,7 +60,7 @@ def validate(config: Config) -> None:
             raise UserError(f"task.study={task.study} compares networks of one task: drop task.labels and task.domains")
 
 
-def plan(config: Config) -> dict[str, str]:
+def plan(config: Config[MergeConfig]) -> dict[str, str]:
     """Extra lines of `run.dry_run=true`; files are opened.
 
     Raises:
@@ -104,7 +69,7 @@ def plan(config: Config) -> dict[str, str]:
     return plan_language(config) if is_language(config) else plan_images(config)
 
 
-def run(config: Config, run: Run) -> None:
+def run(config: Config[MergeConfig], run: Run) -> None:
     """Get the networks, match, combine, judge, write."""
     if is_language(config):
         from permlab.tasks.merge.language_run import run_language

@@ -10,9 +10,10 @@ from permlab.merging.arm import Arm, check_arm, parse_arm
 from permlab.merging.table import COMBINES, DOMAINS, OPTIMIZERS, SCHEDULES
 from permlab.models.table import VISION
 from permlab.models.vision_config import check_width, norm_of, validate_vision
+from permlab.tasks.merge.settings import MergeConfig
 
 
-def validate_images(config: Config) -> None:
+def validate_images(config: Config[MergeConfig]) -> None:
     """Check the model, the images and the arms.
 
     Raises:
@@ -31,13 +32,13 @@ def validate_images(config: Config) -> None:
     check_training(config)
 
 
-def arms_of(config: Config) -> list[Arm]:
+def arms_of(config: Config[MergeConfig]) -> list[Arm]:
     """The configured arm, then those to compare."""
     task = config.task
     return [Arm(task.match, task.combine, task.renorm), *map(parse_arm, task.compare)]
 
 
-def check_model(config: Config) -> None:
+def check_model(config: Config[MergeConfig]) -> None:
     """The network, where it is built here."""
     model = config.model
     if model.kind == "none" and config.task.models:
@@ -50,7 +51,7 @@ def check_model(config: Config) -> None:
         check_width(model.name, width, "task.widths")
 
 
-def check_images(config: Config) -> None:
+def check_images(config: Config[MergeConfig]) -> None:
     """The data set and its files."""
     data = config.dataset
     if not DATASETS[data.kind].gives_images:
@@ -59,7 +60,7 @@ def check_images(config: Config) -> None:
     check_dataset(data)
 
 
-def check_networks(config: Config) -> None:
+def check_networks(config: Config[MergeConfig]) -> None:
     """How many networks there are, and what each of them sees."""
     task = config.task
     count = len(task.models) or 2
@@ -85,7 +86,7 @@ def check_networks(config: Config) -> None:
         )
 
 
-def check_fit(config: Config, arm: Arm) -> None:
+def check_fit(config: Config[MergeConfig], arm: Arm) -> None:
     """An arm against the networks and the other keys.
 
     Raises:
@@ -120,7 +121,7 @@ def check_fit(config: Config, arm: Arm) -> None:
         )
 
 
-def check_training(config: Config) -> None:
+def check_training(config: Config[MergeConfig]) -> None:
     """Ranges of everything else."""
     task, train = config.task, config.task.train
     for key in ("epochs", "batch_size"):

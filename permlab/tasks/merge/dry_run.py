@@ -7,10 +7,11 @@ from typing import Any
 from permlab.config import Config
 from permlab.data import preview_texts
 from permlab.tasks.merge.language import local_checkpoints, memory, text_kind
+from permlab.tasks.merge.settings import MergeConfig
 from permlab.tasks.merge.table import STUDIES
 
 
-def plan_images(config: Config) -> dict[str, str]:
+def plan_images(config: Config[MergeConfig]) -> dict[str, str]:
     """Lines of a dry run: networks, arms, images; files are opened."""
     from permlab.tasks.merge.pairs import pairs_of
     from permlab.tasks.merge.report import planned
@@ -38,7 +39,7 @@ def plan_images(config: Config) -> dict[str, str]:
     return lines
 
 
-def plan_language(config: Config) -> dict[str, str]:
+def plan_language(config: Config[MergeConfig]) -> dict[str, str]:
     """Lines of a dry run; the networks of the user are compared, and the memory they need is estimated.
 
     Raises:

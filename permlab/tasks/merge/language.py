@@ -18,12 +18,13 @@ from permlab.merging.table import COMBINES
 from permlab.models.checkpoints import Checkpoint, open_checkpoint
 from permlab.storage.hub import is_hub_id
 from permlab.tasks.merge.checks import arms_of
+from permlab.tasks.merge.settings import MergeConfig
 
 DEFAULT_IMAGES = "digits"
 """The data set that task=merge takes when none is named: with language models of the user it means no data set."""
 
 
-def is_language(config: Config) -> bool:
+def is_language(config: Config[MergeConfig]) -> bool:
     """Whether the networks are of `transformers`: trained here as a causal language model, or such folders given.
 
     Hugging Face image classifiers are not, where `dataset` has images for them: they are scored like networks of ours.
@@ -37,7 +38,7 @@ def is_language(config: Config) -> bool:
     return config.model.kind == "causal_lm"
 
 
-def sees(config: Config, opened: Checkpoint) -> bool:
+def sees(config: Config[MergeConfig], opened: Checkpoint) -> bool:
     """Whether a network is an image classifier and `dataset` has images for it.
 
     The data set that is taken when none is named counts only where its images have the size that the network takes.
@@ -49,12 +50,12 @@ def sees(config: Config, opened: Checkpoint) -> bool:
     return config.dataset.kind != DEFAULT_IMAGES or size == (1, 8)
 
 
-def text_kind(config: Config) -> bool:
+def text_kind(config: Config[MergeConfig]) -> bool:
     """Whether `dataset` gives texts."""
     return DATASETS[config.dataset.kind].gives_texts
 
 
-def validate_language(config: Config) -> None:
+def validate_language(config: Config[MergeConfig]) -> None:
     """Check keys and files; nothing is downloaded.
 
     Raises:
@@ -82,7 +83,7 @@ def validate_language(config: Config) -> None:
         check_dataset(config.dataset)
 
 
-def _check_arm(config: Config, arm: Arm) -> None:
+def _check_arm(config: Config[MergeConfig], arm: Arm) -> None:
     match, combine = MATCHES[arm.match], COMBINES[arm.combine]
     if not (match.streams and combine.streams) or arm.renorm != "none":
         raise UserError(
@@ -97,7 +98,7 @@ def _check_arm(config: Config, arm: Arm) -> None:
         raise UserError(f"combine={arm.combine} adds up changes since a common ancestor: set task.ancestor=DIR")
 
 
-def _check_models(config: Config) -> None:
+def _check_models(config: Config[MergeConfig]) -> None:
     task = config.task
     if len(task.models) < 2:
         raise UserError(f"task.models has {len(task.models)} network: merging needs two or more")
@@ -119,13 +120,13 @@ def speaks(checkpoint: Checkpoint) -> bool:
     return named.endswith(("ForCausalLM", "LMHeadModel"))
 
 
-def local_checkpoints(config: Config) -> list[Checkpoint]:
+def local_checkpoints(config: Config[MergeConfig]) -> list[Checkpoint]:
     """Headers of the networks that are on this disk, ancestor last."""
     paths = [*config.task.models, *([config.task.ancestor] if config.task.ancestor else [])]
     return [open_checkpoint(path) for path in paths if not is_hub_id(path)]
 
 
-def _check_training(config: Config) -> None:
+def _check_training(config: Config[MergeConfig]) -> None:
     from permlab.models.causal_lm_config import validate_causal_lm
 
     task, model = config.task, config.model
@@ -145,7 +146,7 @@ def _check_training(config: Config) -> None:
         raise UserError(f"task.train.optimizer={task.train.optimizer}: language models are trained with adam")
 
 
-def memory(config: Config, networks: list[Checkpoint]) -> float:
+def memory(config: Config[MergeConfig], networks: list[Checkpoint]) -> float:
     """Bytes at the peak: files in the page cache, cost matrices and merge; float32 copies where networks are run."""
     scored, ancestral = text_kind(config), "ancestor" in COMBINES[config.task.combine].needs
     stored, wide = sum(each.bytes for each in networks), max(each.parameters for each in networks) * 4

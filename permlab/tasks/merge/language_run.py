@@ -6,12 +6,12 @@ Tables as of image networks (`permlab.tasks.merge.vision`); losses are nats per 
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from permlab.config import Config
@@ -42,9 +42,10 @@ from permlab.tasks.merge.language import memory, text_kind
 from permlab.tasks.merge.loop import Measured, each_case
 from permlab.tasks.merge.pairs import device_of, kept_network, setting_of
 from permlab.tasks.merge.report import judge, pair_numbers, planned, report
+from permlab.tasks.merge.settings import MergeConfig
 
 
-def run_language(config: Config, run: Run) -> None:
+def run_language(config: Config[MergeConfig], run: Run) -> None:
     """Get the networks, match, merge, score, write."""
     # Its bars for loading and saving would tear ours, and fill a log file.
     transformers_logging.disable_progress_bar()
@@ -57,7 +58,7 @@ def run_language(config: Config, run: Run) -> None:
 # ---- pairs trained here ----------------------------------------------------------------------------------------------
 
 
-def run_trained(config: Config, run: Run) -> None:
+def run_trained(config: Config[MergeConfig], run: Run) -> None:
     """Train, match, merge and score `task.pairs` pairs; the first pair is kept as Hugging Face folders."""
     task, device = config.task, device_of(config)
     texts, held = split_texts(load_texts(config.dataset, config.seed).examples, task.text.held_out, config.seed)
@@ -109,7 +110,7 @@ def train(run: Run, pairs: LanguagePairs, pair: int, member: int) -> dict[str, t
     return kept_network(run, f"{pair}-{member}", work, torch.device("cpu"))
 
 
-def keep_first(config: Config, run: Run, subject: Subject, tokenizer: Any) -> None:
+def keep_first(config: Config[MergeConfig], run: Run, subject: Subject, tokenizer: Any) -> None:
     """Write the networks of the first pair to artifacts/networks, and their merge to artifacts/model."""
     folders = [run.artifact(f"networks/{name}") for name in "ab"]
     for folder, state in zip(folders, subject.states):
@@ -122,7 +123,7 @@ def keep_first(config: Config, run: Run, subject: Subject, tokenizer: Any) -> No
 # ---- networks of the user --------------------------------------------------------------------------------------------
 
 
-def run_models(config: Config, run: Run) -> None:
+def run_models(config: Config[MergeConfig], run: Run) -> None:
     """Load, compare, verify, match, merge; score with perplexity where that is possible; write."""
     task = config.task
     loaded = load_networks(task.models, ancestor=task.ancestor)
@@ -158,11 +159,12 @@ def tell(run: Run, loaded: Loaded) -> None:
         run.say(f"{name} stays in place: {reason}")
 
 
-def subject_of(config: Config, run: Run, loaded: Loaded) -> Subject:
+def subject_of(config: Config[MergeConfig], run: Run, loaded: Loaded) -> Subject:
     """The networks in float32 on the device, with the texts they are scored on."""
     assert loaded.module is not None
-    longest = getattr(loaded.config, "max_position_embeddings", None) or getattr(loaded.config, "n_positions", math.inf)
-    scoring = dataclasses.replace(config.task.text, max_tokens=int(min(config.task.text.max_tokens, longest)))
+    names = ("max_position_embeddings", "n_positions")
+    limits = [config.task.text.max_tokens, *filter(None, (getattr(loaded.config, name, None) for name in names))]
+    scoring = dataclasses.replace(config.task.text, max_tokens=min(limits))
     tokenizer, device = tokenizer_of(loaded), device_of(config)
     texts, held = split_texts(load_texts(config.dataset, config.seed).examples, scoring.held_out, config.seed)
     needs_data = any("data" in MATCHES[each.arm.match].needs for each in planned(config))
@@ -198,12 +200,12 @@ def news(run: Run, seconds: float = 10.0) -> Callable[[int, int], None]:
     return show
 
 
-def merge_only(config: Config, run: Run, loaded: Loaded) -> None:
+def merge_only(config: Config[MergeConfig], run: Run, loaded: Loaded) -> None:
     """Match and write without data; the arms differ in the distance that is left."""
     rows: list[Row] = []
     setting = setting_of(config, run, [], 0, seed=config.seed, ancestor=loaded.ancestor, progress=news(run))
     # Not run, and read one tensor at a time: a subject without data, on views of the files.
-    subject = Subject(loaded.module, loaded.spec, loaded.states, {}, setting)
+    subject = Subject(cast(nn.Module, loaded.module), loaded.spec, loaded.states, {}, setting)
     for each in planned(config):
         matching = subject.match(each.arm.match)
         run.check_stop()
@@ -220,7 +222,7 @@ def merge_only(config: Config, run: Run, loaded: Loaded) -> None:
     run.summary(networks=len(loaded.names), **first)
 
 
-def write_merged(config: Config, run: Run, loaded: Loaded, matching: Matching, setting: Setting) -> None:
+def write_merged(config: Config[MergeConfig], run: Run, loaded: Loaded, matching: Matching, setting: Setting) -> None:
     """The merge of the configured arm as artifacts/model, and its permutations beside it."""
     arm = arms_of(config)[0]
     state = combine_stored(arm, loaded.spec, loaded.stored, matching, setting)

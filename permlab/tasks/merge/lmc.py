@@ -19,6 +19,7 @@ from permlab import registry
 from permlab.config import Config
 from permlab.tables import Row, pivoted, summarise
 from permlab.tasks.merge.loop import Tables, each_case
+from permlab.tasks.merge.settings import MergeConfig
 from permlab.tasks.merge.table import ANALYSES, Measured, measured
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from permlab.runs.run import Run
 
 
-def run_lmc(config: Config, run: Run) -> None:
+def run_lmc(config: Config[MergeConfig], run: Run) -> None:
     """Train the pairs (triples where three networks are compared), analyse each, write tables, figures, numbers."""
     from permlab.merging import Subject
     from permlab.merging.methods.repair import batchnorms

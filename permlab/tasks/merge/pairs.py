@@ -19,20 +19,21 @@ from permlab.merging.networks.pairs import ANCESTOR_EPOCHS
 from permlab.runs.run import Run
 from permlab.seeding import derived_seed
 from permlab.storage.files import replacing
+from permlab.tasks.merge.settings import MergeConfig
 
 
-def device_of(config: Config) -> torch.device:
+def device_of(config: Config[MergeConfig]) -> torch.device:
     """CUDA where the hardware profile finds it, else the CPU: assignments and Gram matrices need float64."""
     found = resolve_device(config.hardware)
     return found if found.type == "cuda" else torch.device("cpu")
 
 
-def options_of(config: Config, kind: type) -> dict[str, Any]:
+def options_of(config: Config[MergeConfig], kind: type) -> dict[str, Any]:
     """The keys of `task` that an options class of the library has."""
     return {each.name: getattr(config.task, each.name) for each in dataclasses.fields(kind)}
 
 
-def pairs_of(config: Config) -> ImagePairs:
+def pairs_of(config: Config[MergeConfig]) -> ImagePairs:
     """Networks of `model=` to be trained on the images of `dataset=`, on the device.
 
     Raises:
@@ -47,7 +48,7 @@ def pairs_of(config: Config) -> ImagePairs:
     return ImagePairs(config.model, data, options, config.task.train, config.seed)
 
 
-def setting_of(config: Config, run: Run, batches: Sequence[Any], pair: int, **given: Any) -> Setting:
+def setting_of(config: Config[MergeConfig], run: Run, batches: Sequence[Any], pair: int, **given: Any) -> Setting:
     """Data and numbers of the matchings and merges of one pair; `given` in place of what `task` says."""
     # Arms are given their budget one by one.
     options = options_of(config, MergeOptions) | {"budget": 1.0, "seed": derived_seed(config.seed, "match", pair)}

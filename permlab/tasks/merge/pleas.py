@@ -19,13 +19,14 @@ from permlab.config import Config
 from permlab.merging.arm import parse_arm, slug
 from permlab.tables import Row, paired, pick, summarise
 from permlab.tasks.merge.loop import Tables, each_case
+from permlab.tasks.merge.settings import MergeConfig
 
 if TYPE_CHECKING:
     from permlab.merging import Endpoint, ImagePairs, Subject
     from permlab.runs.run import Run
 
 
-def run_pleas(config: Config, run: Run) -> None:
+def run_pleas(config: Config[MergeConfig], run: Run) -> None:
     """Train the pairs, merge each in every way, write tables, figures, numbers.
 
     Raises:
@@ -59,7 +60,7 @@ def run_pleas(config: Config, run: Run) -> None:
 
 
 def subject_of(
-    config: Config, run: Run, pairs: ImagePairs, model: Any, spec: Any, pair: int, ends: Sequence[Endpoint]
+    config: Config[MergeConfig], run: Run, pairs: ImagePairs, model: Any, spec: Any, pair: int, ends: Sequence[Endpoint]
 ) -> Subject:
     """Two networks, the images of their tasks, and what merging them may read."""
     from permlab.merging import Subject, batches_of, find_head, head_tensors

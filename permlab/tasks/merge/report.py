@@ -10,6 +10,7 @@ from permlab.config import Config
 from permlab.merging.table import COMBINES
 from permlab.tables import Row
 from permlab.tasks.merge.checks import arms_of
+from permlab.tasks.merge.settings import MergeConfig
 
 if TYPE_CHECKING:
     from permlab.data import ImageData
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from permlab.runs.run import Run
 
 
-def planned(config: Config, model: Any = None) -> list[Planned]:
+def planned(config: Config[MergeConfig], model: Any = None) -> list[Planned]:
     """Every arm that a run judges; with a model of BatchNorm networks their statistics are a control too."""
     from permlab.merging.measure.bench import planned_arms
     from permlab.merging.methods.repair import batchnorms
@@ -30,7 +31,9 @@ def planned(config: Config, model: Any = None) -> list[Planned]:
     return planned_arms(chosen, compare, controls=task.controls, budget=task.budget, batchnorm=norms)
 
 
-def judge(config: Config, run: Run, subject: Subject, *, anew: bool = False) -> tuple[list[Row], list[Row], Merged]:
+def judge(
+    config: Config[MergeConfig], run: Run, subject: Subject, *, anew: bool = False
+) -> tuple[list[Row], list[Row], Merged]:
     """(rows of arms.csv, rows of curves.csv, the merged network of the configured arm) of one pair."""
     from permlab.merging.measure.bench import Bench
 
@@ -53,7 +56,7 @@ def pair_numbers(rows: Sequence[Row]) -> dict[str, float]:
     return {key: float(value) for key, value in values.items() if value is not None}
 
 
-def report(config: Config, run: Run, saved: dict[str, list[Row]], *, perplexity: bool = False) -> None:
+def report(config: Config[MergeConfig], run: Run, saved: dict[str, list[Row]], *, perplexity: bool = False) -> None:
     """Write everything that does not need the networks."""
     from permlab.merging.measure.summary import by_arm, headline, shown, summary
     from permlab.runs.console import print_table
@@ -79,7 +82,7 @@ def report(config: Config, run: Run, saved: dict[str, list[Row]], *, perplexity:
 
 
 def save_result(
-    config: Config,
+    config: Config[MergeConfig],
     run: Run,
     subject: Subject,
     merged: Merged,
@@ -108,7 +111,7 @@ def save_result(
         save_merged(path, state, record, tied=subject.spec.tied)
 
 
-def merge_record(config: Config, subject: Subject, merged: Merged, label: str) -> dict[str, Any]:
+def merge_record(config: Config[MergeConfig], subject: Subject, merged: Merged, label: str) -> dict[str, Any]:
     """Plain values that say how the merged network came about."""
     task = config.task
     record: dict[str, Any] = {

@@ -16,6 +16,7 @@ from permlab.seeding import derived_seed
 from permlab.tables import Row
 from permlab.tasks.merge.checks import arms_of
 from permlab.tasks.merge.loop import Measured, each_case
+from permlab.tasks.merge.settings import MergeConfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,7 +40,7 @@ class Group:
     untrained: list[Any] = field(default_factory=list)
 
 
-def run_pairs(config: Config, run: Run) -> None:
+def run_pairs(config: Config[MergeConfig], run: Run) -> None:
     """Get every pair, judge every arm, write tables, figures, the merged network and the headline numbers."""
     from permlab.tasks.merge.pairs import pairs_of
     from permlab.tasks.merge.report import judge, pair_numbers, report, save_result
@@ -66,7 +67,7 @@ def run_pairs(config: Config, run: Run) -> None:
 
 
 def subject_of(
-    config: Config,
+    config: Config[MergeConfig],
     run: Run,
     pairs: ImagePairs,
     model: nn.Module,
@@ -87,18 +88,18 @@ def subject_of(
     if (task.labels > 1 or task.share < 1) and not task.models:
         own = [pairs.statistics(part) for part in replace(pairs, data=data).parts(pair, len(group.states))]
     setting = setting_of(
-        config, run, sets["train"], pair, own_batches=own, heads=heads, ancestor=group.ancestor,
-        # Training accuracy is what greedy and quadratic budgets are spent on.
-        measure=lambda states: subject.score(states, "train").accuracy,
+        config, run, sets["train"], pair, own_batches=own, heads=heads, ancestor=group.ancestor
     )  # fmt: skip
     subject = Subject(
         model, spec, group.states, sets, setting, names=group.names, labels=group.labels, untrained=group.untrained,
         pair=pair, seed=config.seed,
     )  # fmt: skip
+    # Training accuracy is what greedy and quadratic budgets are spent on.
+    setting.measure = lambda states: subject.score(states, "train").accuracy
     return subject
 
 
-def load_users(config: Config, data: ImageData) -> Loaded:
+def load_users(config: Config[MergeConfig], data: ImageData) -> Loaded:
     """The networks of `task.models`."""
     from permlab.merging import load_networks
 
@@ -125,7 +126,7 @@ def check_classes(model: nn.Module, data: ImageData) -> None:
         ) from None
 
 
-def users_group(config: Config, loaded: Loaded, data: ImageData) -> Group:
+def users_group(config: Config[MergeConfig], loaded: Loaded, data: ImageData) -> Group:
     """The user's networks as a pair (or more)."""
     from permlab.tasks.merge.pairs import device_of
 
@@ -138,7 +139,7 @@ def users_group(config: Config, loaded: Loaded, data: ImageData) -> Group:
     return Group(states, list(loaded.names), rows, ancestor=ancestor, untrained=fresh_networks(config, loaded, data))
 
 
-def fresh_networks(config: Config, loaded: Loaded, data: ImageData) -> list[Any]:
+def fresh_networks(config: Config[MergeConfig], loaded: Loaded, data: ImageData) -> list[Any]:
     """Two untrained networks of the users' architecture, for the control."""
     from permlab.merging import initial_state
     from permlab.tasks.merge.pairs import device_of
@@ -151,7 +152,7 @@ def fresh_networks(config: Config, loaded: Loaded, data: ImageData) -> list[Any]
     return [{name: value.to(device) for name, value in state.items()} for state in fresh]
 
 
-def trained_group(config: Config, run: Run, pairs: ImagePairs, model: nn.Module, pair: int) -> Group:
+def trained_group(config: Config[MergeConfig], run: Run, pairs: ImagePairs, model: nn.Module, pair: int) -> Group:
     """A pair trained here, from a common ancestor where the arm needs one."""
     from permlab.tasks.merge.pairs import train_ancestor, train_pair
 

@@ -16,17 +16,18 @@ from permlab.config import Config
 from permlab.merging.arm import slug
 from permlab.tables import Row, summarise
 from permlab.tasks.merge.loop import Tables, each_case
+from permlab.tasks.merge.settings import MergeConfig
 
 if TYPE_CHECKING:
     from permlab.runs.run import Run
 
 
-def widths_of(config: Config) -> list[float]:
+def widths_of(config: Config[MergeConfig]) -> list[float]:
     """Widths tried, ascending."""
     return sorted(set(config.task.widths)) or [config.model.width]
 
 
-def run_width(config: Config, run: Run) -> None:
+def run_width(config: Config[MergeConfig], run: Run) -> None:
     """Train the pairs of every width, score the four arms, write table, figure and numbers."""
     from permlab.merging import Subject
     from permlab.merging.methods.repair import batchnorms
@@ -58,7 +59,7 @@ def run_width(config: Config, run: Run) -> None:
     report(config, run, each_case(run, cases, measure)["arms"])
 
 
-def report(config: Config, run: Run, rows: list[Row]) -> None:
+def report(config: Config[MergeConfig], run: Run, rows: list[Row]) -> None:
     """arms.csv, summary.csv, a figure against width, and numbers at the widest."""
     from permlab.merging.studies.width import QUANTITIES
     from permlab.tasks.merge.figures.width import draw_width

@@ -1,0 +1,42 @@
+"""The keys of `task=merge`; those of networks, matchings and merges are the library's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from permlab.merging.networks.options import EndpointTraining, PairOptions, TextScoring
+from permlab.merging.setting import MergeOptions
+from permlab.tasks.merge.table import ANALYSES
+
+
+@dataclass
+class MergeConfig(PairOptions, MergeOptions):
+    """`task=merge`"""
+
+    name: str = "merge"
+    study: str = "merge"
+    """merge (arms and barrier curves) | lmc (distances, spectra, three models) | pleas (partial merges) | width"""
+    models: list[str] = field(default_factory=list)
+    """Networks to merge: Hugging Face folders, or .safetensors files of `model`; empty trains them here."""
+    ancestor: str | None = None
+    """combine=task_arithmetic|ties: the network that all were fine-tuned from."""
+    match: str = "weight"
+    """identity | random | weight | activation | straight_through | zip"""
+    combine: str = "average"
+    """average | least_squares | regmean | fisher | zip | task_arithmetic | ties"""
+    renorm: str = "none"
+    """none | reset (BatchNorm statistics, or REPAIR where there are none) | rescale | reshift"""
+    compare: list[str] = field(default_factory=list)
+    """More arms beside the configured one and the controls, as match[/combine][+renorm]: activation/least_squares."""
+    controls: bool = True
+    """identity, random, untrained, renormalise only and ensemble arms."""
+    pairs: int = 1
+    """Pairs of networks trained and merged; seeds derive from `seed`."""
+    points: int = 11
+    """Points of the barrier curves, ends included; odd. 3 scores the midpoint only."""
+    widths: list[float] = field(default_factory=list)
+    """study=width: widths tried; empty takes model.width only."""
+    analyses: list[str] = field(default_factory=lambda: list(ANALYSES))
+    """study=lmc: distances | spectra | trace | taylor | causal | three | start, any of them"""
+    text: TextScoring = field(default_factory=TextScoring)
+    train: EndpointTraining = field(default_factory=EndpointTraining)
