@@ -113,31 +113,33 @@ def permlab_here_resume(run) -> int:
 
 
 def test_base_training_that_was_stopped_logs_every_step_once(tmp_path, monkeypatch):
+    from permlab.adapters.benchmark.settings import questions_of
     from permlab.errors import Interrupted
     from permlab.runs.run import Run
+    from permlab.tasks.lora_lego import studies, training
 
     monkeypatch.chdir(tmp_path)
     asked = []
+
+    def only_bases(config, run) -> None:
+        for repeat in range(config.task.repeats):
+            training.base_of(config, run, questions_of(config.task, config.seed + repeat), repeat)
 
     def stop(run: Run) -> None:
         asked.append(run)
         if len(asked) == 6:  # four checks a base model: in the middle of the second seed's
             raise Interrupted(15)
 
-    keys = [*TINY, "task.repeats=2", "task.study=prune", "task.train.adapter_steps=1", "run.dir=r"]
-    monkeypatch.setattr(Run, "check_stop", lambda run: None)
-    assert permlab_here(*keys[:-1], "run.dir=whole") == 0
+    keys = [*TINY, "task.repeats=2", "task.study=prune"]
+    monkeypatch.setattr(studies, "study_pruning", only_bases)
+    assert permlab_here(*keys, "run.dir=whole") == 0
     with monkeypatch.context() as patch:
         patch.setattr(Run, "check_stop", stop)
-        patch.setattr("permlab.tasks.lora_lego.training.prepare_adapter", lambda *_, **__: None)
-        patch.setattr("permlab.tasks.lora_lego.studies.ask_singles", lambda *_: [])
-        patch.setattr("permlab.tasks.lora_lego.studies.prune_all", lambda *_: [])
-        assert permlab_here(*keys) == 128 + 15
+        assert permlab_here(*keys, "run.dir=r") == 128 + 15
     assert permlab_here_resume(tmp_path / "r") == 0
-    logs = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "r")]
-    steps = [json.loads(line)["step"] for line in logs[1].splitlines()]
-    assert steps == [10, 20, 30, 40, 50, 60, 70, 80]
-    assert logs[0] == logs[1]
+    whole, resumed = ((tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "r"))
+    assert [json.loads(line)["step"] for line in resumed.splitlines()] == [10, 20, 30, 40, 50, 60, 70, 80]
+    assert resumed == whole
 
 
 @pytest.mark.slow
