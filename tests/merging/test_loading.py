@@ -16,10 +16,10 @@ from permlab.data.images import load_digits_images
 from permlab.errors import UserError
 from permlab.matching import weight_matching
 from permlab.merging import align, average, save_merged
-from permlab.merging.networks.huggingface import VERIFIED_WHOLE, empty_module, small_twin, verify_huggingface
 from permlab.merging.networks.loading import load_networks
 from permlab.merging.networks.saving import save_network
 from permlab.merging.networks.states import Permuted, Widened
+from permlab.merging.networks.verification import VERIFIED_WHOLE, empty_module, small_twin, verify_huggingface
 from permlab.merging.networks.vision import vision_record
 from permlab.models.checkpoints import open_checkpoint
 from permlab.models.vision import build_vision_model
@@ -113,7 +113,7 @@ def test_bare_and_old_names_are_understood(tmp_path):
 
 def test_larger_networks_are_verified_on_a_twin(monkeypatch):
     model = network("llama-tied")
-    monkeypatch.setattr("permlab.merging.networks.huggingface.VERIFIED_WHOLE", 10)
+    monkeypatch.setattr("permlab.merging.networks.verification.VERIFIED_WHOLE", 10)
     changes, where = verify_huggingface(model.config, type(model))
     assert where == "a small twin of the architecture" and max(changes.values()) < 1e-12
     large = model.config.__class__(

@@ -23,7 +23,6 @@ from permlab.matching.table import MATCHES
 from permlab.merging import Setting, Subject, load_networks, save_network
 from permlab.merging.measure.evaluate import LANGUAGE_MODELS
 from permlab.merging.merge import combine_stored
-from permlab.merging.networks.huggingface import verify_huggingface
 from permlab.merging.networks.language import (
     LanguagePairs,
     buffers_to,
@@ -33,6 +32,7 @@ from permlab.merging.networks.language import (
     tokenizer_of,
 )
 from permlab.merging.networks.loaded import Loaded
+from permlab.merging.networks.verification import verify_huggingface
 from permlab.models.causal_lm import load_tokenizer, save_causal_lm
 from permlab.runs.run import Run
 from permlab.symmetry import declare_huggingface
