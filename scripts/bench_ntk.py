@@ -22,8 +22,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from permlab.ntk import ensemble_size, ensemble_size_all
 from permlab.ntk.descent import DescentEnsemble
 from permlab.ntk.finite import ExactEnsemble, Problem, Spec
+from permlab.ntk.inputs import draw_test_set
 from permlab.ntk.published import PUBLISHED_EPOCHS, PUBLISHED_LEARNING_RATE, PUBLISHED_WIDTH
-from permlab.ntk.sampling import draw_test_set, stopping_times
+from permlab.ntk.sampling import stopping_times
 
 LIMITS = {"exact_seconds": 0.5, "law_million_seconds": 1e-3, "all_inputs_seconds": 1.0, "table_seconds": 10.0}
 LEAST_RATIO = 2_000

@@ -1,4 +1,4 @@
-"""Runs drawn from the law, beside it: `band(simulate_stops(EnsembleSettings(), 30, 2, seed=0))` is (142, 179, 218).
+"""Runs drawn from the law, beside it: `band(simulate_stops(EnsembleSettings(), 30, 2, seed=0))` is (172, 187, 205).
 
 Every function takes the settings, one (k, ones) and a seed; `in_threads` maps them over rows on all cores.
 """

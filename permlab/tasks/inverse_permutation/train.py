@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from permlab.config import Config
+from permlab.hardware import available_memory
 from permlab.probes import Evaluation, Layout, Recipe, Training, Transformer, mse_floor
 from permlab.probes.construction import check_construction_memory
 from permlab.probes.measure import (
@@ -30,16 +29,6 @@ from permlab.tasks.inverse_permutation.table import MODES
 
 if TYPE_CHECKING:
     from permlab.runs.run import Run
-
-
-def available_memory() -> int:
-    """Return the bytes this process may still take: free memory where the system says it, else half of all memory."""
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def recipe_of(task: InversePermutationConfig) -> Recipe:
