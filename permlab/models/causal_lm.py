@@ -124,15 +124,24 @@ def check_available(config: CausalLMConfig) -> None:
     Raises:
         UserError: with the remedy.
     """
-    if config.path is None or is_local(config.path) or not offline():
+    if config.path is not None:
+        loaded = [bool(row.needs) for row in (WEIGHTS[config.weights], TOKENIZERS[config.tokenizer])]
+        check_cached(config.path, config.revision, weights=loaded[0], tokenizer=loaded[1])
+
+
+def check_cached(path: str, revision: str | None = None, *, weights: bool = True, tokenizer: bool = True) -> None:
+    """The same for a path: a folder, or a hub id of which `weights` and `tokenizer` are wanted.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    if is_local(path) or not offline():
         return
     wanted: list[tuple[str, ...]] = [("config.json",)]
-    if WEIGHTS[config.weights].needs:
-        wanted.append(("model.safetensors", "model.safetensors.index.json"))
-    if TOKENIZERS[config.tokenizer].needs:
-        wanted.append(("tokenizer.json", "tokenizer_config.json"))
-    if not all(in_cache(config.path, files, config.revision) for files in wanted):
-        raise UserError(explain_missing(config.path))
+    wanted += [("model.safetensors", "model.safetensors.index.json")] if weights else []
+    wanted += [("tokenizer.json", "tokenizer_config.json")] if tokenizer else []
+    if not all(in_cache(path, files, revision) for files in wanted):
+        raise UserError(explain_missing(path))
 
 
 def add_lora(model: PreTrainedModel, config: CausalLMConfig) -> Any:
@@ -157,7 +166,7 @@ def add_lora(model: PreTrainedModel, config: CausalLMConfig) -> Any:
     try:
         return get_peft_model(model, lora)
     except ValueError as error:
-        raise UserError(f"model.lora.target_modules={list(targets)}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"target_modules={list(targets)}: {str(error).splitlines()[0]}") from error
 
 
 def from_hub(load: Any, config: CausalLMConfig, **options: Any) -> Any:
@@ -177,10 +186,10 @@ def explain_loading(path: str, error: Exception) -> str:
     if "gated" in folded or "401" in text or "403" in text:
         return (
             f"{path} is gated: accept its licence on the model page and run `hf auth login`, "
-            "or set model.path=DIR, or train from scratch with model.weights=scratch model.tokenizer=word"
+            "or give the path of a local copy, or train a model from scratch"
         )
     if "trust_remote_code" in folded:
-        return f"{path} brings its own code; if you trust it, set model.trust_remote_code=true"
+        return f"{path} brings its own code; if you trust it, set trust_remote_code=true"
     if "safetensors" in folded and is_local(path):
         return f"{path} has no safetensors weights (pickled weights are refused); save it with safe_serialization"
     if is_local(path) or Path(path).exists():
@@ -191,8 +200,8 @@ def explain_loading(path: str, error: Exception) -> str:
 def explain_missing(path: str) -> str:
     """Say in one line what to do for a model that is nowhere."""
     return (
-        f"{path} is not reachable and not in the cache; set model.path=DIR to a local copy, "
-        "or train model=tiny-llama from scratch"
+        f"{path} is not reachable and not in the cache; give the path of a local copy (model.path=DIR), "
+        "or train a model from scratch (model=tiny-llama)"
     )
 
 

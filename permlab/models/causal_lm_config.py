@@ -76,12 +76,10 @@ def validate_causal_lm(model: CausalLMConfig) -> None:
     if sizes.heads % sizes.kv_heads:
         raise UserError(f"model.scratch.heads={sizes.heads} must be a multiple of kv_heads={sizes.kv_heads}")
     if model.path is None:
-        if model.name == "local":
-            raise UserError("model=local needs model.path=DIR, a Hugging Face model directory")
         if "path" in (*weights.needs, *tokenizer.needs):
             raise UserError(
-                "model.weights=pretrained and model.tokenizer=pretrained need model.path=DIR_OR_ID; "
-                "without one use model.weights=scratch model.tokenizer=word"
+                f"model={model.name} needs model.path=DIR_OR_ID, a Hugging Face model: model.weights=pretrained and "
+                "model.tokenizer=pretrained come from there; without one use model.weights=scratch model.tokenizer=word"
             )
     elif is_local(model.path) and not (Path(model.path) / "config.json").is_file():
         raise UserError(f"model.path={model.path} is not a Hugging Face model directory: it has no config.json")

@@ -22,6 +22,7 @@ from permlab.data.examples import Example
 from permlab.data.texts.joining import normalise
 from permlab.data.texts.presegmented import split_marked
 from permlab.errors import UserError
+from permlab.models.causal_lm_config import is_local
 from permlab.text.prompts import MARKER, PROMPT_VERSION, Assistant, Failure
 from permlab.text.segment import Progress, Proposal
 from permlab.text.units import check_units, project_units
@@ -238,6 +239,8 @@ def check_llm(settings: SegmenterSettings, data: DataRow, prefix: str) -> None:
     """
     if bool(settings.path) == bool(settings.base_url):
         raise UserError(f"{prefix}name=llm needs either {prefix}path=DIR or {prefix}base_url=URL")
+    if settings.path and is_local(settings.path) and not (Path(settings.path) / "config.json").is_file():
+        raise UserError(f"{prefix}path={settings.path} is not a Hugging Face model directory: it has no config.json")
     if settings.base_url and not settings.model:
         raise UserError(f"{prefix}base_url needs {prefix}model=NAME")
     name = settings.api_key_env

@@ -208,6 +208,18 @@ def test_language_models_need_texts_in_the_dry_run():
         plan_jobs(["task=merge", "model=tiny-llama", "dataset=jsonl"], False)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "HuggingFaceTB/SmolLM2-135M"])
+def test_models_that_cannot_be_had_are_refused_in_the_dry_run(name, offline):
+    """They passed, and the run ended when it began to load them."""
+    for overrides in (
+        ["model=gpt2", f"model.path={name}"],
+        ["task.segmenter.name=llm", f"task.segmenter.path={name}"],
+    ):
+        with pytest.raises(UserError, match=f"{name} is not reachable and not in the cache") as refused:
+            describe_plan(plan_jobs(["task=spt", *overrides], False).jobs[0].config)
+        assert "\n" not in str(refused.value)
+
+
 def test_an_unknown_kind_is_never_read_as_a_hub_id():
     from permlab.data import load_images, load_texts
 

@@ -70,9 +70,12 @@ def test_random_weights_depend_on_the_seed():
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (OSError("You are trying to access a gated repo. 401 Client Error"), ["gated", "hf auth login", "model.path="]),
-        (OSError("We couldn't connect to the hub"), ["not reachable", "model.path=DIR", "model.weights=scratch"]),
-        (ValueError("loading this requires trust_remote_code=True"), ["model.trust_remote_code=true"]),
+        (
+            OSError("You are trying to access a gated repo. 401 Client Error"),
+            ["gated", "hf auth login", "path of a local copy"],
+        ),
+        (OSError("We couldn't connect to the hub"), ["not reachable", "model.path=DIR", "model=tiny-llama"]),
+        (ValueError("loading this requires trust_remote_code=True"), ["trust_remote_code=true"]),
     ],
 )
 def test_what_cannot_be_loaded_has_a_remedy(error, words):
@@ -101,7 +104,11 @@ def test_pickled_weights_are_refused(tmp_path):
     ("config", "words"),
     [
         (CausalLMConfig(weights="trained"), "pretrained, scratch"),
-        (CausalLMConfig(name="local"), "model.path=DIR"),
+        (CausalLMConfig(tokenizer="words"), "did you mean 'word'"),
+        (
+            CausalLMConfig(name="local", weights="pretrained", tokenizer="pretrained"),
+            "model=local needs model.path=DIR",
+        ),
         (CausalLMConfig(weights="pretrained"), "model.path"),
         (CausalLMConfig(path="./nowhere"), "config.json"),
         (CausalLMConfig(scratch=ScratchConfig(hidden_size=30)), "multiple"),
@@ -111,3 +118,13 @@ def test_pickled_weights_are_refused(tmp_path):
 def test_bad_settings_are_refused(config, words):
     with pytest.raises(UserError, match=words):
         validate_causal_lm(config)
+
+
+def test_names_of_tokenizers_and_weights_never_fall_through():
+    """A misspelt kind was trained as BPE, and misspelt weights were random."""
+    with pytest.raises(UserError, match="did you mean 'word'"):
+        train_tokenizer(["a b"], "wrd")
+    with pytest.raises(UserError, match="not trained"):
+        train_tokenizer(["a b"], "pretrained")
+    with pytest.raises(UserError, match="did you mean 'pretrained'"):
+        load_causal_lm(CausalLMConfig(weights="pretraind"), ["a b"], torch.float32, torch.device("cpu"), 0)

@@ -22,6 +22,7 @@ from permlab.text.settings import (
     check_segmenter,
     check_training,
 )
+from permlab.text.table import ORDERS, SEGMENTERS
 
 if TYPE_CHECKING:
     from permlab.runs.run import Run
@@ -62,12 +63,15 @@ def validate(config: Config[SptConfig]) -> None:
 def plan(config: Config[SptConfig]) -> dict[str, str]:
     """Describe a dry run: order, segmenter, training, size and memory."""
     from permlab.hardware import check_memory
-    from permlab.models.causal_lm import check_available, estimate_parameters
+    from permlab.models.causal_lm import check_available, check_cached, estimate_parameters
     from permlab.models.causal_lm_config import is_local
 
     task, model, train = config.task, config.model, config.task.train
     where = f"{model.path} ({'local' if is_local(model.path) else 'hub'})" if model.path else "built here"
     check_available(model)
+    segmenter = SEGMENTERS[task.segmenter.chosen(config.dataset.kind)]
+    if "model" in segmenter.needs and task.segmenter.path:
+        check_cached(task.segmenter.path)
     corpus = preview_texts(config.dataset, config.seed)
     texts = "on the hub, not looked at"
     if corpus:
@@ -75,7 +79,7 @@ def plan(config: Config[SptConfig]) -> dict[str, str]:
     lines = {
         "texts": texts,
         "order": f"{task.order}, budget {task.budget}, {'dynamic' if task.dynamic else 'static'}",
-        "segmenter": task.segmenter.name,
+        "segmenter": segmenter.name if ORDERS[task.order].segmented else "none: this order moves no units",
         "training": f"{train.epochs:g} epochs, {train.batch_size}x{train.accumulate} texts a step, "
         f"learning rate {train.learning_rate:g}",
         "weights": f"{model.weights}, {where}, tokenizer {model.tokenizer}",
