@@ -153,8 +153,8 @@ def register_schemas() -> None:
     from hydra.core.config_store import ConfigStore
 
     wanted: set[tuple[str | None, str, type]] = {(None, "root_schema", RootSchema)}
-    for group in ("task", "model", "dataset"):
-        wanted |= {(f"schema/{group}", name, schema) for name, schema in registry.schemas(group).items()}
+    for kind in ("task", "model", "dataset"):
+        wanted |= {(f"schema/{kind}", name, schema) for name, schema in registry.schemas(kind).items()}
     for group, name, schema in wanted - _registered:
         ConfigStore.instance().store(group=group, name=name, node=schema)
     _registered.update(wanted)
