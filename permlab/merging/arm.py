@@ -34,7 +34,7 @@ class Arm:
         words = match.title if self.combine == match.combine else f"{match.title}, {combine.title}"
         if len(combine.matches) == 1:
             words = combine.title
-        return words + ("" if self.renorm == "none" else f" + {self.renorm}")
+        return words + (f" + {self.renorm}" if RENORMS[self.renorm].changes else "")
 
     @property
     def text(self) -> str:
@@ -42,7 +42,7 @@ class Arm:
         return (
             self.match
             + ("" if self.combine == MATCHES[self.match].combine else f"/{self.combine}")
-            + ("" if self.renorm == "none" else f"+{self.renorm}")
+            + (f"+{self.renorm}" if RENORMS[self.renorm].changes else "")
         )
 
     @property

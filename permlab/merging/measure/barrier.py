@@ -190,6 +190,7 @@ def taylor_estimate(
     Hessian. BatchNorm runs in eval mode, and its statistics move along the line with the weights, as they do in a
     barrier curve without reset.
     """
+    # (g_A - g_B) . mu / 4 + mu' (H_A + H_B) mu / 16, from derivatives along the line (arXiv 2402.04051, table 1)
     slopes, curvatures = zip(*(_along(model, a, b, float(end), batches, scorer) for end in (0, 1)))
     ends = [evaluate(model, state, batches, scorer).loss for state in (a, b)]
     middle = evaluate(model, interpolate(a, b, 0.5), batches, scorer).loss

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from permlab.merging.arm import slug
+from permlab.merging.arm import Arm, slug
 from permlab.tables import Row, grouped, mean, number_columns, spread, summarise, words
 
 NAMES = ("pair", "seed", "arm", "role", "match", "combine", "renorm")
@@ -14,7 +14,7 @@ SHOWN = (
     "own_accuracy",
 )  # fmt: skip
 FLAT = ("loss_barrier", "accuracy_barrier", "midpoint_loss", "midpoint_accuracy", "train_loss_barrier")
-PREFIXES = {"no permutation": "naive_"}
+PREFIXES = {Arm("identity").label: "naive_"}
 """Arms whose numbers have a short name; those of untrained networks have one too."""
 
 

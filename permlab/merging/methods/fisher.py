@@ -160,6 +160,7 @@ def fisher_average(
     mean = sum(float(each[name].sum()) for each in fishers for name in common) / max(1, entries)
     smallest = floor * mean or 1.0  # no information anywhere: any constant gives the average
     for name in common:
+        # w_i F_ij, with the floor that leaves the average where nobody knows anything
         information = [share * (each[name].double() + smallest) for share, each in zip(shares, fishers)]
         total = added(part * state[name].double() for part, state in zip(information, states))
         result[name] = (total / added(information)).to(result[name])

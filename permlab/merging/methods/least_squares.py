@@ -169,6 +169,7 @@ def _fit(result: Fitted, layer: Layer, mixer: _Mixer, gram: _Gram, ridge: float)
         if not len(rows):
             continue
         read = (columns != (-1 if unread is None else unread)).nonzero().flatten()
+        # min_W |W X - Y|^2 + ridge |W - average|^2 over the columns that these rows may read (PLeaS, second step)
         found = solve_ridge(gram.inputs[read][:, read], gram.cross[read][:, rows], start[rows][:, read], ridge)
         solved[rows[:, None], read] = found
     if layer.bias:

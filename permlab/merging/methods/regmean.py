@@ -76,10 +76,12 @@ def regmean(
             raise UserError("RegMean got no data for one of the models: give at least one batch to each")
         for layer in (layer for layer in layers if layer.name in own):
             gram = own[layer.name]
+            # arXiv 2212.09849: off-diagonal entries shrunk by alpha
             gram = shrink * gram + (1 - shrink) * torch.diag(gram.diagonal())
             target = gram @ _matrix(layer, state).t()
             grams[layer.name] = grams.get(layer.name, 0) + gram
             cross[layer.name] = cross.get(layer.name, 0) + target
+    # W = (sum_k G_k)^-1 sum_k G_k W_k: the closed form of arXiv 2212.09849
     for layer in (layer for layer in layers if layer.name in grams):
         _put(result, layer, solve_ridge(grams[layer.name], cross[layer.name], _matrix(layer, result), ridge))
     return result

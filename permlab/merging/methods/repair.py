@@ -228,6 +228,7 @@ def _correction(mean: Tensor, deviation: Tensor, goal: tuple[Tensor, Tensor], wa
     # A unit that never varies cannot be rescaled to one that does.
     alive = deviation > 1e-9
     factor = torch.where(alive, goal_deviation / deviation.clamp_min(1e-9), ones) if deviations else ones
+    # (x - mean) / deviation * goal deviation + goal mean, as an affine map (REPAIR, arXiv 2211.08403)
     return factor, goal_mean - factor * mean if means else torch.zeros_like(mean)
 
 

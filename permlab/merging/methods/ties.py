@@ -36,6 +36,7 @@ def task_vectors(base: State, states: Sequence[State]) -> list[dict[str, Tensor]
         UserError: a model differs from the base in names or shapes.
     """
     _check(base, states)
+    # tau_k = theta_k - theta_0 (arXiv 2212.04089, section 2)
     return [{name: _wide(state[name]) - _wide(base[name]) for name in _floating(base)} for state in states]
 
 
@@ -93,12 +94,13 @@ def ties(base: State, states: Sequence[State], *, keep: float, scale: float = 1.
         raise UserError("keep=0 would drop every change: give a share above 0, such as 0.2")
     vectors = task_vectors(base, states)
     for vector in vectors:
-        _trim(vector, keep)
+        _trim(vector, keep)  # step 1 of arXiv 2306.01708, trim
     merged: dict[str, Tensor] = {}
     for name in vectors[0]:
         stacked = torch.stack([vector[name] for vector in vectors])
-        sign = stacked.sum(0).sign()
+        sign = stacked.sum(0).sign()  # step 2, elect: the sign with the larger total
         agrees = (stacked.sign() == sign) & (stacked != 0)
+        # step 3, disjoint merge: the mean of the entries that agree
         merged[name] = (stacked * agrees).sum(0) / agrees.sum(0).clamp_min(1)
     return _add(base, merged, scale)
 

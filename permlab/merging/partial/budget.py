@@ -317,5 +317,6 @@ def measured_gains(
     for name in groups:
         alone = evaluate({name: 1.0}) - merged
         last = separate - evaluate({other: 1.0 for other in groups if other != name})
+        # near budget 1 what a group gains alone counts, near 2 what the rest loses without it (arXiv 2407.02447)
         gains[name] = max(least, (2 - budget) * alone + (budget - 1) * last)
     return gains

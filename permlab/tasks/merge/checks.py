@@ -7,7 +7,7 @@ from permlab.data import DATASETS, check_dataset
 from permlab.errors import UserError, check_range
 from permlab.matching.table import MATCHES
 from permlab.merging.arm import Arm, check_arm, parse_arm
-from permlab.merging.table import COMBINES, DOMAINS, OPTIMIZERS, SCHEDULES
+from permlab.merging.table import COMBINES, DOMAINS, OPTIMIZERS, RENORMS, SCHEDULES
 from permlab.models.table import VISION
 from permlab.models.vision_config import check_width, norm_of, validate_vision
 from permlab.tasks.merge.settings import MergeConfig
@@ -114,7 +114,7 @@ def check_fit(config: Config[MergeConfig], arm: Arm) -> None:
     if task.labels > 1 and task.weights:
         raise UserError("task.weights and task.labels=2 do not go together: drop task.weights")
     plain = norm_of(config.model) if config.model.kind == "vision" else "batch"
-    if arm.renorm != "none" and plain != "batch" and (MATCHES[arm.match].zips or count > 2):
+    if RENORMS[arm.renorm].changes and plain != "batch" and (MATCHES[arm.match].zips or count > 2):
         raise UserError(
             f"renorm={arm.renorm} without BatchNorm is REPAIR, which needs pairs of units, and {arm.text} of {count} "
             "networks has none: use renorm none"

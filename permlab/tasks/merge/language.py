@@ -14,7 +14,7 @@ from permlab.data import DATASETS, check_dataset
 from permlab.errors import UserError, check_range
 from permlab.matching.table import MATCHES
 from permlab.merging.arm import Arm
-from permlab.merging.table import COMBINES
+from permlab.merging.table import COMBINES, RENORMS
 from permlab.models.checkpoints import Checkpoint, open_checkpoint
 from permlab.storage.hub import is_hub_id
 from permlab.tasks.merge.checks import arms_of
@@ -64,7 +64,7 @@ def validate_language(config: Config[MergeConfig]) -> None:
     task = config.task
     if task.study != "merge":
         raise UserError(f"task.study={task.study} analyses image networks; language models have task.study=merge only")
-    if task.renorm != "none":
+    if RENORMS[task.renorm].changes:
         raise UserError(f"task.renorm={task.renorm}: these networks normalise every token anew; set task.renorm=none")
     for key, usual in (("budget", 1), ("labels", 1), ("share", 1)):
         if getattr(task, key) != usual:
@@ -85,7 +85,7 @@ def validate_language(config: Config[MergeConfig]) -> None:
 
 def _check_arm(config: Config[MergeConfig], arm: Arm) -> None:
     match, combine = MATCHES[arm.match], COMBINES[arm.combine]
-    if not (match.streams and combine.streams) or arm.renorm != "none":
+    if not (match.streams and combine.streams) or RENORMS[arm.renorm].changes:
         raise UserError(
             f"{arm.text} is for image networks; language models take match {', '.join(MATCHES.where(streams=True))} "
             f"and combine {', '.join(COMBINES.where(streams=True))}"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config
+from permlab.merging.arm import Arm
 from permlab.merging.table import COMBINES
 from permlab.tables import Row
 from permlab.tasks.merge.checks import arms_of
@@ -51,7 +52,7 @@ def judge(
 def pair_numbers(rows: Sequence[Row]) -> dict[str, float]:
     """Numbers of one pair for metrics.jsonl."""
     keys = ("loss_barrier", "accuracy_barrier", "midpoint_loss", "midpoint_accuracy", "l2_reduction")
-    naive: Row = next((row for row in rows if row["arm"] == "no permutation"), {})
+    naive: Row = next((row for row in rows if row["arm"] == Arm("identity").label), {})
     values = {key: rows[0].get(key) for key in keys} | {"naive_loss_barrier": naive.get("loss_barrier")}
     return {key: float(value) for key, value in values.items() if value is not None}
 

@@ -19,7 +19,7 @@ QUESTION = (
     "(arXiv 2209.04836, 2402.04051, 2407.02447, 2305.03053, 2211.08403)"
 )
 TABLES = {
-    "arms": (("width", "texts", "arm", "role"), "Every arm, mean ± standard deviation over pairs and runs"),
+    "arms": (("width", "arm", "role"), "Every arm, mean ± standard deviation over pairs and runs"),
     "pleas": (("arm",), "Partial merges: every arm, mean ± standard deviation over pairs and runs"),
     "budgets": (("matching", "allocator", "budget"), "Least squares at equal budgets"),
     **{each.name: (each.keys, each.title) for each in measured(ANALYSES) if each.title},
@@ -69,11 +69,10 @@ def means(rows: list[Row], keys: tuple[str, ...]) -> list[Row]:
 def curves(collection: Collection, group: Group, out: Output) -> Figure | None:
     """Loss and accuracy on the line between the networks: mean over pairs and runs, shaded by their deviation."""
     rows = [row for row in group.rows("curves") if is_number(row.get("position")) and trained(row)]
-    place = next((key for key in ("set", "texts") if any(key in row for row in rows)), "")
-    if not rows or not place:
+    if not rows:
         return None
-    chosen = "test" if any(row.get(place) == "test" for row in rows) else rows[0].get(place)
-    tested = [row for row in rows if row.get(place) == chosen]
+    chosen = "test" if any(row.get("set") == "test" for row in rows) else rows[0].get("set")
+    tested = [row for row in rows if row.get("set") == chosen]
     shown = [key for key in ("loss", "accuracy") if any(is_number(row.get(key)) for row in tested)]
     figure, axes = figures.new(width=2, columns=len(shown), height=2.9, squeeze=False)
     said: list[str] = []

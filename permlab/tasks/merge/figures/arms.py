@@ -6,6 +6,8 @@ import statistics
 from typing import Any
 
 from permlab import figures, registry
+from permlab.matching.table import MATCHES
+from permlab.merging.arm import slug
 from permlab.merging.table import RENORMS
 
 Row = dict[str, Any]
@@ -76,7 +78,7 @@ def draw_arms(rows: list[Row]) -> Any:
 
 
 SWEPT = ("loss_barrier", "midpoint_accuracy")
-SPELLED = {"naive": "no permutation", "straight_through": "straight-through", "zipit": "ZipIt"}
+SPELLED = {"naive": MATCHES["identity"].title} | {slug(row.title): row.title for row in MATCHES.values()}
 """Names of arms in metrics -> as figures spell them."""
 
 
