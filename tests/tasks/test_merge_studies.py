@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
+from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
 
-from permlab import cli
+from permlab import cli, registry
 from permlab.merging.arm import slug
 from permlab.merging.studies.lmc.arms import ARMS
 from permlab.merging.studies.lmc.causal import CAUSAL_GAMMAS
 from permlab.merging.studies.lmc.spectra import GAMMAS
-from permlab.tasks.merge.table import ANALYSES
+from permlab.tasks.merge import pairs
+from permlab.tasks.merge.table import ANALYSES, AnalysisRow, Measured
 
 SMALL = ["task=merge", "model.width=16", "task.train.epochs=3", "task.points=3", "task.images=300"]
 QUIET = ["tracker=none", "hardware=cpu", "hardware.threads=1"]
@@ -88,9 +92,81 @@ def test_summaries_are_means_over_pairs(lmc):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("study", ["lmc", "pleas"])
+def test_interrupted_studies_resume_to_the_same_tables_and_metrics(tmp_path, monkeypatch, study):
+    arguments = [f"task.study={study}", "task.pairs=3", "task.train.epochs=1", "model.width=8", "task.labels=1"]
+    arguments += ["task.analyses=[taylor]"]
+    code, whole, _ = run_here(tmp_path / "whole", *arguments)
+    assert code == 0
+    train = pairs.train_pair
+
+    def train_and_stop(config, run, data, model, pair, *rest):
+        if pair == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train(config, run, data, model, pair, *rest)
+
+    monkeypatch.setattr(pairs, "train_pair", train_and_stop)
+    assert run_here(tmp_path / "run", *arguments)[0] == 128 + signal.SIGTERM
+    monkeypatch.setattr(pairs, "train_pair", train)
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as handle:
+        handle.write('{"step": 3, "torn": 1}\n')  # of a pair whose checkpoint was never written
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["resume", str(tmp_path / "run")])
+    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in logged] == [1, 2, 3] and all(len(line) > 3 for line in logged)
+    for name, rows in whole.items():
+        with (tmp_path / "run" / "tables" / f"{name}.csv").open() as handle:
+            resumed = list(csv.DictReader(handle))
+        assert [timeless(row) for row in resumed] == [timeless(row) for row in rows], name
+
+
+def timeless(row):
+    return {key: value for key, value in row.items() if not key.startswith("seconds")}
+
+
+@dataclass(frozen=True)
+class Plugin:
+    PERMLAB_ROWS: list
+
+
+def test_an_analysis_of_a_plugin_is_run_written_and_summed_up(tmp_path, monkeypatch):
+    row = AnalysisRow(
+        "norms",
+        "norm of the weights",
+        target=f"{__name__}:norms",
+        tables=(
+            Measured("norms", "Norms", keys=("network",), shown=("network", "norm"), metrics=f"{__name__}:largest"),
+        ),
+    )
+    monkeypatch.setitem(registry._activated, "norms_of_weights", Plugin([row]))
+    monkeypatch.setattr(registry, "plugin_folders", list)
+    assert "norms" in ANALYSES.choices
+    code, tables, metrics = run_here(
+        tmp_path / "run", "task.study=lmc", "task.analyses=[norms]", "task.pairs=2", "task.train.epochs=1"
+    )
+    assert code == 0 and len(tables["norms"]) == 4 and len(tables["norms_mean"]) == 2
+    assert metrics["largest_norm"] == pytest.approx(max(float(line["norm"]) for line in tables["norms_mean"]))
+
+
+def norms(subject):
+    rows = [
+        {"pair": subject.pair, "network": name, "norm": sum(float(value.norm()) for value in state.values())}
+        for name, state in zip("AB", subject.states)
+    ]
+    return {"norms": rows}
+
+
+def largest(lines):
+    return {"largest_norm": max(line["norm"] for line in lines)}
+
+
+@pytest.mark.slow
 def test_pleas_command_with_labels_and_with_domains(tmp_path):
-    code, tables, metrics = run_here(tmp_path / "labels", "task.study=pleas", "task.labels=2", "task.pairs=2")
-    assert code == 0 and len(tables["pleas"]) == 2 * (2 + 19) and len(tables["budgets"]) == 2 * 18
+    code, tables, metrics = run_here(
+        tmp_path / "labels", "task.study=pleas", "task.labels=2", "task.pairs=2", "task.compare=[activation/fisher]"
+    )
+    assert code == 0 and len(tables["pleas"]) == 2 * (2 + 19 + 1) and len(tables["budgets"]) == 2 * 18
+    assert 0 < metrics["activation_matching_fisher_joint"] <= 1
     assert {"ensemble_joint", "no_permutation_repair_own", "activation_matching_qp_1.5_macs"} <= set(metrics)
     assert metrics["untrained_trunk_probe"] > 0.5
     code, tables, metrics = run_here(tmp_path / "domains", "task.study=pleas", "task.domains=[original,inverted]")
@@ -105,6 +181,9 @@ def test_bad_requests_are_refused_before_any_training(tmp_path, capsys):
             (("task.study=pleas", "task.domains=[original]"), "give one each"),
             (("task.study=lmc", "task.analyses=[distance]"), "distances"),
             (("task.study=lmc", "task.labels=2"), "drop task.labels"),
+            (("task.study=lmc", "task.compare=[activation]"), "drop task.compare"),
+            (("task.study=width", "task.weights=[1,2]"), "drop task.weights"),
+            (("task.study=pleas", "task.compare=[identity/ties]"), "no common ancestor"),
         )
     ):
         assert run_here(tmp_path / str(number), *wrong)[0] == 2

@@ -36,7 +36,8 @@ def width_rows(subject: Subject) -> list[Row]:
     rows: list[Row] = []
     for arm in (NAIVE, WEIGHT):
         for calibrate in (None, subject.sets["calibration"]):
-            # A temperature suits one network, so the ends are calibrated as well: the barrier compares like with like.
+            # arXiv 2510.08023: averages of wide networks shrink their logits, which a softmax temperature undoes. The
+            # ends have temperatures of their own, so that the barrier compares like with like.
             curve = subject.barriers(arm.match, calibrate=calibrate, sets={"test": subject.sets["test"]})["test"]
             row: Row = {"arm": arm.label if calibrate is None else arm.label + CALIBRATED}
             row |= {key: getattr(curve, key) for key in QUANTITIES[:4]}

@@ -54,10 +54,6 @@ def validate(config: Config[MergeConfig]) -> None:
         validate_language(config)
     else:
         validate_images(config)
-        if task.models and task.study != "merge":
-            raise UserError(f"task.study={task.study} trains its own networks: drop task.models, or use study=merge")
-        if STUDIES[task.study].one_task and (task.labels > 1 or task.domains):
-            raise UserError(f"task.study={task.study} compares networks of one task: drop task.labels and task.domains")
 
 
 def plan(config: Config[MergeConfig]) -> dict[str, str]:

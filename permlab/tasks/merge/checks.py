@@ -11,6 +11,7 @@ from permlab.merging.table import COMBINES, DOMAINS, OPTIMIZERS, RENORMS, SCHEDU
 from permlab.models.table import VISION
 from permlab.models.vision_config import check_width, norm_of, validate_vision
 from permlab.tasks.merge.settings import MergeConfig
+from permlab.tasks.merge.table import STUDIES
 
 
 def validate_images(config: Config[MergeConfig]) -> None:
@@ -22,6 +23,7 @@ def validate_images(config: Config[MergeConfig]) -> None:
     check_model(config)
     check_images(config)
     check_networks(config)
+    check_study(config)
     for number, arm in enumerate(arms_of(config)):
         try:
             check_arm(arm)
@@ -84,6 +86,26 @@ def check_networks(config: Config[MergeConfig]) -> None:
         raise UserError(
             "task.ancestor belongs to task.models; networks trained here are given an ancestor of their own"
         )
+
+
+def check_study(config: Config[MergeConfig]) -> None:
+    """Keys that a study has no use for.
+
+    Raises:
+        UserError: naming the key.
+    """
+    task, study = config.task, STUDIES[config.task.study]
+    if task.models and not study.arms:
+        raise UserError(f"task.study={study.name} trains its own networks: drop task.models, or use study=merge")
+    if study.one_task and (task.labels > 1 or task.domains):
+        raise UserError(f"task.study={study.name} compares networks of one task: drop task.labels and task.domains")
+    useless = {"weights": task.weights, "budget": task.budget > 1} if not study.arms else {}
+    useless |= {"compare": task.compare} if not study.compares else {}
+    for key, given in useless.items():
+        if given:
+            raise UserError(f"task.study={study.name} merges in ways of its own: drop task.{key}")
+    if not study.arms and any("ancestor" in COMBINES[arm.combine].needs for arm in arms_of(config)[1:]):
+        raise UserError(f"task.study={study.name} trains no common ancestor: drop such arms from task.compare")
 
 
 def check_fit(config: Config[MergeConfig], arm: Arm) -> None:

@@ -50,11 +50,17 @@ class AnalysisRow(Row):
 
 @dataclass(frozen=True)
 class StudyRow(Row):
-    """A study: `target` is a function of (configuration, run); `one_task` where both networks solve the same task,
-    `arms` where it judges task.match and task.compare."""
+    """A study: `target` is a function of (configuration, run).
+
+    Attributes:
+        one_task: its networks solve the same task.
+        arms: judges the arm of task.match, task.combine and task.renorm.
+        compares: judges the arms of task.compare beside its own.
+    """
 
     one_task: bool = False
     arms: bool = False
+    compares: bool = False
 
 
 STUDIES = Table(
@@ -66,6 +72,7 @@ STUDIES = Table(
             target="permlab.tasks.merge.vision:run_pairs",
             paper="2209.04836",
             arms=True,
+            compares=True,
         ),
         StudyRow(
             "lmc",
@@ -79,6 +86,7 @@ STUDIES = Table(
             "merging in part, with every control at the same price",
             target="permlab.tasks.merge.pleas:run_pleas",
             paper="2407.02447",
+            compares=True,
         ),
         StudyRow(
             "width",

@@ -100,6 +100,7 @@ def test_allocators_stay_within_the_budget_and_name_their_solver(subject):
     assert {row["allocator"] for row in rows if "SLSQP" in row["solver"]} == {"qp"}
 
 
+@pytest.mark.slow
 def test_batchnorm_networks_get_a_row_with_their_statistics_reset(networks):
     subject = make_subject(networks, name="resnet-tiny", width=0.5, epochs=1)
     rows = {row["arm"] for row in arm_rows(subject, list(plans(subject)), probes=False)}

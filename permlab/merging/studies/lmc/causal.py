@@ -65,6 +65,8 @@ def causal(subject: Subject) -> Tables:
             }
         )  # fmt: skip
 
+    # arXiv 2402.04051, section 4: vectors with large singular values, which decide what a network does, are what weight
+    # matching aligns. That is a correlation; leaving them, or all others, out of the matching tests the cause.
     add("all", 0.0, everything, everything)
     for gamma in CAUSAL_GAMMAS:
         leading = [{name: s >= gamma * s[0] for name, (_, s, _) in each.parts.items()} for each in (first, second)]

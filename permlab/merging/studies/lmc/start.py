@@ -24,6 +24,7 @@ def start(subject: Subject) -> Tables:
         rows.append({"pair": subject.pair, "start": name, "rate": rate, "train_midpoint_loss": loss, **measured})
 
     add(WEIGHT.label, None, subject.match(WEIGHT.match).permutation, None)
+    # arXiv 2402.04051, section 6, compares straight-through matching with weight matching from one start only.
     small = rebatched(subject.setting.batches, STEP_IMAGES)
     for name, rate in STARTS:
         found = straight_through(

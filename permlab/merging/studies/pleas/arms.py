@@ -55,7 +55,7 @@ class PartialArm:
         """Carry it out."""
         arm = Arm(self.match, self.combine, self.renorm)
         if self.noise:
-            # arXiv 2407.02447 fits layers without the tasks' images as well
+            # The paper's variant without the tasks' data fits layers on other images; noise is the far end of that.
             images = subject.setting.batches[0][0]
             noise = [each.to(images) for each in noise_batches(images.shape[1:], seed=subject.setting.seed)]
             return subject.merge(arm, ratios=self.ratios, batches=noise)

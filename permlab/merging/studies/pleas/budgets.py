@@ -27,8 +27,8 @@ def planned_budgets() -> list[tuple[str, str, float]]:
 def budget_rows(subject: Subject, progress: Callable[[int], None] | None = None) -> list[Row]:
     """Least squares at equal exact budgets by allocator, and without a permutation.
 
-    What keeping a group apart is worth is measured on training images (arXiv 2407.02447: the quadratic programme is
-    given the accuracy of merges with one or two groups kept apart).
+    What keeping a group apart is worth is measured on training images, with merges that keep single groups apart
+    (arXiv 2407.02447 chooses the widths of layers by a quadratic programme over such measurements).
 
     Args:
         subject: two networks and the sets of their tasks (`pleas.scores`).
