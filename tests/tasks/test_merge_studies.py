@@ -100,10 +100,10 @@ def test_interrupted_studies_resume_to_the_same_tables_and_metrics(tmp_path, mon
     assert code == 0
     train = pairs.train_pair
 
-    def train_and_stop(config, run, data, model, pair, *rest):
+    def train_and_stop(run, pairs, model, pair, *rest):
         if pair == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return train(config, run, data, model, pair, *rest)
+        return train(run, pairs, model, pair, *rest)
 
     monkeypatch.setattr(pairs, "train_pair", train_and_stop)
     assert run_here(tmp_path / "run", *arguments)[0] == 128 + signal.SIGTERM
