@@ -138,6 +138,7 @@ def test_an_analysis_of_a_plugin_is_run_written_and_summed_up(tmp_path, monkeypa
             Measured("norms", "Norms", keys=("network",), shown=("network", "norm"), metrics=f"{__name__}:largest"),
         ),
     )
+    run_here(tmp_path / "dry", "run.dry_run=true")  # defaults of the schema are taken once in a process: without it
     monkeypatch.setitem(registry._activated, "norms_of_weights", Plugin([row]))
     monkeypatch.setattr(registry, "plugin_folders", list)
     assert "norms" in ANALYSES.choices
