@@ -16,7 +16,10 @@ from permlab.registry import Row, Table
 
 @dataclass(frozen=True)
 class ModelRow(Row):
-    """A kind of network: `target` is its configuration dataclass."""
+    """A kind of network: `target` is its configuration dataclass; `texts` and `images` say what its networks read."""
+
+    texts: bool = False
+    images: bool = False
 
 
 MODELS = Table(
@@ -27,11 +30,13 @@ MODELS = Table(
             "causal_lm",
             "causal language models of transformers, from scratch, a folder or the hub",
             target="permlab.models.causal_lm_config:CausalLMConfig",
+            texts=True,
         ),
         ModelRow(
             "vision",
             "small image classifiers with random weights",
             target="permlab.models.vision_config:VisionConfig",
+            images=True,
         ),
     ],
 )

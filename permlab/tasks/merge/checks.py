@@ -8,7 +8,7 @@ from permlab.errors import UserError, check_range
 from permlab.matching.table import MATCHES
 from permlab.merging.arm import Arm, check_arm, parse_arm
 from permlab.merging.table import COMBINES, DOMAINS, OPTIMIZERS, RENORMS, SCHEDULES
-from permlab.models.table import VISION
+from permlab.models.table import MODELS, VISION
 from permlab.models.vision_config import check_width, norm_of, validate_vision
 from permlab.tasks.merge.settings import MergeConfig
 from permlab.tasks.merge.table import STUDIES
@@ -45,7 +45,7 @@ def check_model(config: Config[MergeConfig]) -> None:
     model = config.model
     if model.kind == "none" and config.task.models:
         return  # merged networks on disk say themselves what they are
-    if model.kind != "vision":
+    if not MODELS[model.kind].images:
         names = ", ".join(VISION)
         raise UserError(f"model={model.name} reads no images: choose one of {names}, or a text dataset for it")
     validate_vision(model)
@@ -135,7 +135,7 @@ def check_fit(config: Config[MergeConfig], arm: Arm) -> None:
         raise UserError(f"{title} needs networks with the same classes: use task.labels=1 or another match")
     if task.labels > 1 and task.weights:
         raise UserError("task.weights and task.labels=2 do not go together: drop task.weights")
-    plain = norm_of(config.model) if config.model.kind == "vision" else "batch"
+    plain = norm_of(config.model) if MODELS[config.model.kind].images else "batch"
     if RENORMS[arm.renorm].changes and plain != "batch" and (MATCHES[arm.match].zips or count > 2):
         raise UserError(
             f"renorm={arm.renorm} without BatchNorm is REPAIR, which needs pairs of units, and {arm.text} of {count} "

@@ -16,6 +16,7 @@ from permlab.matching.table import MATCHES
 from permlab.merging.arm import Arm
 from permlab.merging.table import COMBINES, RENORMS
 from permlab.models.checkpoints import Checkpoint, open_checkpoint
+from permlab.models.table import MODELS
 from permlab.storage.hub import is_hub_id
 from permlab.tasks.merge.checks import arms_of
 from permlab.tasks.merge.settings import MergeConfig
@@ -35,7 +36,7 @@ def is_language(config: Config[MergeConfig]) -> bool:
             return True
         opened = open_checkpoint(first)
         return opened.kind == "huggingface" and not sees(config, opened)
-    return config.model.kind == "causal_lm"
+    return MODELS[config.model.kind].texts
 
 
 def sees(config: Config[MergeConfig], opened: Checkpoint) -> bool:
