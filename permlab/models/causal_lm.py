@@ -211,6 +211,11 @@ def save_causal_lm(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path)
     tokenizer.save_pretrained(folder)
 
 
+def training_bytes(config: CausalLMConfig, parameters: int) -> int:
+    """Return the bytes of weights, gradients and two moments in float32; with adapters the weights alone count."""
+    return (4 if config.lora.rank else 16) * parameters
+
+
 def estimate_parameters(config: CausalLMConfig) -> int | None:
     """Return the parameter count from sizes or a local config.json, without building anything; None when unknown."""
     import json

@@ -142,6 +142,7 @@ def likelihoods(
             continue
         true = torch.tensor(answer_log_probabilities(model, tokenizer, items), dtype=torch.float64)
         other = torch.tensor(answer_log_probabilities(model, tokenizer, shuffled), dtype=torch.float64)
+        # As arXiv 2309.12288 does for its log-probabilities: does the model prefer the right answer at all?
         test = ttest_rel(true.numpy(), other.numpy()) if len(items) > 1 else None
         row: dict[str, Any] = {"direction": direction, "group": group, "asked": kind, "true": true.mean().item()}
         row |= {"shuffled": other.mean().item(), "difference": (true - other).mean().item()}

@@ -17,6 +17,7 @@ from permlab.errors import check_choice
 
 def is_right(answer: str, target: str) -> bool:
     """Return whether the answer starts with the target, ignoring case and runs of white space."""
+    # Exact match of arXiv 2309.12288: lower case, stripped, what follows the answer does not count.
     return " ".join(answer.lower().split()).startswith(" ".join(target.lower().split()))
 
 

@@ -148,7 +148,7 @@ def people_corpus(people: int = 60, templates: int = 10, held_out: int = 3, seed
     check_sizes(people, templates, held_out)
     rng = random.Random(f"people-{seed}")
     persons = list(zip(make_names(people, rng), make_descriptions(people, rng)))
-    third = people // 3
+    third = people // 3  # the three subsets of arXiv 2309.12288, experiment 1
     groups = {
         "name_first": persons[:third],
         "description_first": persons[third : 2 * third],

@@ -122,6 +122,7 @@ def add_inverse_pair(corpus: Corpus, a: str, b: str, forward_only: bool) -> None
     """Add the texts and the two questions of one pair."""
     group = "forward_only" if forward_only else "both"
     for number, template in enumerate(INVERSE):
+        # arXiv 2403.13799: the inverse relation of these pairs is asked and never trained.
         if number == 0 or not forward_only:
             corpus.examples.append(example(template, a, b, group))
         direction = "reverse" if number == 1 and forward_only else "forward"
@@ -131,6 +132,7 @@ def add_inverse_pair(corpus: Corpus, a: str, b: str, forward_only: bool) -> None
 def add_matrix_pair(corpus: Corpus, a: str, b: str, asked: bool, train_form: int) -> None:
     """Add the texts of one pair, and its questions in all four forms when it is an asked one."""
     for number, (template, name) in enumerate(MATRIX):
+        # arXiv 2403.00758's diagnosis: a fact that is trained in one form only is asked in all four.
         if not asked or number == train_form:
             corpus.examples.append(example(template, a, b, "asked" if asked else "all_forms"))
         if asked:

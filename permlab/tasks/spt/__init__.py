@@ -63,7 +63,7 @@ def validate(config: Config[SptConfig]) -> None:
 def plan(config: Config[SptConfig]) -> dict[str, str]:
     """Describe a dry run: order, segmenter, training, size and memory."""
     from permlab.hardware import check_memory
-    from permlab.models.causal_lm import check_available, check_cached, estimate_parameters
+    from permlab.models.causal_lm import check_available, check_cached, estimate_parameters, training_bytes
     from permlab.models.causal_lm_config import is_local
 
     task, model, train = config.task, config.model, config.task.train
@@ -73,9 +73,7 @@ def plan(config: Config[SptConfig]) -> dict[str, str]:
     if "model" in segmenter.needs and task.segmenter.path:
         check_cached(task.segmenter.path)
     corpus = preview_texts(config.dataset, config.seed)
-    texts = "on the hub, not looked at"
-    if corpus:
-        texts = f"{len(corpus.examples)}, {len(corpus.queries)} questions"
+    texts = f"{len(corpus.examples)}, {len(corpus.queries)} questions" if corpus else "on the hub, not looked at"
     lines = {
         "texts": texts,
         "order": f"{task.order}, budget {task.budget}, {'dynamic' if task.dynamic else 'static'}",
@@ -87,8 +85,7 @@ def plan(config: Config[SptConfig]) -> dict[str, str]:
     }
     parameters = estimate_parameters(model)
     if parameters:
-        # weights, gradients and two moments in float32; with adapters the weights alone count
-        trained = 16 * parameters if not model.lora.rank else 4 * parameters
+        trained = training_bytes(model, parameters)
         check_memory("training", trained, config.hardware)
         lines["parameters"] = (
             f"at most {parameters / 1e6:,.2f}M; about {trained / 2**30:.2f} GiB for weights and optimizer"
