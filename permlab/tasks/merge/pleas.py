@@ -3,6 +3,8 @@
 permlab task=merge task.study=pleas task.labels=2 task.pairs=5 model.width=64             # different labels
 permlab task=merge task.study=pleas task.domains=[original,inverted] model.width=64       # same labels, two domains
 
+Arms of task.compare, [activation/fisher] for instance, stand beside those of the study.
+
 Tables: pleas.csv (one row per pair and arm), budgets.csv (allocators at equal multiply-accumulates), pleas_mean.csv and
 budgets_mean.csv (means and deviations over pairs), differences.csv (every arm against PLeaS on the same
 pairs). Scores: `own` is the mean over tasks of the accuracy with the task's own head on its own images,

@@ -27,7 +27,7 @@ class MergeConfig(PairOptions, MergeOptions):
     renorm: str = "none"
     """none | reset (BatchNorm statistics, or REPAIR where there are none) | rescale | reshift"""
     compare: list[str] = field(default_factory=list)
-    """More arms beside the configured one and the controls, as match[/combine][+renorm]: activation/least_squares."""
+    """study=merge|pleas: more arms beside the controls, as match[/combine][+renorm]: activation/least_squares."""
     controls: bool = True
     """identity, random, untrained, renormalise only and ensemble arms."""
     pairs: int = 1

@@ -13,6 +13,7 @@ from permlab.merging import (
     average,
     batches_of,
     head_tensors,
+    initial_state,
     label_split,
     logits_of,
     parse_arm,
@@ -20,7 +21,8 @@ from permlab.merging import (
 from permlab.merging.studies.pleas.arms import PartialArm, arm_rows, plans
 from permlab.merging.studies.pleas.budgets import BUDGET_GRID, budget_rows, planned_budgets
 from permlab.merging.studies.pleas.scores import TASKS, set_name, set_of
-from permlab.symmetry import apply
+from permlab.models.vision import build_vision_model
+from permlab.symmetry import apply, declare
 
 
 def make_subject(networks, labels=True, **options):
@@ -98,6 +100,20 @@ def test_allocators_stay_within_the_budget_and_name_their_solver(subject):
     for row in rows:
         assert 1 < row["macs"] <= row["budget"] + 1e-9 and row["solver"]
     assert {row["allocator"] for row in rows if "SLSQP" in row["solver"]} == {"qp"}
+
+
+def test_statistics_of_a_merge_in_part_are_measured_under_a_head_that_fits():
+    data = load_digits_images()
+    model = build_vision_model("resnet-tiny", shape=data.shape, classes=10, width=0.5)
+    states = [initial_state("resnet-tiny", data, seed, width=0.5) for seed in (0, 1)]
+    setting = Setting([(data.x_train[:64], data.y_train[:64])], heads=head_tensors(states[0], "head"))
+    labels = [list(range(5)), list(range(5, 10))]
+    subject = Subject(model, declare(model), states, {}, setting, labels=labels)
+    ratios = {subject.free[-1]: 1.0}  # what the heads read is twice as wide
+    plain, reset = (subject.merge(parse_arm(f"identity{end}"), ratios=ratios) for end in ("", "+reset"))
+    changed = [name for name in reset.state if not torch.equal(reset.state[name], plain.state[name])]
+    assert changed and all("running" in name or "tracked" in name for name in changed)
+    assert all(logits_of(model, state, setting.batches).isfinite().all() for state in reset.states)
 
 
 @pytest.mark.slow
