@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import json
 
+import pytest
+
 
 def results(folder):
     return [json.loads(path.read_text()) for path in sorted(folder.glob("outputs/spt/*/result.json"))]
 
 
+@pytest.mark.slow
 def test_two_jobs_log_two_offline_wandb_runs(installed, tmp_path, tiny):
     done = installed("-m", *tiny, "seed=0,0", "tracker.mode=offline", WANDB_MODE="")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -39,6 +42,7 @@ def test_a_failing_job_is_recorded_and_the_others_go_on(permlab, tmp_path, tiny)
     assert sorted(r["status"] for r in results(tmp_path)) == ["done", "failed"]
 
 
+@pytest.mark.slow
 def test_an_unreachable_server_with_a_key_delays_a_run_by_less_than_ten_seconds(installed, tmp_path, tiny):
     """The server accepts connections and never says a word: worse than one that refuses."""
     import socket
