@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from permlab.errors import UserError
 from permlab.matching.setting import MatchOptions, MatchSetting
 
 if TYPE_CHECKING:
@@ -48,3 +49,19 @@ class Setting(MergeOptions, MatchSetting):
     def data_of(self, count: int) -> Sequence[Sequence[Any]]:
         """Per network its own batches, or the common ones for each of `count` networks."""
         return self.own_batches or [self.batches] * count
+
+
+def mixture_weights(count: int, weights: Sequence[float] | None) -> list[float]:
+    """`weights` divided by their sum, or equal shares.
+
+    Raises:
+        UserError: not one number per model, a negative or non-finite one, or all zero.
+    """
+    if weights is None:
+        return [1 / count] * count
+    if len(weights) != count:
+        raise UserError(f"{len(weights)} weights given for {count} models: give one per model")
+    total = float(sum(weights))
+    if not 0 < total < float("inf") or min(weights) < 0:
+        raise UserError(f"weights={list(weights)}: they must not be negative and not all be zero")
+    return [float(weight) / total for weight in weights]

@@ -42,11 +42,10 @@ from permlab.merging.measure.evaluate import (
 from permlab.merging.measure.heads import find_head, own_logits, score_tasks
 from permlab.merging.measure.spectra import Decomposition, l2_distance, l2_reduction
 from permlab.merging.merge import Merged, align_networks, keep_apart, merge_arm, renormalise, under_heads
-from permlab.merging.methods.average import mixture_weights
 from permlab.merging.networks.states import State
 from permlab.merging.partial.macs import MacCounter
 from permlab.merging.partial.separable import not_separable
-from permlab.merging.setting import Setting
+from permlab.merging.setting import Setting, mixture_weights
 from permlab.merging.table import COMBINES, RENORMS
 from permlab.symmetry import Permutation, Spec, apply
 

@@ -16,11 +16,11 @@ from permlab.errors import UserError
 from permlab.matching import Matching
 from permlab.matching.zip import zip_states
 from permlab.merging.networks.states import State
+from permlab.merging.setting import Setting, mixture_weights
 from permlab.symmetry import Spec, apply, check_same
 
 if TYPE_CHECKING:
     from permlab.merging.aligned import Aligned
-    from permlab.merging.setting import Setting
 
 
 def align(spec: Spec, states: Sequence[State], matching: Matching) -> list[dict[str, Tensor]]:
@@ -34,22 +34,6 @@ def align(spec: Spec, states: Sequence[State], matching: Matching) -> list[dict[
     if matching.clusters:
         raise UserError("ZipIt merges units instead of permuting them: merge with permlab.matching.zip_states")
     return [apply(spec, state, permutation) for state, permutation in zip(states, matching.permutations)]
-
-
-def mixture_weights(count: int, weights: Sequence[float] | None) -> list[float]:
-    """`weights` divided by their sum, or equal shares.
-
-    Raises:
-        UserError: not one number per model, a negative or non-finite one, or all zero.
-    """
-    if weights is None:
-        return [1 / count] * count
-    if len(weights) != count:
-        raise UserError(f"{len(weights)} weights given for {count} models: give one per model")
-    total = float(sum(weights))
-    if not 0 < total < float("inf") or min(weights) < 0:
-        raise UserError(f"weights={list(weights)}: they must not be negative and not all be zero")
-    return [float(weight) / total for weight in weights]
 
 
 def average(

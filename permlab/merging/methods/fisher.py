@@ -23,13 +23,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from permlab.errors import UserError, check_range
 from permlab.matching.activation import added, as_inputs
 from permlab.merging.measure.evaluate import eval_mode, labels_of, logits_in
-from permlab.merging.methods.average import average, mixture_weights
+from permlab.merging.methods.average import average
 from permlab.merging.networks.states import State
+from permlab.merging.setting import Setting, mixture_weights
 from permlab.symmetry.functional import call, without_duplicates
 
 if TYPE_CHECKING:
     from permlab.merging.aligned import Aligned
-    from permlab.merging.setting import Setting
 
 EXACT_CLASSES = 16
 """The expectation over labels is exact up to this many classes."""

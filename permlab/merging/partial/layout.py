@@ -22,8 +22,8 @@ from permlab.matching import Matching
 from permlab.matching.cost import CostBuilder
 from permlab.matching.weight import finish
 from permlab.matching.zip import writing_axes
-from permlab.merging.methods.average import mixture_weights
 from permlab.merging.networks.states import State
+from permlab.merging.setting import mixture_weights
 from permlab.symmetry import Block, ChannelGroup, Spec
 
 MERGED, ONLY_A, ONLY_B = 0, 1, 2
