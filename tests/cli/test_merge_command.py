@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 SMALL = ["task=merge", "model.width=16", "task.train.epochs=2", "task.points=3", "tracker=none", "hardware=cpu"]
 
 
@@ -19,6 +21,7 @@ def test_merging_from_the_command_line(permlab, tmp_path):
     assert len(list((tmp_path / "outputs" / "merge").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_sweep_over_the_width_ends_with_one_figure(permlab, tmp_path):
     done = permlab("-m", *SMALL, "model.width=8,16", "task.controls=false", "task.compare=[identity]")
     assert done.returncode == 0, done.stderr

@@ -40,6 +40,7 @@ def test_the_task_of_the_readme_runs_and_writes_its_result(permlab, copy, tmp_pa
     assert "task=fixed_points is not known" in permlab("task=fixed_points").stderr
 
 
+@pytest.mark.slow
 def test_the_experiment_of_the_readme_is_judged(permlab, copy, tmp_path):
     path = {"PYTHONPATH": str(copy)}
     done = permlab("experiment=fixed_points/sizes", "tracker=none", **path)
