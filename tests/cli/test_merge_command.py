@@ -9,6 +9,7 @@ import pytest
 SMALL = ["task=merge", "model.width=16", "task.train.epochs=2", "task.points=3", "tracker=none", "hardware=cpu"]
 
 
+@pytest.mark.slow
 def test_merging_from_the_command_line(permlab, tmp_path):
     done = permlab(*SMALL, "run.dir=run", "task.renorm=reset")
     assert done.returncode == 0, done.stderr

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_wheel_in_another_folder(tmp_path, environment):
     source = tmp_path / "source"
     ignored = shutil.ignore_patterns(".git", ".venv", "outputs", "__pycache__", "*.egg-info", "build", "dist")

@@ -131,6 +131,7 @@ def test_an_experiment_of_a_plugin_is_swept_and_reported_with_its_own_section(pe
     assert "2 tossed coins" in page and "| reproduced |" in page
 
 
+@pytest.mark.slow
 def test_a_job_of_a_sweep_reaches_a_worker_process(coins, tmp_path, monkeypatch):
     """What joblib's launcher does: the job and its configuration are pickled and called in a fresh process."""
     code = """

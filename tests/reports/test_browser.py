@@ -170,6 +170,7 @@ def test_print_hides_what_cannot_be_used_on_paper(tab):
     assert len(pdf) > 10_000
 
 
+@pytest.mark.slow
 def test_screenshots_are_not_empty(tab, tmp_path):
     from PIL import Image
 

@@ -112,6 +112,7 @@ def permlab_here_resume(run) -> int:
         return int(stop.code or 0)
 
 
+@pytest.mark.slow
 def test_base_training_that_was_stopped_logs_every_step_once(tmp_path, monkeypatch):
     from permlab.adapters.benchmark.settings import questions_of
     from permlab.errors import Interrupted

@@ -80,6 +80,7 @@ def speakers(folder, name="llama-tied", change=None):
     return f"task.models=[{folder}/a,{folder}/b]", ["dataset=jsonl", f"dataset.path={folder}/texts.txt"]
 
 
+@pytest.mark.slow
 def test_pairs_trained_here(tmp_path):
     assert merge(*TINY, "task.pairs=2", "task.compare=[activation]") == 0
     table, metrics = arms(), result()["metrics"]

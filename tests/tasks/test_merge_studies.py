@@ -44,6 +44,7 @@ def lmc(tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_lmc_writes_every_table_in_full(lmc):
     code, tables, metrics = lmc
     assert code == 0
@@ -61,6 +62,7 @@ def test_lmc_writes_every_table_in_full(lmc):
     )
 
 
+@pytest.mark.slow
 def test_a_network_agrees_with_itself_and_only_matching_aligns_two(lmc):
     _, tables, metrics = lmc
     itself = [float(row["r"]) for row in tables["spectra"] if row["arm"] == "with itself"]
@@ -68,6 +70,7 @@ def test_a_network_agrees_with_itself_and_only_matching_aligns_two(lmc):
     assert abs(metrics["r_naive"]) < 0.2 < metrics["r_matched"]
 
 
+@pytest.mark.slow
 def test_trace_starts_without_a_permutation_and_only_gets_closer(lmc):
     _, tables, _ = lmc
     naive = {
@@ -81,6 +84,7 @@ def test_trace_starts_without_a_permutation_and_only_gets_closer(lmc):
         assert all(later > earlier for earlier, later in pairwise(cut))
 
 
+@pytest.mark.slow
 def test_summaries_are_means_over_pairs(lmc):
     _, tables, metrics = lmc
     values = [

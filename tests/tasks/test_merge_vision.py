@@ -213,6 +213,7 @@ def test_an_interrupted_run_resumes_to_the_same_tables(monkeypatch):
     assert not [path for path in os.listdir("run/checkpoints") if path.startswith("network")]
 
 
+@pytest.mark.slow
 def test_width_study_scores_four_arms_per_width():
     assert merge("task.study=width", "task.widths=[16,48]", "task.pairs=2", "task.points=3") == 0
     table = rows("arms")

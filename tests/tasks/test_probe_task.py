@@ -114,6 +114,7 @@ def test_construct(here, tmp_path):
     assert (tmp_path / "run" / "figures" / "construction.svg").is_file()
 
 
+@pytest.mark.slow
 def test_scratch_sweep(here, tmp_path, unsaved):
     done = here(*SMALL, "task.mode=scratch_sweep", "task.train.steps=40", "task.train.test_every=20", "run.dir=run")
     assert done.returncode == 0, done.stderr + done.stdout

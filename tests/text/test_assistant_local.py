@@ -187,6 +187,7 @@ def test_transformers_serve_answers_like_the_local_model(served, model_folder, t
     assert again.extra["asked"] == 0
 
 
+@pytest.mark.slow
 def test_transformers_serve_refuses_an_unknown_model(served):
     with pytest.raises(UserError, match="HTTP 4"):
         list(ServerAssistant(served, "no-such-model", backoff=0.01).answers(TEXTS[:1]))
