@@ -7,24 +7,24 @@ from __future__ import annotations
 
 import csv
 import glob
-import json
+import io
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from permlab.errors import UserError
+from permlab.storage.locks import holder
+from permlab.storage.plain import UnreadableError, parse_json, read_bytes, read_json_file, read_yaml
 from permlab.tables import is_number
 
 MARKERS = ("result.json", "config.yaml", "metrics.jsonl", "environment.json", "run.log")
 NAME = re.compile(r"\d{8}-\d{6}-\d{6}-[0-9a-f]{4}")
 """What run and sweep directories are called when the user did not name them."""
 STATUSES = ("done", "failed", "interrupted", "running")
-LARGEST_FILE = 32 * 2**20
-"""Bytes of a table or a metrics file that a report still reads."""
 DEEPEST = 6
 """Folders below a given one that are searched."""
 
@@ -79,14 +79,22 @@ class RunRecord:
     def files(self, folder: str, suffix: str) -> list[str]:
         """Return the names without suffix of `folder/*suffix`, in alphabetical order."""
         try:
-            return sorted(p.stem for p in (self.directory / folder).glob(f"*{suffix}") if not p.name.startswith("."))
+            found = (self.directory / folder).glob(f"*{suffix}")
+            return sorted(p.stem for p in found if not p.name.startswith(".") and self.inside(p))
         except OSError:
             return []
+
+    def inside(self, path: Path) -> bool:
+        """Whether a path is a file of this directory, and not a link to one that lies elsewhere."""
+        try:
+            return path.resolve(strict=True).is_relative_to(self.directory.resolve()) and path.is_file()
+        except (OSError, RuntimeError):
+            return False
 
     def table(self, name: str) -> list[dict[str, Any]]:
         """Read `tables/<name>.csv` with numbers as numbers; empty, with a note, when it cannot be read."""
         path = self.directory / "tables" / f"{name}.csv"
-        if not path.is_file():
+        if not self.inside(path):
             return []
         try:
             return read_table(path)
@@ -99,11 +107,11 @@ class RunRecord:
         path = self.directory / "metrics.jsonl"
         entries, torn = [], 0
         try:
-            if path.stat().st_size > LARGEST_FILE:
-                self.note(f"metrics.jsonl is larger than {LARGEST_FILE >> 20} MiB and was not read")
-                return []
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
+            lines = read_bytes(path).decode(errors="replace").splitlines()
+        except FileNotFoundError:
+            return []
+        except (OSError, UnreadableError) as error:
+            self.note(one_line(error))
             return []
         for line in lines:
             entry = parsed(line)
@@ -238,7 +246,8 @@ def ending(path: Path, result: Mapping[str, Any]) -> str:
     if result.get("error"):
         return one_line(result["error"])
     if result["status"] == "running":
-        return f"still running, or killed: permlab resume {path}"
+        worker = holder(path)
+        return f"still running: {worker}" if worker else f"killed, its process is gone: permlab resume {path}"
     if result["status"] == "interrupted":
         return f"stopped by a signal: permlab resume {path}"
     return "" if result["status"] == "done" else "no error line in result.json"
@@ -246,36 +255,31 @@ def ending(path: Path, result: Mapping[str, Any]) -> str:
 
 def load_json(path: Path) -> tuple[Any, str]:
     """Return (value, "") or (None, what is wrong)."""
-    try:
-        return json.loads(path.read_bytes()), ""
-    except FileNotFoundError:
-        return None, f"no {path.name}"
-    except (OSError, ValueError, RecursionError) as error:
-        return None, f"{path.name} cannot be read: {one_line(error)}"
+    return loaded(path, read_json_file)
 
 
 def load_yaml(path: Path) -> tuple[Any, str]:
     """Return (value, "") or (None, what is wrong)."""
-    import yaml
+    return loaded(path, read_yaml)
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+def loaded(path: Path, read: Callable[[Path], Any]) -> tuple[Any, str]:
+    """Read a file that may be anything."""
     try:
-        return yaml.load(path.read_bytes(), Loader=loader), ""
+        return read(path), ""
     except FileNotFoundError:
         return None, f"no {path.name}"
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        return None, f"{path.name} cannot be read: {one_line(error)}"
+    except (OSError, UnreadableError) as error:
+        return None, f"cannot be read: {one_line(error)}"
 
 
 def read_table(path: Path) -> list[dict[str, Any]]:
     """Read a CSV with numbers as numbers, empty cells as None; cells beyond the header are dropped.
 
     Raises:
-        OSError, ValueError, csv.Error: when it cannot be read, or is larger than `LARGEST_FILE`.
+        OSError, ValueError, csv.Error: when it cannot be read, is no regular file, or too large.
     """
-    if path.stat().st_size > LARGEST_FILE:
-        raise ValueError(f"larger than {LARGEST_FILE >> 20} MiB")
-    with path.open(newline="", encoding="utf-8") as file:
+    with io.StringIO(read_bytes(path).decode("utf-8"), newline="") as file:
         return [{k: typed(v) for k, v in row.items() if k is not None} for row in csv.DictReader(file)]
 
 
@@ -296,8 +300,8 @@ def typed(text: Any) -> Any:
 def parsed(line: str) -> Any:
     """Parse one JSON line, or return None."""
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
+        return parse_json(line)
+    except UnreadableError:
         return None
 
 

@@ -64,7 +64,7 @@ class Output:
         name = ""
         for kind in ("png", "svg"):
             source = run.directory / "figures" / f"{figure}.{kind}"
-            if not source.is_file():
+            if not run.inside(source):
                 continue
             name = name or self.unique(f"{run.task}-{run.id[-11:]}-{figure}")
             target = self.folder / "figures" / f"{name}.{kind}"

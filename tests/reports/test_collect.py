@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from synthetic import write_run, write_table
@@ -146,3 +147,52 @@ def test_torn_metric_lines_are_left_out_and_noted(tmp_path):
 )
 def test_typed_cells(text, value):
     assert typed(text) == value and type(typed(text)) is type(value)
+
+
+def test_links_out_of_a_run_directory_are_not_followed(tmp_path):
+    from permlab.reports.writer import Output
+
+    run = write_run(tmp_path, "a")
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "key.csv").write_text("key\nhunter2\n")
+    (secret / "key.png").write_bytes(b"hunter2")
+    for folder, name in (("tables", "key.csv"), ("figures", "key.png")):
+        (run / folder).mkdir(exist_ok=True)
+        (run / folder / name).symlink_to(secret / name)
+    (run / "figures" / "loop.png").symlink_to("loop.png")
+    (record,) = collect([str(run)]).runs
+    assert record.table("key") == [] and record.files("figures", ".png") == [] and record.files("tables", ".csv") == []
+    assert Output(tmp_path / "report").embed(record, "key", "", "") is None
+    assert not list((tmp_path / "report").rglob("*"))
+
+
+@pytest.mark.parametrize("name", ["result.json", "config.yaml", "metrics.jsonl", "environment.json", "tables/t.csv"])
+@pytest.mark.parametrize("kind", ["pipe", "deep", "bomb", "huge", "zero"])
+def test_odd_files_cost_one_line(tmp_path, name, kind):
+    run = write_run(tmp_path, "a")
+    path = run / name
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "zero":
+        path.symlink_to("/dev/zero")
+    elif kind == "huge":
+        with path.open("wb") as file:
+            file.truncate(2**40)
+    else:
+        path.write_text("[" * 100_000 if kind == "deep" else "a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]\n")
+    (record,) = collect([str(tmp_path)]).runs
+    record.logged(), record.environment(), record.table("t")
+    assert all("\n" not in note and len(note) < 400 for note in [record.problem, *record.notes])
+    assert (record.status == "corrupt") == (name in ("result.json", "config.yaml"))
+
+
+def test_a_live_run_is_told_from_a_dead_one(tmp_path):
+    from permlab.storage.locks import hold
+
+    run = write_run(tmp_path, "a", status="running")
+    assert "its process is gone" in collect([str(run)]).runs[0].problem
+    with hold(run):
+        assert f"process {os.getpid()} on" in collect([str(run)]).runs[0].problem
