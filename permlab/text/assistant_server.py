@@ -12,6 +12,7 @@ import http.client
 import json
 import os
 import random
+import re
 import socket
 import ssl
 import threading
@@ -24,10 +25,13 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any
 
 from permlab.errors import UserError
+from permlab.text.bounded_http import BoundedClient, TooLargeError
 from permlab.text.prompts import Failure, chat_messages
 
 _LONGEST_WAIT = 300.0  # seconds; a server that asks for more is asked again then
 _LONGEST_BACKOFF = 60.0
+_WHOLE = 3.0  # times `timeout`: seconds for a whole answer, however slowly it drips
+_FOREIGN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class _Transient(Exception):
@@ -45,22 +49,20 @@ class _Stopped(Exception):
     """The run ended while this text was waiting."""
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Refuses redirects: urllib would take the key to the other host and turn the request into a GET."""
-
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None
-
-
-def completions_url(base_url: str) -> str:
+def completions_url(base_url: str, key: str = "base_url") -> str:
     """Return the address of the chat completions under `base_url`, with or without its `/v1`.
 
     Raises:
-        UserError: when `base_url` is not an http(s) address.
+        UserError: when `base_url` is not an http(s) address; it is called `key` there.
     """
-    parts = urllib.parse.urlsplit(base_url.strip())
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"base_url={base_url} is not an address: give something like http://127.0.0.1:8000/v1")
+    try:
+        parts = urllib.parse.urlsplit(base_url.strip())
+        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, half an IPv6 address
+        known = False
+    if not known:
+        shown = base_url.strip()[:100]
+        raise UserError(f"{key}={shown} is not an address: give something like http://127.0.0.1:8000/v1")
     path = parts.path.rstrip("/").removesuffix("/chat/completions")
     versioned = any(piece[:1] == "v" and piece[1:2].isdigit() for piece in path.split("/"))
     path += "/chat/completions" if versioned else "/v1/chat/completions"
@@ -119,10 +121,9 @@ class ServerAssistant:
         self._key = key
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        handlers: list[urllib.request.BaseHandler] = [_NoRedirect()]
-        if urllib.parse.urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1"):
-            handlers.append(urllib.request.ProxyHandler({}))  # a proxy cannot reach this machine's loopback
-        self._opener = urllib.request.build_opener(*handlers)
+        # A proxy cannot reach this machine's loopback.
+        local = urllib.parse.urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1")
+        self._client = BoundedClient(proxies=not local)
 
     def answers(self, texts: Sequence[str]) -> Generator[tuple[int, str | Failure], None, None]:
         """Yield (index, answer or failure) as answers come; closing the iterator cancels what has not been asked.
@@ -152,6 +153,7 @@ class ServerAssistant:
                 yield futures[future], answer
         finally:
             self._stop.set()
+            self._client.close()  # a server that hangs must not keep a run that is to stop
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _ask(self, text: str) -> str:
@@ -187,14 +189,17 @@ class ServerAssistant:
         headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "permlab"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
-        request = urllib.request.Request(self.url, json.dumps(body).encode(), headers, method="POST")
         try:
-            with self._opener.open(request, timeout=self.timeout) as response:
-                return _content(response.read())
+            data = json.dumps(body).encode()
+            return _content(
+                self._client.post(self.url, data, headers, timeout=self.timeout, deadline=_WHOLE * self.timeout)
+            )
         except urllib.error.HTTPError as error:
             raise self._status_error(error) from None
         except TimeoutError:
-            raise _Transient(f"no answer within {self.timeout:g} s") from None
+            raise _Transient(f"no answer within {self.timeout:g} s, or not all of it in time") from None
+        except TooLargeError as error:
+            raise _Transient(f"malformed answer: {error}") from None
         except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
             reason = getattr(error, "reason", error)
             if isinstance(reason, TimeoutError):
@@ -230,14 +235,21 @@ class ServerAssistant:
 
 
 def _content(raw: bytes) -> str:
-    """Return the text of a chat completion; a body that is none may be a passing failure of a proxy."""
+    """Return the text of a chat completion; a body that is none may be a passing failure of a proxy.
+
+    Control characters (but line ends and tabs) and halves of surrogate pairs are in no text that people write: they
+    would reach files and the terminal.
+    """
     try:
         content = json.loads(raw)["choices"][0]["message"].get("content") or ""
         if isinstance(content, list):  # content parts
             content = "".join(part.get("text", "") for part in content)
-        return str(content)
-    except (ValueError, LookupError, TypeError, AttributeError):
+        text = str(content)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise _Transient("malformed answer, not a chat completion") from None
+    if _FOREIGN.search(text):
+        raise _Transient("malformed answer, it holds control characters or halves of surrogate pairs")
+    return text
 
 
 def _message(raw: bytes) -> str:
@@ -245,7 +257,7 @@ def _message(raw: bytes) -> str:
     text = raw.decode("utf-8", "replace")
     try:
         body = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     if not isinstance(body, dict):
         return text

@@ -71,7 +71,7 @@ def _readings(body: str) -> Iterator[tuple[str, ...]]:
             yield split_marked(form, MARKER)
     try:
         listed = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         listed = None
     if isinstance(listed, list) and all(isinstance(item, str) for item in listed):
         yield tuple(unit for item in listed if (unit := normalise(item)))
@@ -112,7 +112,7 @@ class AnswerCache:
             try:
                 row = json.loads(line)
                 self._answers[str(row["key"])] = str(row["answer"])
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue  # blank or half-written: asked again
 
     def key(self, text: str) -> str:
@@ -241,6 +241,10 @@ def check_llm(settings: SegmenterSettings, data: DataRow, prefix: str) -> None:
         raise UserError(f"{prefix}name=llm needs either {prefix}path=DIR or {prefix}base_url=URL")
     if settings.path and is_local(settings.path) and not (Path(settings.path) / "config.json").is_file():
         raise UserError(f"{prefix}path={settings.path} is not a Hugging Face model directory: it has no config.json")
+    if settings.base_url:
+        from permlab.text.assistant_server import completions_url
+
+        completions_url(settings.base_url, f"{prefix}base_url")
     if settings.base_url and not settings.model:
         raise UserError(f"{prefix}base_url needs {prefix}model=NAME")
     name = settings.api_key_env
