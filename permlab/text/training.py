@@ -17,7 +17,8 @@ import torch
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from permlab.storage.files import sync
+from permlab.storage.files import sync, write_text
+from permlab.storage.hashes import sha256_of
 from permlab.text.settings import TrainingSettings
 from permlab.text.table import SCHEDULES
 
@@ -86,7 +87,7 @@ class OrderedTrainer(Trainer):
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         for path in [*folder.rglob("*"), folder]:
             sync(path)
-        (folder / COMPLETE).touch()
+        write_text(folder / COMPLETE, contents(folder))
 
 
 def make_trainer(
@@ -173,6 +174,16 @@ def weights_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint that was written completely, or None."""
+    """Return the newest checkpoint that was written completely and is as it was written, or None."""
     complete = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")]
-    return max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
+    for path in sorted(complete, key=lambda path: int(path.name.split("-")[1]), reverse=True):
+        if (path / COMPLETE).read_text(encoding="utf-8", errors="replace") == contents(path):
+            return path
+    return None
+
+
+def contents(checkpoint: Path) -> str:
+    """Return the names of a checkpoint's files and the hash of all of them."""
+    files = [path for path in checkpoint.rglob("*") if path.is_file() and path.name != COMPLETE]
+    names = sorted(str(path.relative_to(checkpoint)) for path in files)
+    return "\n".join([*names, sha256_of(files), ""])
