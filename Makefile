@@ -26,8 +26,9 @@ $(READY): pyproject.toml constraints.txt
 demo: setup ## set up, then train and ask the embedded default (task=spt)
 	$(BIN)/permlab
 
-# One thread a process: the tests train tiny models, where more threads wait for each other.
-PYTEST := OMP_NUM_THREADS=1 PERMLAB_DATA="$${PERMLAB_DATA:-$(DATA)}" $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
+# One thread a process: the tests train tiny models, where more threads wait for each other. Byte code is kept in any
+# case: many tests start the command.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 PERMLAB_DATA="$${PERMLAB_DATA:-$(DATA)}" $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
 test: setup ## set up, then run the tests, without the slow ones
 	$(PYTEST) -m "not slow"

@@ -41,6 +41,7 @@ def column(tab, number):
     return tab.evaluate(f"Array.from({SORTING}.tBodies[0].rows).map(r => r.cells[{number}].textContent)")
 
 
+@pytest.mark.slow
 def test_no_error_no_request_and_no_script_of_a_run(tab, sample):
     assert tab.evaluate("window.evil") is None
     assert "<script>" in tab.evaluate("document.title")

@@ -34,16 +34,8 @@ TINY = {
 """task -> keys that make its experiments smaller, but for those that are tiny as they are: `tiny: {}`."""
 EXPERIMENTS = shipped.names("experiment")
 QUICK = {
-    *("inverse_permutation/construction", "inverse_permutation/quick_scratch", "inverse_permutation/architectures"),
-    *(
-        "lora_lego/identities",
-        "lora_lego/prune",
-        "lora_lego/quick",
-        "merge/quick",
-        "merge/quick_lmc",
-        "merge/quick_pleas",
-    ),
-    *("merge/width", "ntk/figure1_left", "ntk/scaling", "ntk/width", "spt/quick", "spt/quick_order_matrix"),
+    *("inverse_permutation/quick_scratch", "lora_lego/quick", "merge/quick", "merge/quick_lmc", "merge/quick_pleas"),
+    *("merge/width", "ntk/figure1_left", "ntk/width", "spt/quick"),
 }
 """One experiment of every kind; the others run the same code at other settings and are slow in sum."""
 

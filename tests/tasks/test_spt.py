@@ -103,6 +103,7 @@ def test_max_units_merges_neighbours(run):
     assert result["metrics"]["mean_units"] <= 3
 
 
+@pytest.mark.slow
 def test_own_files_as_jsonl_and_presegmented(run, tmp_path):
     train = tmp_path / "train.jsonl"
     pairs = [("Ada Roe is", " the mayor of Brindle."), ("Ben Tor is", " the baker of Odd Hill.")]
