@@ -51,6 +51,7 @@ def test_idx_folders(tmp_path, suffix):
     assert (len(both.x_train), len(both.x_test)) == (40, 10) and both.y_test.tolist() == labels[:10].tolist()
 
 
+@pytest.mark.slow
 def test_mnist_test_digits(shared_data):
     data = load_mnist(shared_data("mnist"))
     # The folder has the 10,000 test digits, which are then split, or the training digits as well.

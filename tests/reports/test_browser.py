@@ -7,7 +7,10 @@ import pytest
 
 from permlab.tables import plain
 
-pytestmark = pytest.mark.skipif(devtools.find() is None, reason="needs Chromium (apt-get install chromium)")
+pytestmark = [
+    pytest.mark.skipif(devtools.find() is None, reason="needs Chromium (apt-get install chromium)"),
+    pytest.mark.slow,
+]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,6 @@ def column(tab, number):
     return tab.evaluate(f"Array.from({SORTING}.tBodies[0].rows).map(r => r.cells[{number}].textContent)")
 
 
-@pytest.mark.slow
 def test_no_error_no_request_and_no_script_of_a_run(tab, sample):
     assert tab.evaluate("window.evil") is None
     assert "<script>" in tab.evaluate("document.title")
@@ -171,7 +173,6 @@ def test_print_hides_what_cannot_be_used_on_paper(tab):
     assert len(pdf) > 10_000
 
 
-@pytest.mark.slow
 def test_screenshots_are_not_empty(tab, tmp_path):
     from PIL import Image
 

@@ -34,10 +34,10 @@ TINY = {
 """task -> keys that make its experiments smaller, but for those that are tiny as they are: `tiny: {}`."""
 EXPERIMENTS = shipped.names("experiment")
 QUICK = {
-    *("inverse_permutation/quick_scratch", "lora_lego/quick", "merge/quick", "merge/quick_lmc", "merge/quick_pleas"),
-    *("merge/width", "ntk/figure1_left", "ntk/width", "spt/quick"),
+    *("inverse_permutation/quick_scratch", "lora_lego/quick", "merge/quick", "merge/quick_lmc"),
+    *("ntk/figure1_left", "spt/quick"),
 }
-"""One experiment of every kind; the others run the same code at other settings and are slow in sum."""
+"""One experiment of every task, and one study; the others are slow in sum."""
 
 
 def tiny(name: str, data: Path) -> list[str]:

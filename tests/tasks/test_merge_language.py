@@ -163,7 +163,7 @@ def test_interrupted_pairs_are_resumed_with_the_same_numbers(monkeypatch):
     assert all(arms()[key]["loss"] == row["loss"] for key, row in whole.items())
 
 
-@pytest.mark.parametrize("name", ["llama-tied", "gpt2"])
+@pytest.mark.parametrize("name", [pytest.param("llama-tied", marks=pytest.mark.slow), "gpt2"])
 def test_planted_permutation_keeps_the_perplexity_of_a(name, tmp_path):
     models, texts = speakers(
         tmp_path, name, lambda spec, state: apply(spec, state, spec.random(torch.Generator().manual_seed(2)))
@@ -216,6 +216,7 @@ def test_three_networks_and_weights(tmp_path):
     assert json.loads(Path("run/artifacts/model/merge.json").read_text())["weights"] == [2, 1, 1]
 
 
+@pytest.mark.slow
 def test_task_vectors_of_a_common_ancestor(tmp_path):
     def tuned(spec, state):
         generator = torch.Generator().manual_seed(9)

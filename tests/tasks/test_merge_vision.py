@@ -239,7 +239,7 @@ def picture_folder(folder):
             Image.new("RGB", (10, 10), (value + number, value, 5 * number)).save(path)
 
 
-@pytest.mark.parametrize("dataset", [slow("imagefolder"), "hub"])
+@pytest.mark.parametrize("dataset", [slow("imagefolder"), slow("hub")])
 def test_pictures_of_the_user(tmp_path, dataset):
     picture_folder(tmp_path / "pictures")
     arguments = [f"dataset={dataset}", f"dataset.path={tmp_path / 'pictures'}", "dataset.side=8", "dataset.channels=1"]

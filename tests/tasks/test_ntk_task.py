@@ -125,7 +125,7 @@ def test_all_inputs_can_be_trained(unsaved):
     assert int(row["low"]) <= float(row["stopping_mean"]) <= int(row["high"])
 
 
-@pytest.mark.parametrize("solver", ["exact", "gradient_descent"])
+@pytest.mark.parametrize("solver", ["exact", pytest.param("gradient_descent", marks=pytest.mark.slow)])
 def test_an_interrupted_run_resumes_bit_for_bit(monkeypatch, unsaved, solver):
     for module in (finite, descent):
         monkeypatch.setattr(module, "ELEMENTS", 2**14)

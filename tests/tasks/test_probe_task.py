@@ -77,6 +77,7 @@ def test_train_reports_floors_curves_figures_and_weights(here, tmp_path):
     assert best > 0.2
 
 
+@pytest.mark.slow
 def test_a_stopped_run_resumes_to_the_same_numbers(here, tmp_path, monkeypatch, unsaved):
     """The stop comes in the second arm: the first must come back from the checkpoint."""
     keys = [*SMALL, "task.target_mse=0", "task.train.steps=60", "task.train.test_every=10", "task.compare=[no_mask]"]

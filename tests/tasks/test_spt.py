@@ -90,7 +90,9 @@ def test_every_order_trains(run, order):
     assert result["metrics"]["steps"] == 1
 
 
-@pytest.mark.parametrize("segmenter", ["entities", "rule", "random"])
+@pytest.mark.parametrize(
+    "segmenter", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("entities", "rule")), "random"]
+)
 def test_segmenters_on_generated_text(run, segmenter):
     result, folder = run(*FEW, f"task.segmenter.name={segmenter}", "task.evaluation.likelihood=false")
     counted = rows(folder, "segmentation")[0]
@@ -164,6 +166,7 @@ def test_dry_run_checks_files_and_names_what_would_run(tmp_path):
     assert list(Path(tmp_path).iterdir()) == []
 
 
+@pytest.mark.slow
 def test_experiments_expand_to_their_sweeps_and_the_command_line_wins():
     plan = plan_jobs(["experiment=spt/people"], False)
     assert plan.multirun and plan.varied == ["task.order", "seed"] and len(plan.jobs) == 15

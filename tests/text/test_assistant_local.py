@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -170,7 +171,10 @@ def served(model_folder, tmp_path_factory):
             server.wait()
 
 
-def test_transformers_serve_answers_like_the_local_model(served, model_folder, tmp_path):
+@pytest.mark.slow
+def test_transformers_serve_answers_like_the_local_model(served, model_folder, tmp_path, monkeypatch):
+    # The answers of a random model are noise with control characters, which a server's are otherwise refused for.
+    monkeypatch.setattr("permlab.text.assistant_server._FOREIGN", re.compile(r"(?!)"))
     settings = {"concurrency": 2, "options": {"max_tokens": 12}}
     server = ServerAssistant(served, str(model_folder), **settings)
     local = LocalAssistant.load(str(model_folder), batch_size=1, max_new_tokens=12)
