@@ -9,19 +9,18 @@ from permlab import figures, registry
 from permlab.matching.table import MATCHES
 from permlab.merging.arm import slug
 from permlab.merging.table import RENORMS
+from permlab.tables import Row, spread
 
-Row = dict[str, Any]
 QUANTITIES = (("loss", "loss (nats)"), ("accuracy", "accuracy"))
 
 
 def _band(ax: Any, x: list[float], series: list[list[float]], label: str) -> None:
     """Mean over pairs with its standard deviation."""
-    mean = [statistics.fmean(values) for values in series]
+    found = [each for values in series if (each := spread(values))]
     color = _color(label)
-    ax.plot(x, mean, color=color, label=label)
-    if min(map(len, series)) > 1:
-        spread = [statistics.stdev(values) for values in series]
-        low, high = ([m + sign * s for m, s in zip(mean, spread)] for sign in (-1, 1))
+    ax.plot(x, [each.mean for each in found], color=color, label=label)
+    if all(each.deviation is not None for each in found):
+        low, high = ([each.mean + sign * (each.deviation or 0) for each in found] for sign in (-1, 1))
         ax.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
 
 
@@ -67,8 +66,8 @@ def draw_arms(rows: list[Row]) -> Any:
             if not values:
                 continue
             ax.plot(values, [place] * len(values), ".", color=_color(arm), alpha=0.4, markersize=3)
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            ax.errorbar(statistics.fmean(values), place, xerr=spread, fmt="o", color=_color(arm))
+            if found := spread(values):
+                ax.errorbar(found.mean, place, xerr=found.deviation or 0.0, fmt="o", color=_color(arm))
         ax.set_xlabel(words)
     axes[0].set_yticks(range(len(arms)), list(reversed(arms)))
     if ends:
