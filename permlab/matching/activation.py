@@ -64,6 +64,7 @@ def pearson(moments: Moments, first: int, second: int) -> Tensor:
     """Correlation, [n, n]; 0 for units that never vary."""
     means = moments.sums / moments.count
     spread = (moments.squares / moments.count - means.square()).clamp_min(0).sqrt()
+    # Dead units: dividing rounding by rounding would give them arbitrary correlations.
     alive = spread > 1e-6 * (moments.squares / moments.count).sqrt().clamp_min(1e-30)
     covariance = moments.product(first, second) / moments.count - means[first][:, None] * means[second]
     safe = torch.where(alive, spread, torch.ones_like(spread))
@@ -73,7 +74,9 @@ def pearson(moments: Moments, first: int, second: int) -> Tensor:
 
 def distance(moments: Moments, first: int, second: int) -> Tensor:
     """Minus the Euclidean distance between two units' activation vectors over all positions, [n, n]."""
+    # |z - z'|^2 = |z|^2 + |z'|^2 - 2 z.z': the moments suffice, no activations are kept (PLeaS matches by distance).
     squared = moments.squares[first][:, None] + moments.squares[second] - 2 * moments.product(first, second)
+    # Rounding can turn the distance of two equal units negative.
     return -squared.clamp_min(0).sqrt()
 
 
@@ -111,6 +114,7 @@ def collect_moments(
     generator = torch.Generator().manual_seed(seed)
     moments: dict[Key, Moments] = {}
     training = model.training
+    # Statistics of a batch would make a unit's activation depend on its neighbours in the batch.
     model.eval()
     total = len(batches) if isinstance(batches, Sized) else 0
     try:
@@ -120,6 +124,7 @@ def collect_moments(
             for tap in list(values[0]):
                 rows = [value.pop(tap) for value in values]
                 if rows[0].shape[1] > max_positions:
+                    # One draw for all models: z_A z_B' pairs what the two do on the same input and place.
                     chosen = torch.randperm(rows[0].shape[1], generator=generator)[:max_positions]
                     rows = [row[:, chosen.to(row.device)] for row in rows]
                 _accumulate(moments, (tap.group, tap.block.space), rows, within)
@@ -158,8 +163,10 @@ def _accumulate(moments: dict[Key, Moments], key: Key, rows: list[Tensor], withi
     held = moments[key]
     held.count += rows[0].shape[1]
     for k, row in enumerate(rows):
+        # float32 inside a batch, float64 across batches: rounding does not grow with the amount of data.
         held.sums[k] += row.sum(1).double().cpu()
         held.squares[k] += row.square().sum(1).double().cpu()
+        # ZipIt compares units inside a model as well; one-to-one matching never does.
         for other in range(k if within else k + 1, models):
             product = (row @ rows[other].t()).double().cpu()
             if (k, other) in held.products:
@@ -212,12 +219,14 @@ def match_moments(
     result = Matching("activation", [spec.identity() for _ in range(models)], pinned=dict(spec.pinned))
     result.costs = [{} for _ in range(models)]
     result.scores = [{} for _ in range(models)]
+    # Git Re-Basin, activation matching: groups do not depend on each other, so there are no sweeps over layers.
     for name, group in spec.groups.items():
         spaces = [space for (owner, space) in moments if owner == name]
 
         def against(k: int, others: list[int], name: str = name, spaces: list[str] = spaces) -> dict[str, Tensor]:
             return {
                 space: added(
+                    # Rows follow where the other model's units stand now; columns stay in this model's original frame.
                     moments[name, space].similarity(other, k, similarity)[
                         spec.groups[name].index(result.permutations[other], space)
                     ]
@@ -227,6 +236,7 @@ def match_moments(
             }
 
         everyone = range(models)
+        # Two models: one assignment is optimal. More wait for one another, as in MergeMany.
         for sweep in range(max_sweeps if models > 2 else 1):
             changed = False
             for k in range(1, models):
@@ -235,6 +245,7 @@ def match_moments(
                 found = solve(group, costs)
                 result.solves += 1
                 before = score(group, costs, result.permutations[k])
+                # An equally good assignment is no progress: counting it would let the sweeps go round in circles.
                 if score(group, costs, found.permutation) > before + 1e-9 * abs(before):
                     result.permutations[k].update(found.permutation)
                     changed = True
@@ -253,6 +264,7 @@ def _fill(result: Matching, k: int, name: str, group: Any, costs: dict[str, Tens
     permutation: Permutation = result.permutations[k]
     if isinstance(group, HeadGroup):
         cost = solve(group, costs).cost
+        # Heads move as wholes, so the first dim of a slot tells which head stands there.
         index = group.index(permutation, "key")[:: group.key_dim] // group.key_dim
     else:
         cost, index = costs["unit"].float(), permutation[name]

@@ -48,6 +48,7 @@ def assign(similarity: Tensor) -> Tensor:
 def _outstanding(similarity: Tensor, dim: int, z: float) -> Tensor:
     """Mean plus z standard deviations along `dim` (a norm costs a tenth of torch.std here)."""
     mean = similarity.mean(dim)
+    # var = E x^2 - (E x)^2; rounding may push it below 0, hence the clamp.
     square: Tensor = torch.linalg.vector_norm(similarity, dim=dim).square() / similarity.shape[dim]
     return mean + z * (square - mean.square()).clamp_min(0).sqrt()
 
@@ -60,8 +61,10 @@ def improve(similarity: Tensor, current: Tensor, z: float = SPREAD) -> Tensor:
     A descent confirms its end with dense assignments.
     """
     size, similarity = len(current), similarity.cpu()
+    # Both sides: a unit that stands out for nobody else still needs candidates of its own.
     rows, columns = (_outstanding(similarity, dim, z) for dim in (1, 0))
     chosen = (similarity > rows[:, None]) | (similarity > columns)
+    # The current pairs keep a perfect matching feasible: Jonker-Volgenant fails on a graph that has none.
     chosen[torch.arange(size), current] = True
     starts = np.zeros(size + 1, dtype=np.int32)
     np.cumsum(chosen.sum(1).numpy(), out=starts[1:])
@@ -83,6 +86,7 @@ def solve(group: Group, costs: Mapping[str, Tensor]) -> Assignment:
     and the order of dims are solved in turns, which never lowers the score but may stop at a local optimum.
     """
     if isinstance(group, ChannelGroup):
+        # arXiv 2209.04836: with all other layers held, the best permutation is one linear assignment problem.
         return Assignment({group.name: assign(costs["unit"])}, costs["unit"])
     return _solve_heads(group, costs)
 
@@ -92,6 +96,7 @@ def gain(group: Group, costs: Mapping[str, Tensor], new: Permutation, old: Permu
     total = scale = 0.0
     for space, cost in costs.items():
         after, before = group.index(new, space), group.index(old, space)
+        # Entries that stay cancel; leaving them out keeps their rounding out of the difference.
         rows = (after != before).nonzero().flatten()
         if len(rows):
             one, two = cost[rows, after[rows]].double(), cost[rows, before[rows]].double()
@@ -144,6 +149,7 @@ def _solve_heads(group: HeadGroup, costs: Mapping[str, Tensor]) -> Assignment:
                     group, query[rows, columns], key[a, b], output[rows, columns], value[a, b], head[rows, columns]
                 )
             )
+    # Upper level: each pair of key/value heads is worth its best inner order, and one assignment picks the pairs.
     cost = torch.tensor([[pair.score for pair in row] for row in pairs], dtype=torch.float64)
     kv = assign(cost)
     chosen = [pairs[a][int(b)] for a, b in enumerate(kv)]
@@ -157,13 +163,17 @@ def _solve_pair(group: HeadGroup, query: Tensor, key: Tensor, output: Tensor, va
 
     def dims(order: Tensor) -> _Pair:
         rows = torch.arange(r)
+        # Only q.k is ever seen, so q and k share one order of dims, across all queries of a key/value head.
         keys = query[rows, order].sum(0) + key
+        # Value rows and the output projection's columns share one order as well, independent of that of q and k.
         values = output[rows, order].sum(0) + value
+        # Rotary positions turn fixed pairs of dims: no permutation inside the head is a symmetry.
         inside = torch.arange(group.key_dim) if group.rotary else assign(keys)
         best = assign(values)
         total = float(keys[torch.arange(len(inside)), inside].sum() + values[torch.arange(len(best)), best].sum())
         return _Pair(total + float(head[rows, order].sum()), order, inside, best)
 
+    # At most 3! = 6 orders: trying all is exact, while order and dims together are no linear assignment.
     if r <= EXACT_QUERIES:
         return max((dims(torch.tensor(order)) for order in permutations(range(r))), key=lambda pair: pair.score)
     # Start from the part of the score that does not depend on the order of dims under rotary embeddings, and from
@@ -173,6 +183,7 @@ def _solve_pair(group: HeadGroup, query: Tensor, key: Tensor, output: Tensor, va
     ends = []
     for start in (heads, loose):
         pair = dims(assign(start))
+        # Coordinate ascent: query order given the dims, then dims given the order; neither step can lose.
         for _ in range(ALTERNATIONS):
             by_head = (
                 head

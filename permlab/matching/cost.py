@@ -49,6 +49,7 @@ def unfold(tensor: Tensor, axis: int, block: Block, size: int) -> Tensor:
             return tensor.reshape(size, -1)
         if axis == 1 and tensor.dim() == 2:
             return tensor.t()
+        # Kernel positions and the other channels become columns: the distance of a unit is over all its weights.
         return tensor.movedim(axis, 0).reshape(size, -1)
     tensor = tensor.movedim(axis, 0).reshape(block.outer, size, block.inner, -1)
     return tensor.transpose(0, 1).reshape(size, -1)
@@ -73,15 +74,18 @@ class CostBuilder:
         for name in self.groups:
             spaces: dict[str, list[Term]] = {}
             for tensor, axis, block in spec.members(name):
+                # Running means and variances are permuted but are no weights: the published objective leaves them out.
                 if tensor in spec.statistics:
                     continue
                 spaces.setdefault(block.space, []).append(self._term(tensor, axis, block))
             self.terms[name] = spaces
         self._kept: dict[tuple[str, str], Kept] = {}
+        # Memory bound: all kept matrices together stay below the size of a model, however wide its layers are.
         weights = sum(a[name].numel() for name in spec.matched())
         self._room = keep_share * weights
 
     def _term(self, tensor: str, axis: int, block: Block) -> Term:
+        # P_{l-1} or P_{l+1} of algorithm 1: what is held fixed while this group is solved.
         others = frozenset(
             other.group for at, blocks in self.spec.axes[tensor].items() if at != axis for other in blocks
         )
@@ -151,10 +155,12 @@ class CostBuilder:
                 return False
             axis, rows, new, old = moved
             columns += 2 * term.columns * len(rows) // self.a[term.tensor].shape[axis]
+            # Once many columns moved, gathering them costs more than the plain product over all of them.
             if columns > sum(each.columns for each in terms) // 2:
                 return False
             if len(rows):
                 b = self.b[term.tensor]
+                # C += A_moved (B_new - B_old)': the columns of neighbours that stayed contribute what they did before.
                 difference = b.index_select(axis, new).float() - b.index_select(axis, old).float()
                 left = self.a[term.tensor].index_select(axis, rows)
                 changes.append(
@@ -192,6 +198,7 @@ class CostBuilder:
             if term.columns * size < LARGE:
                 small.append((left, right))
                 continue
+            # float32: this product, not the assignment, is the bottleneck of weight matching on wide layers.
             left, right = left.float(), right.float()
             total = left @ right.t() if total is None else total.addmm_(left, right.t())
         if small:
@@ -204,6 +211,7 @@ class CostBuilder:
         """B's tensor with every axis permuted except the one being solved for."""
         tensor = self.b[term.tensor]
         for axis, blocks in self.spec.axes[term.tensor].items():
+            # In B's original frame the assignment gives the whole permutation, not a change to compose with the last.
             if axis == term.axis:
                 continue
             index = axis_index(self.spec, permutation, blocks, tensor.shape[axis])

@@ -57,6 +57,7 @@ def weight_matching_many(
     generator = torch.Generator().manual_seed(seed)
     stop = should_stop or (lambda: False)
     total = {name: torch.zeros_like(states[0][name], dtype=torch.float32) for name in spec.matched()}
+    # Permutations keep every model's norm, so this part of the objective is a constant.
     norm = sum(float(state[name].double().square().sum()) for state in states for name in total)
     # Outwards first: each model is matched to the sum of those before it.
     for k, state in enumerate(states):
@@ -69,12 +70,14 @@ def weight_matching_many(
     _record(result, norm, total, len(states), begin)
     for done in range(max_rounds):
         improved = False
+        # MergeMany: one model after the other in random order; the first is the frame and never moves.
         for k in (torch.randperm(len(states) - 1, generator=generator) + 1).tolist():
             improved |= _rematch(spec, states[k], k, total, result, generator, (max_sweeps, tolerance, begin, stop))
         result.sweeps += 1
         _record(result, norm, total, len(states), begin)
         if progress is not None:
             progress(done + 1, max_rounds)
+        # MergeMany's end: no model moved, so the summed distance to the mean has stopped falling.
         if not improved or stop():
             break
     _finish(spec, states, total, result, keep_costs)
@@ -84,6 +87,7 @@ def weight_matching_many(
 
 def _add(spec: Spec, total: dict[str, Tensor], state: Mapping[str, Tensor], perm: Permutation, sign: float) -> None:
     for name, value in total.items():
+        # A running sum of permuted models: K models cost the memory of one more.
         value.add_(permute_tensor(spec, name, state[name], perm), alpha=sign)
 
 
@@ -98,6 +102,7 @@ def _rematch(
 ) -> bool:
     """Match model k to the sum of the others, from where it stands; whether it moved."""
     max_sweeps, tolerance, begin, stop = limits
+    # Matched to the sum of the others instead of their mean: a factor does not change the best permutation.
     _add(spec, total, state, result.permutations[k], -1.0)
     descent = Descent(CostBuilder(spec, total, state), generator, tolerance, begin)
     before = result.permutations[k]

@@ -20,6 +20,7 @@ def identity_matching(spec: Spec, models: int = 2) -> Matching:
 def random_matching(spec: Spec, models: int = 2, seed: int = 0) -> Matching:
     """Every model but the first gets a random element of the group: the same functions, unrelated units."""
     generator = torch.Generator().manual_seed(seed)
+    # The first model is the frame of every matching; moving it too would change nothing between the models.
     permutations = [spec.identity(), *(spec.random(generator) for _ in range(models - 1))]
     return Matching("random", permutations, pinned=dict(spec.pinned))
 

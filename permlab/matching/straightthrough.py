@@ -41,6 +41,7 @@ def straight_through(
     *,
     loss: Loss = classification_loss,
     steps: int = MatchOptions.steps,
+    # Git Re-Basin's settings: SGD at 1e-2 with momentum 0.9.
     rate: float = 1e-2,
     momentum: float = 0.9,
     start: str = "warm",
@@ -74,12 +75,14 @@ def straight_through(
     search = _Search(spec, model, states, loss, max_sweeps, torch.Generator().manual_seed(seed))
     search.begin(start)
     optimizer = torch.optim.SGD([each for free in search.free for each in free.values()], lr=rate, momentum=momentum)
+    # With more models random points push the whole hull down; its centre alone says little about the edges.
     random_point = len(states) > 2 if random_point is None else random_point
     stop, training = should_stop or (lambda: False), model.training
     result = Matching("straight_through", [], objective=float("inf"), pinned=dict(spec.pinned))
     model.eval()
     try:
         for step in range(steps + 1):
+            # pi = weight matching of B to S, at every step: the only way in which S reaches the network.
             search.match()
             if step % evaluate_every == 0 or step == steps:
                 search.keep_best(result, batches, step, begin)
@@ -130,6 +133,7 @@ class _Search:
             for name in self.names:
                 value = self.states[0][name].detach().clone()
                 if start == "cold":
+                    # A cold start keeps the size of A's weights and forgets their direction.
                     scale = float(value.double().square().mean().sqrt())
                     value = torch.randn(value.shape, generator=self.generator).to(value) * scale
                 free[name] = value.requires_grad_()
@@ -159,6 +163,7 @@ class _Search:
         count = len(self.states)
         weights = torch.full((count,), 1 / count)
         if random_point:
+            # Normalised exponentials are uniform on the simplex; normalised uniforms would crowd its centre.
             draw = -torch.rand(count, generator=self.generator).clamp_min(1e-12).log()
             weights = draw / draw.sum()
         return self._mixture(weights.tolist(), with_gradient=True)
@@ -175,6 +180,7 @@ class _Search:
                 moved = permute_tensor(self.spec, name, self.states[k][name].detach(), self.permutations[k])
                 if with_gradient and name in self.free[k - 1]:
                     free = self.free[k - 1][name]
+                    # Straight-through estimator: the value is pi(B), the gradient goes to S as if pi were not there.
                     moved = moved + (free - free.detach())
                 total = total + weights[k] * moved
             merged[name] = total
@@ -184,6 +190,7 @@ class _Search:
     def keep_best(self, result: Matching, batches: Sequence[Any], step: int, begin: float) -> None:
         """Loss of the mean of the models over all batches; remember the permutations when it is the lowest."""
         state = self._mixture([1 / len(self.states)] * len(self.states), with_gradient=False)
+        # On all batches: the best loss of one batch, as published, selects luck.
         value = sum(float(self.loss(self.model, state, batch)) for batch in batches) / len(batches)
         result.trace.append(
             {
@@ -203,6 +210,7 @@ class _Search:
         result.costs, result.scores = [{}], [{}]
         for k in range(1, len(self.states)):
             one = Matching("weight", [{}, result.permutations[k]])
+            # Scored against A, not S: partial merging averages A's units with B's.
             builder = CostBuilder(self.spec, self.states[0], self.states[k])
             finish(one, builder, result.permutations[k], keep_costs=True)
             result.costs.append(one.costs[-1])

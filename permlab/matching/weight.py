@@ -97,7 +97,9 @@ def weight_matching(
         permutation = descent.start(start, restart)
         descent.run(permutation, max_sweeps, stop, _shifted(progress, restart, restarts, max_sweeps))
         descent.report(result, restart)
+        # Afresh in float64: the descent's own sum of gains carries the rounding of its float32 costs.
         objective = squared_norm(spec, a, b, permutation)
+        # A sum of bilinear assignment problems is NP-hard: each descent ends in a local optimum, the best one counts.
         if objective < result.objective:
             result.objective, best = objective, permutation
         if stop():
@@ -177,10 +179,12 @@ class Descent:
         adds noise only; here the first steps see the inputs and outputs of the network alone.
         """
         builder = self.builder
+        # Groups of one unit have nothing to decide: what touches only them is settled from the start.
         known = set(builder.spec.groups) - set(builder.groups)
         left = list(builder.groups)
         while left:
             share = {name: self._share(name, known) for name in left}
+            # A group that sees little of what is settled would fix its order by chance and pass it on.
             name = max(left, key=lambda each: share[each])
             costs = builder.costs(name, permutation, known=known if share[name] > 0 else None)
             if any(len(cost) for cost in costs.values()):
@@ -210,6 +214,7 @@ class Descent:
         self.on_step("", permutation)
         dirty, open_ends = set(builder.groups), set(builder.groups)
         while open_ends and self.sweeps < max_sweeps and not stop():
+            # Git Re-Basin, algorithm 1: a fresh random order of layers in every sweep.
             order = torch.randperm(len(builder.groups), generator=self.generator).tolist()
             full = not dirty
             for name in (builder.groups[i] for i in order):
@@ -217,6 +222,7 @@ class Descent:
                     continue
                 quick = self.sparse and not full and name in self.settling
                 dirty.discard(name)
+                # Only a dense assignment proves that a group has nothing to gain; a sparse one leaves it open.
                 if not quick:
                     open_ends.discard(name)
                 improved = self.step(name, permutation, objective, quick=quick)
@@ -224,8 +230,10 @@ class Descent:
                     # |A - pi(B)|^2 = |A|^2 + |B|^2 - 2 <A, pi(B)>: a gain in the inner product counts twice
                     objective -= 2 * improved
                     self.on_step(name, permutation)
+                    # All other groups see the cost of their last solve: skipping them is exact, no approximation.
                     dirty |= self.neighbours[name]
                     open_ends |= self.neighbours[name]
+                    # A late gain wakes the neighbours: back to cheap steps before the next dense pass.
                     if full:
                         break
             self.sweeps += 1
@@ -240,16 +248,19 @@ class Descent:
     def step(self, name: str, permutation: Permutation, objective: float, *, quick: bool = False) -> float:
         """Solve one group given the others; the gain in <A, permuted B>, or 0 when the group stays as it is."""
         group = self.builder.spec.groups[name]
+        # Updates in place pile up rounding: what a closing dense step is judged by is computed afresh.
         costs = self.builder.costs(name, permutation, fresh=not quick and self._large(name))
         if not costs:
             return 0.0
         self.solves += 1
+        # Algorithm 1: argmax_P <A, pi(B)> in one group with all others held, a linear assignment problem.
         new = {name: improve(costs["unit"], permutation[name])} if quick else solve(group, costs).permutation
         better, scale = gain(group, costs, new, permutation)
         if name in self.builder.quadratic:
             # The cost is a linearisation: only the exact objective says whether the step is one upwards.
             moved = {**permutation, **new}
             better = self.builder.inner(name, moved) - self.builder.inner(name, permutation)
+        # A relative bound where the published code has 1e-12 absolute, on which float32 noise keeps sweeping.
         if better <= max(self.tolerance * abs(objective), ROUNDING * scale):
             return 0.0
         if self._large(name):

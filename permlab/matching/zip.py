@@ -44,10 +44,13 @@ def zip_units(similarity: np.ndarray, models: int, alpha: float, beta: float) ->
     total = len(similarity)
     size = total // models
     table = np.array(similarity, dtype=np.float64)
+    # A unit is no partner of itself, though it correlates best with itself.
     np.fill_diagonal(table, -np.inf)
     owner = np.repeat(np.arange(models), size)
     parent = np.arange(total)
+    # The best of every row: a merge then changes few rows, where a search of the whole table is O(n^2) each time.
     partner, best = table.argmax(1), table.max(1)
+    # The small addend keeps a whole number of merges from being cut to the one below by rounding.
     budget = np.full(models, int((total - size) // models * (beta if beta > 0 else 1.0) + 1e-4))
     barred = np.zeros(models, dtype=bool)
 
@@ -56,11 +59,14 @@ def zip_units(similarity: np.ndarray, models: int, alpha: float, beta: float) ->
             partner[rows] = table[rows].argmax(1)
             best[rows] = table[rows, partner[rows]]
 
+    # ZipIt: greedy merges of the best pair anywhere until K n units are n.
     for _ in range(total - size):
         row = int(best.argmax())
         row, column = sorted((row, int(partner[row])))
+        # Complete linkage: a merged unit is only as similar to others as the worse of its members.
         merged = np.minimum(table[row], table[column])
         free = merged > -BARRED / 2
+        # alpha < 1 holds back clusters of many units, whose mean would resemble none of them.
         merged[free] = merged[free] * alpha if alpha > 0 else merged[free] - BARRED
         merged[[row, column]] = -np.inf
         table[row], table[:, row] = merged, merged
@@ -73,6 +79,7 @@ def zip_units(similarity: np.ndarray, models: int, alpha: float, beta: float) ->
         stale[row] = True
         better = alive & ~stale & ((merged > best) | ((merged == best) & (row < partner)))
         partner[better], best[better] = row, merged[better]
+        # ZipIt's beta: merges inside one model, which remove its redundancy, are limited to a share.
         if owner[row] == owner[column] and not barred[owner[row]]:
             model = owner[row]
             budget[model] -= 1
@@ -192,10 +199,12 @@ def writing_axes(spec: Spec, model: nn.Module) -> dict[str, set[int]]:
         owner, _, leaf = tensor.rpartition(".")
         module = modules.get(owner)
         if leaf == "weight" and isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            # Weights are [out, in]: M acts where a layer writes its units, U where it reads them.
             result[tensor] = {0} & axes.keys()
         elif leaf == "weight" and hasattr(module, "nf") and type(module).__name__ == "Conv1D":
             result[tensor] = {1} & axes.keys()
         else:
+            # Biases, norms and embeddings only write: a merged unit gets the mean of its members' entries.
             result[tensor] = set(axes)
     return result
 
@@ -232,6 +241,7 @@ def zip_states(
                     clusters, writing = matching.clusters[block.group][k], axis in writes[canonical]
                     tensor = _along(tensor, axis, block, clusters, size[block.group] if writing else None)
                     merged = merged or writing
+            # M is a mean over the members in all models; where no axis is merged by it, the mean is still to be taken.
             total += tensor if merged else tensor / count
         result[name] = total.to(first.dtype)
     return result
@@ -244,6 +254,7 @@ def _along(tensor: Tensor, axis: int, block: Block, clusters: Tensor, size: Tens
     moved = tensor.movedim(axis, 0).clone()
     piece = moved.narrow(0, block.offset, length).reshape(block.outer, units, block.inner, -1)
     if size is not None:
+        # Rows of M sum to 1. Without this it is U, which adds up what the members of a merged unit fed forward.
         piece = piece / size.to(tensor.device)[clusters][None, :, None, None]
     new = torch.zeros_like(piece).index_add_(1, clusters, piece)
     moved.narrow(0, block.offset, length).copy_(new.reshape(length, *moved.shape[1:]))

@@ -109,6 +109,7 @@ def merge_arm(
     elif setting.budget > 1:
         _spend(result, setting)
     result.state = dict(COMBINES[arm.combine].load()(networks, setting))
+    # Last: statistics are those of the very network that is handed on.
     result.state = renormalise(arm.renorm, networks, result.state, setting)
     result.states = under_heads(networks, result.state)
     result.seconds = time.perf_counter() - begin
@@ -123,6 +124,7 @@ def align_networks(
     Raises:
         UserError: the matching is between another number of networks.
     """
+    # ZipIt has no common order of units: its merge and unmerge act on the networks as trained.
     moved = list(states) if matching.clusters else align(spec, states, matching)
     return Aligned(spec, model, states, moved, matching, heads, notes=dict(matching.notes))
 
@@ -232,6 +234,7 @@ def _gains(free: list[str], networks: Aligned, setting: Setting) -> dict[str, fl
 
     def accuracy(ratios: Mapping[str, float]) -> float:
         trial = keep_apart(replace(networks), ratios)
+        # Averages stand in for fitted networks: PLeaS's gains take 2 G + 2 of them.
         state = trial.layout(setting.weights).merge(networks.states)
         return measure(under_heads(trial, reset_batchnorm(networks.module, state, setting.batches)))
 

@@ -46,6 +46,7 @@ def resolve(axis: Axis) -> Axis:
     """The axis with every bound symbol replaced by what it is bound to."""
     segments: list[Product] = []
     for product in axis:
+        # Alone in its segment a symbol may turn out to be a concatenation: its pieces are spliced in.
         if len(product) == 1 and product[0].bound is not None:
             segments.extend(resolve(product[0].bound))
             continue
@@ -79,16 +80,19 @@ def pin(axis: Axis, reason: str) -> None:
 def unify(one: Axis, other: Axis, reason: str = "two different layouts meet") -> Axis:
     """Make two axes of the same length move together; where their layouts cannot agree both are pinned."""
     one, other = resolve(one), resolve(other)
+    # A broadcast axis repeats one entry, so it says nothing about the order of the other.
     if length(one) == 1:
         return other
     if length(other) == 1:
         return one
+    # A symbol nothing is known about takes whatever layout it meets.
     for left, right in ((one, other), (other, one)):
         if len(left) == 1 and len(left[0]) == 1:
             _bind(left[0][0], right)
             return right
     if len(one) == 1 and len(other) == 1:
         _unify_products(one[0], other[0], reason)
+    # Concatenations that agree in their cuts agree piece by piece, as joined channels do after a skip.
     elif [width(p) for p in one] == [width(p) for p in other]:
         for mine, yours in zip(one, other):
             unify((mine,), (yours,), reason)
@@ -100,10 +104,12 @@ def unify(one: Axis, other: Axis, reason: str = "two different layouts meet") ->
 
 def _bind(symbol: Symbol, axis: Axis) -> None:
     target = symbols(axis)
+    # The occurs check of unification.
     if symbol in target:
         if len(axis) > 1 or len(axis[0]) > 1:
             pin(axis, "an axis would have to contain itself")
         return
+    # Entries that must move together are all held when one of them is.
     if symbol.pinned:
         pin(axis, symbol.pinned)
     symbol.bound = axis
@@ -118,6 +124,7 @@ def _unify_products(one: Product, other: Product, reason: str) -> None:
             continue
         if a.size == b.size:
             _bind(a, ((b,),))
+        # The coarser symbol was a flattening all along: heads times dims, seen first as one axis.
         elif a.size > b.size and a.size % b.size == 0:
             rest = Symbol(a.size // b.size)
             _bind(a, ((b, rest),))
@@ -135,6 +142,7 @@ def _unify_products(one: Product, other: Product, reason: str) -> None:
 def flatten(axes: Iterable[Axis]) -> Axis:
     """The product of several axes, the first one varying slowest."""
     axes = [resolve(axis) for axis in axes]
+    # Axes of one entry add nothing to a flattening: a map of 1 x 1 leaves its channels plain units.
     wide = [axis for axis in axes if length(axis) > 1]
     if len(wide) == 1:
         return wide[0]
@@ -160,6 +168,7 @@ def split(axis: Axis, sizes: list[int]) -> list[Axis]:
         while width(tuple(taken)) < size:
             symbol = product.pop(0)
             need = size // width(tuple(taken))
+            # A flat axis that is cut into heads and dims was their product: so heads are found without being declared.
             if symbol.size > need and symbol.size % need == 0:
                 first, rest = Symbol(need), Symbol(symbol.size // need)
                 first.pinned = rest.pinned = symbol.pinned
@@ -181,6 +190,7 @@ def cut(axis: Axis, sizes: list[int]) -> list[Axis]:
     if len(axis) == 1 and len(axis[0]) == 1 and len(sizes) > 1:
         symbol = axis[0][0]
         parts = [fresh(size, symbol.pinned) for size in sizes]
+        # Packed matrices: q, k and v turn out to stand side by side on one axis.
         symbol.bound = tuple(product for part in parts for product in part)
         return parts
     result: list[Axis] = []

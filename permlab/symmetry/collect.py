@@ -49,6 +49,7 @@ def _free(product: Product) -> list[Symbol]:
 def _partners(resolved: Mapping[str, list[Axis]]) -> dict[Symbol, list[Symbol]]:
     """Outer symbol of a two-level product (heads) -> its inner symbols; whatever is no such pattern gets pinned."""
     while True:
+        # To the fixed point: pinning one symbol can take the pattern of another away.
         found: dict[Symbol, list[Symbol]] = {}
         alone: set[Symbol] = set()
         wrong: list[tuple[Symbol, str]] = []
@@ -65,9 +66,11 @@ def _partners(resolved: Mapping[str, list[Axis]]) -> dict[Symbol, list[Symbol]]:
                     wrong += [(symbol, "three levels of units are flattened together") for symbol in free]
         owners: dict[Symbol, Symbol] = {}
         for outer, inners in found.items():
+            # Attention has two kinds of dims per head, those of q and k and those of the values.
             if len(inners) > 2:
                 wrong.append((outer, "more than two kinds of units per head share these heads"))
             for unit in inners:
+                # The order inside a head may differ from head to head, which a flat use of its units cannot follow.
                 if unit in alone or unit in found or owners.setdefault(unit, outer) is not outer:
                     wrong.append((unit, "units inside a head are also used outside of it"))
         if not wrong:
@@ -84,6 +87,7 @@ def _name(
             continue
         layer = tensor.rpartition(".")[0] or tensor
         if symbol in partners:
+            # Query heads that share keys are no two-level product: grouped queries are declared by hand.
             sizes = [inner.size for inner in partners[symbol]]
             name = _unused(spec, layer.rpartition(".")[0] or layer)
             spec.heads(HeadGroup(name, symbol.size, 1, sizes[0] if len(sizes) == 2 else 1, sizes[-1]))

@@ -46,6 +46,7 @@ def use_norm(spec: Spec, name: str, norm: nn.Module, group: str) -> None:
     if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
         for tensor in ("running_mean", "running_var"):
             spec.use(f"{name}.{tensor}", 0, group)
+            # Forgetting these buffers is the classic bug: the channels move, their means and variances do not.
             spec.statistics.add(f"{name}.{tensor}")
 
 
@@ -72,6 +73,7 @@ def _mlp(model: MLP) -> Spec:
         use_layer(spec, f"layers.{number}", layer, before, group)
         use_norm(spec, f"norms.{number}", model.norms[number], group)
         before = group
+    # Logits are the function's outputs: the rows of the last layer are classes and keep their order.
     use_layer(spec, "head", model.head, before, None)
     return spec
 
@@ -107,6 +109,7 @@ def _resnet(model: ResNet) -> Spec:
 
 def _basic_block(spec: Spec, name: str, block: BasicBlock, before: str, stage: str) -> str:
     """The identity shortcuts of a stage force all its block outputs into one group."""
+    # A projection is free to write another order; an identity adds channel i to channel i.
     after = before if block.project is None else spec.channel(stage, block.conv2.out_channels)
     inner = spec.channel(f"{name}.conv1", block.conv1.out_channels)
     use_layer(spec, f"{name}.conv1", block.conv1, before, inner)
@@ -127,6 +130,7 @@ def use_attention(spec: Spec, group: str, stream: str, names: Sequence[str], *, 
         if biases:
             spec.use(f"{name}.bias", 0, Block(group, space))
     spec.use(f"{names[3]}.weight", 0, stream)
+    # Columns of the output projection read value dims head by head: a space of its own, one entry per query.
     spec.use(f"{names[3]}.weight", 1, Block(group, "output"))
     if biases:
         spec.use(f"{names[3]}.bias", 0, stream)
@@ -134,11 +138,13 @@ def use_attention(spec: Spec, group: str, stream: str, names: Sequence[str], *, 
 
 def _vit(model: ViT) -> Spec:
     spec = Spec(source="declared vit")
+    # Every block adds to one stream, so one group runs from the patches to the head.
     stream = spec.channel("residual", model.head.in_features)
     use_layer(spec, "patch", model.patch, None, stream)
     spec.use("token", 2, stream)
     spec.use("position", 2, stream)
     for number, block in _numbered(model.blocks, TransformerBlock):
+        # Each block's heads and hidden units are seen by that block alone.
         name = f"blocks.{number}"
         use_norm(spec, f"{name}.norm1", block.norm1, stream)
         width = model.head.in_features

@@ -129,6 +129,7 @@ class HeadGroup:
             key: [G, key_dim], inside slot g the q/k dim of head kv[g] placed in each place.
             value: [G, value_dim], likewise for the value dims.
         """
+        # Flat indices of whole heads: elements compose and invert like plain permutations, part by part.
         kv = kv[:, None]
         return {
             f"{self.name}.head": (kv * self.queries + query).flatten(),
@@ -144,6 +145,7 @@ class HeadGroup:
 
         kv = torch.randperm(self.kv_heads, generator=generator)
         query, value = inside(self.queries), inside(self.value_dim)
+        # Under rotary embeddings q/k dims are bound to their frequencies.
         key = torch.arange(self.key_dim).expand(self.kv_heads, -1) if self.rotary else inside(self.key_dim)
         return self.assemble(kv, query, key, value)
 
@@ -154,9 +156,11 @@ class HeadGroup:
         if space not in ("query", "output"):
             raise KeyError(f"head group {self.name} has no space {space!r}")
         head = permutation[f"{self.name}.head"]
+        # Query heads never leave their key/value head, so the first of a slot names it.
         kv = head.view(self.kv_heads, self.queries)[:, :1] // self.queries
         dim, part = (self.key_dim, "key") if space == "query" else (self.value_dim, "value")
         inside = permutation[f"{self.name}.{part}"].view(self.kv_heads, dim) - kv * dim
+        # Grouped queries share keys and values, hence one order of dims for all queries of a group.
         return (head[:, None] * dim + inside.repeat_interleave(self.queries, dim=0)).flatten()
 
     def check(self, permutation: Mapping[str, Tensor]) -> str:
@@ -170,6 +174,7 @@ class HeadGroup:
             for level, width in (("head", self.queries), ("key", self.key_dim), ("value", self.value_dim))
         }
         for level, owner in owners.items():
+            # q, k and v of a head must take the same slot, or a query would meet another head's keys.
             if not torch.equal(owner, owners["head"][:, :1].expand_as(owner)):
                 return f"{self.name}.{level} tears a key/value head apart: whole heads must move together"
         inside = permutation[f"{self.name}.key"].view(self.kv_heads, -1) % self.key_dim
@@ -191,12 +196,14 @@ def compose(first: Mapping[str, Tensor], then: Mapping[str, Tensor]) -> Permutat
     """The permutation that applies `first`, then `then`: `apply(apply(x, first), then) == apply(x, compose(...))`."""
     result = {part: index.clone() for part, index in first.items()}
     for part, index in then.items():
+        # Gathers compose inside out: slot i of the second takes what the first put into slot index[i].
         result[part] = first[part][index] if part in first else index.clone()
     return result
 
 
 def inverse(permutation: Mapping[str, Tensor]) -> Permutation:
     """The permutation that undoes `permutation`."""
+    # Sorting a permutation puts every unit back, so argsort is the inverse.
     return {part: torch.argsort(index) for part, index in permutation.items()}
 
 

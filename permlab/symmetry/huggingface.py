@@ -90,6 +90,7 @@ def declare_llama(b: Builder) -> None:
     root = b.prefix("embed_tokens.weight")
     stream = spec.channel("residual", config.hidden_size)
     heads = config.num_attention_heads
+    # Grouped queries: the k/v heads are what is matched, and their queries go with them.
     kv = getattr(config, "num_key_value_heads", None) or heads
     dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     b.use(f"{root}embed_tokens.weight", 1, stream)
@@ -98,6 +99,7 @@ def declare_llama(b: Builder) -> None:
         group = spec.heads(HeadGroup(f"layers.{number}.attention", kv, heads // kv, dim, dim, rotary=True))
         for space in ("query", "key", "value"):
             b.linear(f"{name}.self_attn.{space[0]}_proj", stream, Block(group, space))
+        # Some members of the family store q, k and v in one matrix, in this order.
         packed = (
             Block(group, "query"),
             Block(group, "key", offset=heads * dim),
@@ -107,6 +109,7 @@ def declare_llama(b: Builder) -> None:
         b.use(f"{name}.self_attn.qkv_proj.weight", 1, stream)
         b.linear(f"{name}.self_attn.o_proj", Block(group, "output"), stream)
         hidden = spec.channel(f"layers.{number}.mlp", config.intermediate_size)
+        # act(gate) * up is elementwise: both matrices write the same hidden units.
         b.linear(f"{name}.mlp.gate_proj", stream, hidden)
         b.linear(f"{name}.mlp.up_proj", stream, hidden)
         b.use(f"{name}.mlp.gate_up_proj.weight", 0, Block(hidden), Block(hidden, offset=config.intermediate_size))
@@ -128,6 +131,7 @@ def declare_gpt2(b: Builder) -> None:
     root = b.prefix("wte.weight")
     width, heads = config.n_embd, config.n_head
     stream = spec.channel("residual", width)
+    # Rows of the embedding are tokens; its columns write the residual stream that all blocks add to.
     b.use(f"{root}wte.weight", 1, stream)
     b.use(f"{root}wpe.weight", 1, stream)
     for number in range(config.n_layer):
@@ -195,6 +199,7 @@ def _bert_head(b: Builder, root: str, stream: str) -> None:
         b.use("classifier.weight", 1, stream)
     b.use("qa_outputs.weight", 1, stream)
     if masked:
+        # A tied decoder reads through the embedding's columns, whose order is that of the stream.
         transform = stream if tied else spec.channel("transform", width)
         b.linear("cls.predictions.transform.dense", stream, transform)
         b.vector("cls.predictions.transform.LayerNorm", transform)
@@ -214,6 +219,7 @@ def declare_vit(b: Builder) -> None:
     root = b.prefix("embeddings.cls_token")
     width, heads = config.hidden_size, config.num_attention_heads
     stream = spec.channel("residual", width)
+    # Class token and positions are added to the patches, so they write the stream as well.
     b.use(f"{root}embeddings.cls_token", 2, stream)
     b.use(f"{root}embeddings.position_embeddings", 2, stream)
     b.linear(f"{root}embeddings.patch_embeddings.projection", None, stream)

@@ -41,13 +41,16 @@ def infer(model: nn.Module, inputs: Sequence[Any], *, check: bool = True) -> Spe
             "with permlab.symmetry.Spec, or use declare_huggingface for a transformers model"
         ) from None
     training = model.training
+    # One real run gives every shape, so that reshapes need no symbolic arithmetic.
     labeller = _Labeller(graph.eval(), model)
     with torch.no_grad():
         labeller.run(*inputs)
     model.train(training)
+    # Groups are named after their first tensor: state-dict order makes the names independent of the trace.
     order = [name for name in model.state_dict() if name in labeller.parameters]
     spec = collect({name: labeller.parameters[name] for name in order}, f"inferred from {type(model).__name__}")
     spec.tied = labeller.tied
+    # Rules are trusted as little as hand-written tables: what is returned has left the function unchanged.
     if check:
         verify(spec, model, inputs)
     return spec
@@ -64,6 +67,7 @@ class _Labeller(fx.Interpreter):
         self._tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
         self._names: dict[int, str] = {}
         for name, tensor in self._tensors.items():
+            # Sharing one object is what a tie is; equal values are not.
             first = self._names.setdefault(id(tensor), name)
             if first != name:
                 self.tied[name] = first
@@ -80,6 +84,7 @@ class _Labeller(fx.Interpreter):
         """Run one node and label its result."""
         result = super().run_node(n)
         if n.op == "placeholder":
+            # Inputs and outputs are the function itself: only what lies between them is free.
             self.labels[n] = self._pinned(result, "an input of the model keeps its order")
         elif n.op == "get_attr":
             self.labels[n] = self.parameter(str(n.target)) if isinstance(result, Tensor) else None
@@ -120,6 +125,7 @@ class _Labeller(fx.Interpreter):
         reason = f"{name} has no rule, so what passes through it keeps its order"
         if target is functional.pad:
             reason = "a padded shortcut ties channels of different layers by their position (use a projection instead)"
+        # An unknown operation may depend on any order: too small a group is safe, too large a one is wrong.
         for arg in node.all_input_nodes:
             for axes in _leaves(self.labels.get(arg)):
                 for axis in axes:
@@ -150,6 +156,7 @@ class _Labeller(fx.Interpreter):
             return None if out is None else [out, None]
         if isinstance(module, nn.Embedding):
             weight = params("weight")
+            # Rows are picked by token number, which a permutation of the rows would have to renumber.
             pin(weight[0], "the vocabulary keeps its order")
             return [*x, weight[1]]
         return None

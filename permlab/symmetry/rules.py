@@ -62,6 +62,7 @@ def broadcast(operands: Sequence[Axes], shape: Sequence[int]) -> Axes:
         axis: Axis | None = None
         for axes in operands:
             if place <= len(axes) and length(axes[-place]) == shape[-place]:
+                # Residual sums: entry i of one operand meets entry i of the other, so both follow one permutation.
                 axis = axes[-place] if axis is None else unify(axis, axes[-place])
         result.insert(0, axis if axis is not None else fresh(shape[-place], POSITIONS))
     return result
@@ -75,6 +76,7 @@ def pooled(axes: Axes, shape: Sequence[int], spatial: int) -> Axes:
 def linear(x: Axes, params: Params) -> Axes:
     """[..., in] x [out, in] -> [..., out]."""
     weight = params("weight")
+    # W P' P x = W x: columns follow the units they read, rows are units of their own.
     unify(x[-1], weight[1])
     _bias(params, weight[0])
     return [*x[:-1], weight[0]]
@@ -93,6 +95,7 @@ def convolution(module: nn.Module, x: Axes, shape: Sequence[int], params: Params
     channels = len(shape) - len(weight[2:]) - 1
     if module.groups == 1:
         unify(x[channels], weight[1])
+    # Depthwise: one filter per channel, so what goes in and what comes out are the same units.
     elif module.groups == module.in_channels == module.out_channels:
         unify(x[channels], weight[0])
     else:
@@ -106,9 +109,11 @@ def convolution(module: nn.Module, x: Axes, shape: Sequence[int], params: Params
 def normalisation(module: nn.Module, x: Axes, params: Params) -> Axes:
     """BatchNorm, LayerNorm, RMSNorm, GroupNorm: scale, shift and statistics follow the axes they act on."""
     if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        # Mean and variance are sums over the units, blind to their order; scale and shift are not.
         over = x[len(x) - len(module.normalized_shape) :]
     else:
         over = [x[1]]
+    # One group is a LayerNorm over channels, one channel a group an InstanceNorm: both are blind to the order.
     if isinstance(module, nn.GroupNorm) and module.num_groups not in (1, module.num_channels):
         pin(
             x[1],
@@ -130,12 +135,14 @@ def matmul(x: Axes, y: Axes, shape: Sequence[int]) -> Axes:
         for axis in (*x, *y):
             pin(axis, "a product with a vector has no rule")
         return [fresh(size, "a product with a vector has no rule") for size in shape]
+    # A contraction sums over the pairs: any order will do, as long as it is the same on both sides.
     unify(x[-1], y[-2])
     return [*broadcast([x[:-2], y[:-2]], shape[:-2]), x[-2], y[-1]]
 
 
 def attention(q: Axes, k: Axes, v: Axes, shape: Sequence[int]) -> Axes:
     """Scaled dot-product attention: q and k share their last axis, k and v their positions."""
+    # Scores are q.k; the softmax then weighs the values of the very positions of the keys.
     unify(q[-1], k[-1])
     unify(k[-2], v[-2])
     return [*broadcast([q[:-2], k[:-2], v[:-2]], shape[:-2]), q[-2], v[-1]]
@@ -150,6 +157,7 @@ def multihead(module: nn.MultiheadAttention, operands: Sequence[Axes], params: P
         unify(x[-1], packed[1])
     heads, width = module.num_heads, module.head_dim
     (h, query), (hk, key), (hv, value) = (split(part, [heads, width]) for part in cut(packed[0], [heads * width] * 3))
+    # A head is one unit of three matrices; q and k dims share an order, value dims go with the output projection.
     unify(h, hk)
     unify(h, hv)
     unify(query, key)
@@ -220,6 +228,7 @@ def index(axes: Axes, key: Any, shape: Sequence[int]) -> Axes:
             continue
         axis = left.pop(0)
         if isinstance(item, int):
+            # A class token, say: which entry it is depends on the position.
             pin(axis, "one entry of this axis is picked out")
             continue
         start, stop, step = item.indices(length(axis))

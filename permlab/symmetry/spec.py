@@ -159,6 +159,7 @@ def block_index(spec: Spec, permutation: Mapping[str, Tensor], block: Block) -> 
     if block.inner == block.outer == 1:
         return unit
     size = len(unit)
+    # A unit takes its neighbouring entries along, as a channel does its H x W places in a flattened map.
     index = unit[None, :, None] * block.inner + torch.arange(block.inner)
     return (index + torch.arange(block.outer)[:, None, None] * size * block.inner).flatten()
 
@@ -167,9 +168,11 @@ def axis_index(spec: Spec, permutation: Mapping[str, Tensor], blocks: tuple[Bloc
     """Index [length] that permutes one axis, or None when nothing on it moves."""
     index: Tensor | None = None
     for block in blocks:
+        # A part that is missing is the identity: elements of single groups need not name the others.
         if not all(part in permutation for part in spec.groups[block.group].parts()):
             continue
         moved = block_index(spec, permutation, block)
+        # One block on the whole axis is the usual case and needs no copy into a longer index.
         if len(moved) == length:
             return moved
         if index is None:
@@ -192,6 +195,7 @@ def apply(spec: Spec, state: Mapping[str, Tensor], permutation: Mapping[str, Ten
     result: dict[str, Tensor] = {}
     for name, tensor in state.items():
         canonical = spec.tied.get(name, name)
+        # Permuting both names of a tied tensor would make two tensors of one.
         if name != canonical and canonical in result:
             result[name] = result[canonical]
         else:
@@ -219,6 +223,7 @@ def check_state(spec: Spec, state: Mapping[str, Tensor], label: str = "the model
                         f"{label}: {tensor} has shape {tuple(value.shape)}, but group {block.group} needs {end} "
                         f"entries on axis {axis}: the spec ({spec.source}) was made for another width"
                     )
+        # A NaN spreads through cost matrices, and the assignment fails far from its cause.
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise UserError(f"{label}: {tensor} holds NaN or infinite values; it cannot be matched or merged")
 

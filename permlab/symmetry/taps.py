@@ -59,6 +59,7 @@ def taps(spec: Spec, model: nn.Module, where: str = "post") -> dict[str, list[Ta
         wanted = {"post": ("input",), "pre": ("output",), "all": ("input", "output")}[where]
         if isinstance(group, HeadGroup):
             wanted = ("input", "output")
+        # A group at the end of a network may be written but never read by a layer: better its other side than none.
         result[name] = [tap for tap in seen if tap.side in wanted] or seen
         if not seen:
             raise UserError(
@@ -74,6 +75,7 @@ def _of_axis(group: str, module: nn.Module | None, name: str, axis: int, block: 
     if isinstance(module, nn.Embedding):
         return [Tap(group, name, "output", -1, block)] if axis == 1 else []
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        # A depthwise filter reads the very channels that it writes.
         sides = ("output", "input") if axis == 0 and module.groups > 1 else ("output" if axis == 0 else "input",)
         return [Tap(group, name, side, 1, block) for side in sides]
     if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):  # transformers' transposed Linear
@@ -83,6 +85,7 @@ def _of_axis(group: str, module: nn.Module | None, name: str, axis: int, block: 
 
 def unfold_activation(value: Tensor, axis: int, block: Block, size: int) -> Tensor:
     """[size, positions] float32: one row per unit, one column per sample and position."""
+    # Places and samples alike are observations of a unit (activation matching of convolutions).
     value = value.detach().movedim(axis, 0).narrow(0, block.offset, block.outer * size * block.inner)
     value = value.reshape(block.outer, size, block.inner, -1).transpose(0, 1)
     return value.reshape(size, -1).float()
@@ -139,6 +142,7 @@ class Recorder:
     def _repeated(self) -> set[Tap]:
         seen, repeated = set(), set()
         for tap, value in self.values.items():
+            # q, k and v read one stream: three copies of it would outweigh the other layers of the group.
             key = (tap.group, tap.block, value.data_ptr(), tuple(value.shape))
             if key in seen:
                 repeated.add(tap)

@@ -17,6 +17,7 @@ from permlab.errors import UserError
 from permlab.symmetry.functional import KeepDouble, call
 from permlab.symmetry.spec import Spec, apply, check_state
 
+# Far above what reordered sums differ by in float64, far below what a wrong axis does.
 TOLERANCE = 1e-9
 
 
@@ -71,11 +72,13 @@ def verify(
         raise UserError(f"the model ({spec.source}) returns no floating-point tensor, so nothing can be checked")
     scale = max(float(t.abs().max()) for t in reference) or 1.0
     changes: dict[str, float] = {}
+    # Alone, to name the culprit; together, as groups share tensors and could be right one by one only.
     for name in [*spec.groups, "all groups"]:
         groups = spec.groups if name == "all groups" else [name]
         permuted = run(apply(spec, state, spec.random(generator, groups)))
         change = max(float((x - y).abs().max()) for x, y in zip(reference, permuted)) / scale
         changes[name] = change
+        # Negated, so that NaN is refused too.
         if not change <= tolerance:
             raise UserError(_refusal(spec, name, change))
     return changes
@@ -118,6 +121,7 @@ def _shake(model: nn.Module, generator: torch.Generator) -> None:
         noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
         if name.endswith("running_var"):
             tensor.mul_((0.1 * noise).exp())
+        # Rotary frequencies are a formula of the position, not weights.
         elif "inv_freq" not in name:
             scale = float(tensor.abs().mean()) or 1.0
             tensor.add_(noise, alpha=0.1 * scale)

@@ -52,6 +52,7 @@ class Curve:
     @property
     def loss_barrier(self) -> float:
         """Largest excess loss between the ends (nats)."""
+        # Both ends have excess 0 by definition and would hide a negative barrier.
         return max(self.excess(self.loss)[1:-1])
 
     @property
@@ -136,9 +137,11 @@ def barrier_curves(
         end = position in (0.0, 1.0)
         state: State = interpolate(a, b, position)
         if reset is not None and not end:
+            # Statistics of an average are no average of statistics; the ends keep those they were trained with.
             state = reset_batchnorm(model, state, reset)
         if renormalise is not None and not end:
             state = renormalise(dict(state), position)
+        # Ends included (arXiv 2510.08023 calibrates): else a barrier could fall by better confidence alone.
         heat = temperature(logits_of(model, state, calibrate), labels_of(calibrate)) if calibrate is not None else None
         for name, batches in sets.items():
             if end and ends is not None and name in ends and heat is None:
@@ -229,6 +232,7 @@ def _along(
                 for name, value in a.items()
             }
             loss, _, samples = scorer(model, state, batch)
+            # d/dt L(A + t mu) = g . mu, and once more mu' H mu: no Hessian is formed.
             (first,) = torch.autograd.grad(loss, at, create_graph=True)
             # A loss that is linear along the line has a slope that does not depend on the position.
             second = torch.autograd.grad(first, at, allow_unused=True)[0] if first.requires_grad else None
@@ -271,6 +275,7 @@ def three_models(
     if len(states) != 3:
         raise UserError(f"{len(states)} models given: this analysis needs three")
     first, second, third = states
+    # pi_b(B) and pi_c(C) are each found against A alone: nothing has pulled them towards each other.
     anchored = [first, *(align(spec, [first, other], match(spec, first, other))[1] for other in (second, third))]
     arms: list[tuple[str, Sequence[State]]] = [("naive", states), ("anchor", anchored)]
     if match_all is not None:
@@ -290,5 +295,6 @@ def three_models(
         mean = average([x, y, z], tied=spec.tied)
         score = evaluate(model, mean if reset is None else reset_batchnorm(model, mean, reset), batches, scorer)
         rows.append({"pair": "a-b-c", "arm": arm, "loss": score.loss, "accuracy": score.accuracy})
+    # The control of the anchor: what matching B and C themselves would have reached.
     add("b-c", "direct", second, align(spec, [second, third], match(spec, second, third))[1])
     return rows

@@ -57,12 +57,14 @@ def planned_arms(
     arms = [Planned(chosen, "configured", spent(chosen))]
     arms += [Planned(arm, "compare", spent(arm)) for arm in compare]
     if controls:
+        # Naive averaging and a meaningless permutation frame what a matching can claim.
         added = [Planned(Arm("identity"), "control"), Planned(Arm("random"), "control")]
         # The same treatment without the permutation: what the permutation itself is worth.
         same = [each for each in arms if not COMBINES[each.arm.combine].matches]
         added += [replace(each, arm=replace(each.arm, match="identity")) for each in same]
         added += [Planned(each.arm, "") for each in same if each.budget > 1]
         if batchnorm:
+            # A reset alone can beat a matching without one, so it is reported by itself.
             added.append(Planned(Arm("identity", "average", "reset"), "control"))
         arms += [replace(each, role="control") for each in added]
     seen: dict[str, Planned] = {}
@@ -143,6 +145,7 @@ class Bench:
         if not self.subject.untrained or MATCHES[chosen.match].control:
             return []
         bench = replace(self, subject=self.subject.before_training, curves=[])
+        # Untrained networks come closer by matching too: only the excess over this is learned.
         arm = Arm(chosen.match, MATCHES[chosen.match].combine, chosen.renorm)
         row, _ = bench.judge(arm, "untrained", f"untrained networks, {arm.label}")
         self.curves += bench.curves

@@ -28,6 +28,7 @@ class Score:
     @property
     def perplexity(self) -> float:
         """exp(loss), for language models."""
+        # exp overflows float64 a little above 709.
         return math.exp(min(self.loss, 700.0))
 
 
@@ -45,6 +46,7 @@ def classification_score(model: nn.Module, state: Mapping[str, Tensor], batch: A
 
 def language_score(model: nn.Module, state: Mapping[str, Tensor], batch: Any) -> tuple[Tensor, Tensor, int]:
     """Next-token cross-entropy and hits of a mapping with "input_ids" (and "labels", -100 where nothing counts)."""
+    # Position t is scored on token t + 1.
     labels = batch.get("labels", batch["input_ids"])[:, 1:]
     logits = logits_in(call(model, state, as_inputs(batch)))[:, :-1]
     counted = labels != -100
@@ -71,6 +73,7 @@ def rebatched(batches: Sequence[tuple[Tensor, Tensor]], size: int) -> list[tuple
 def noise_batches(shape: Sequence[int], count: int = 1024, size: int = 256, seed: int = 0) -> list[Tensor]:
     """Uniform noise with mean 0 and deviation 1 in place of data; `shape` is that of one sample."""
     generator = torch.Generator().manual_seed(seed)
+    # Uniform noise on an interval of width 1 has variance 1 / 12.
     return list(((torch.rand(count, *shape, generator=generator) - 0.5) * math.sqrt(12)).split(size))
 
 
@@ -118,6 +121,7 @@ def labels_of(batches: Sequence[Any]) -> Tensor:
 
 def score_logits(logits: Tensor, labels: Tensor) -> Score:
     """Cross-entropy and accuracy of logits [N, C]."""
+    # float64: barriers are small differences of losses.
     loss = functional.cross_entropy(logits.double(), labels)
     return Score(float(loss), float((logits.argmax(1) == labels).double().mean()), len(labels))
 
@@ -148,6 +152,7 @@ def temperature(logits: Tensor, labels: Tensor) -> float:
     def loss(log_inverse: float) -> float:
         return float(functional.cross_entropy(values * math.exp(log_inverse), labels))
 
+    # Over log 1/T: T stays positive, and both directions are searched on one scale.
     found = minimize_scalar(loss, bounds=(-math.log(1000), math.log(100)), method="bounded", options={"xatol": 1e-6})
     return math.exp(-float(found.x))
 
@@ -172,6 +177,7 @@ def language_ensemble(model: nn.Module, states: Sequence[Mapping[str, Tensor]], 
             labels = batch.get("labels", batch["input_ids"])[:, 1:]
             counted = labels != -100
             logits = [logits_in(call(model, state, as_inputs(batch)))[:, :-1][counted] for state in states]
+            # Logits of language models have no common zero; their probabilities can be averaged.
             mean, wanted = ensemble_logits(logits, of="probabilities"), labels[counted]
             loss -= float(mean.gather(1, wanted[:, None]).sum())
             correct, count = correct + int((mean.argmax(1) == wanted).sum()), count + len(wanted)

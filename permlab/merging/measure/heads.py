@@ -106,9 +106,11 @@ def score_tasks(logits: Sequence[Tensor], labels: Sequence[Sequence[int]], truth
         mine = torch.isin(truth, torch.tensor(list(own)))
         if not mine.any():
             raise UserError(f"there is no sample with a label in {list(own)}")
+        # Own head, own labels: easier than the joint decision, since the task is given away.
         guess = torch.tensor(list(own))[values[mine].argmax(1)]
         accuracies.append(float((guess == truth[mine]).double().mean()))
     counted = torch.isin(truth, everything)
+    # Logits of different heads compete as they are: a merge that shifts their scales pays for it here.
     joint = everything[torch.cat(columns, dim=1)[counted].argmax(1)]
     return TaskScores(accuracies, sum(accuracies) / len(accuracies), float((joint == truth[counted]).double().mean()))
 
@@ -140,6 +142,7 @@ def linear_probe(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    # Standardised: merging shrinks variances, which a penalised probe would otherwise be punished for.
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=1 / penalty, max_iter=2000))
     probe.fit(train.double().cpu().numpy(), train_labels.cpu().numpy())
     return float(probe.score(test.double().cpu().numpy(), test_labels.cpu().numpy()))

@@ -178,6 +178,7 @@ class Subject:
         truth = labels_of(self.sets[name])
         order = torch.tensor([label for own in self.labels for label in own], device=truth.device)
         columns = torch.cat([own_logits(each, own) for each, own in zip(logits, self.labels)], dim=1)
+        # One decision among the labels of all heads; numbers of no task cannot win it.
         full = columns.new_full((len(columns), int(order.max()) + 1), -1e4)
         full[:, order] = columns
         return score_logits(full, truth), score_tasks(logits, self.labels, truth).own
@@ -233,9 +234,11 @@ class Subject:
         if RENORMS[chosen].changes:
 
             def change(state: dict[str, Tensor], at: float) -> State:
+                # REPAIR's goals move with the position: (1 - a) of A's statistics and a of B's.
                 return renormalise(chosen, networks, state, self.setting, (1 - at, at))
 
         own = sets is None and not anew
+        # A permutation changes no outputs, so both ends are scored once for all matchings.
         known = {name: (each[0], each[1]) for name, each in self.ends.items()} if own else None
         first, second = networks.states
         return barrier_curves(

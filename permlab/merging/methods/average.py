@@ -60,6 +60,7 @@ def average(
     result: dict[str, Tensor] = {}
     for name, first in states[0].items():
         canonical = (tied or {}).get(name, name)
+        # A tied tensor is averaged once and then shared: two equal copies would no longer be tied.
         if canonical != name and canonical in states[0]:
             continue
         if not first.is_floating_point():
@@ -74,6 +75,7 @@ def average(
 
 def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """sum_k weights[k] * tensors[k], in float32 or wider, on the device of the first."""
+    # Half-precision sums lose the small differences between networks that merging is about.
     wide = torch.promote_types(tensors[0].dtype, torch.float32)
     total = tensors[0].to(wide) * weights[0]
     for tensor, weight in zip(tensors[1:], weights[1:]):

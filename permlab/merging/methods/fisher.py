@@ -76,6 +76,7 @@ def diagonal_fisher(
 
     def log_probabilities(tensors: Mapping[str, Tensor], inputs: Any) -> Tensor:
         logits = logits_in(call(model, {**tensors, **others}, _map(lambda each: each[None], inputs)))[0]
+        # Normalised over the network's own classes: those that it never saw would only add noise.
         return (logits if outputs is None else logits[list(outputs)]).log_softmax(-1)
 
     def log_probability(tensors: Mapping[str, Tensor], inputs: Any, label: Tensor) -> Tensor:
@@ -89,9 +90,11 @@ def diagonal_fisher(
     with eval_mode(model), sdpa_kernel(SDPBackend.MATH):
         for inputs in _chunks(batches, chunk, limit):
             with torch.no_grad():
+                # Labels come from the model's own p(y|x): true labels would give the empirical Fisher matrix instead.
                 logs = torch.func.vmap(log_probabilities, in_dims=(None, 0))(parameters, inputs)
             for labels, shares in _expected(logs.exp(), draws, generator):
                 for name, value in gradients(parameters, inputs, labels).items():
+                    # E_x E_y (d log p / d theta)^2, each sample squared before the mean (arXiv 2111.09832).
                     totals[name] += torch.einsum("n,n...->...", shares.double(), value.double().square())
             count += len(logs)
     if not count:
@@ -103,6 +106,7 @@ def _expected(probabilities: Tensor, draws: int, generator: torch.Generator) -> 
     """(a label per sample, its share in the expectation), exact over few classes [N, C] and drawn over many."""
     classes = probabilities.shape[1]
     if classes <= EXACT_CLASSES:
+        # With few classes the expectation over labels is a short sum, free of the noise of draws.
         for label in range(classes):
             yield torch.full_like(probabilities[:, 0], label, dtype=torch.long), probabilities[:, label]
         return
@@ -154,9 +158,11 @@ def fisher_average(
     if len(fishers) != len(states):
         raise UserError(f"{len(states)} networks but {len(fishers)} Fisher diagonals: give one per network")
     shares = mixture_weights(len(states), weights)
+    # Buffers have no gradient, hence no Fisher information: they keep the plain mean.
     result = average(states, weights, tied=tied)
     common = [name for name in result if all(name in each for each in fishers)]
     entries = sum(fishers[0][name].numel() for name in common) * len(fishers)
+    # A floor relative to the information itself: its scale depends on data and loss, so no constant would fit.
     mean = sum(float(each[name].sum()) for each in fishers for name in common) / max(1, entries)
     smallest = floor * mean or 1.0  # no information anywhere: any constant gives the average
     for name in common:

@@ -62,6 +62,7 @@ class Layer:
 
     def tensor(self, matrix: Tensor, like: Tensor) -> Tensor:
         """The inverse of `matrix`, with the shape and type of `like`."""
+        # GPT-2 stores [in, out]: the algebra of least squares stays that of [out, in].
         matrix = matrix if self.out_axis == 0 else matrix.t()
         return matrix.reshape(like.shape).to(like)
 
@@ -71,10 +72,12 @@ class Layer:
             return x.flatten(0, -2), y.flatten(0, -2)
         module: Any = self.module
         if isinstance(module, nn.Conv1d):
+            # unfold knows images only: a sequence is an image of height 1.
             x, kernel = x[:, :, None], (1, *module.kernel_size)
             padding, stride, dilation = (0, *module.padding), (1, *module.stride), (1, *module.dilation)
         else:
             kernel, padding, stride, dilation = module.kernel_size, module.padding, module.stride, module.dilation
+        # A convolution is linear in the patches under its kernel, so Gram matrices are those of patches.
         patches = functional.unfold(x, kernel, dilation, padding, stride)
         return patches.transpose(1, 2).flatten(0, 1), y.flatten(2).transpose(1, 2).flatten(0, 1)
 
@@ -89,6 +92,7 @@ def layers_of(model: nn.Module, spec: Spec) -> tuple[list[Layer], dict[str, str]
             continue
         layer = Layer(name, module, kind)
         reason = _refusal(module, kind)
+        # A tied weight has two inputs and two targets; fitting one would break the other.
         if layer.weight in tied:
             reason = "its weight is tied to another layer's"
         if reason:
@@ -154,14 +158,17 @@ def solve_ridge(gram: Tensor, cross: Tensor, start: Tensor, ridge: float) -> Ten
         start: [O, D] float64, what the ridge pulls towards.
         ridge: 0 or more; at 0 a singular system gets the solution nearest to `start`.
     """
+    # Relative to the mean squared input: one ridge suits layers of very different scales.
     pull = ridge * float(gram.diagonal().mean())
     # Solving for the change keeps `start` exact where it is already optimal.
     wanted = cross - gram @ start.t()
     if pull > 0:
         damped = gram + pull * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        # G + s I is positive definite: Cholesky is the cheapest solution, and its failure tells of rounding.
         factor, failed = torch.linalg.cholesky_ex(damped)
         if not failed:
             solved: Tensor = start + torch.cholesky_solve(wanted, factor).t()
             return solved
+    # Directions without data stay as they were: the pseudoinverse changes `start` as little as possible.
     inverse: Tensor = torch.linalg.pinv(gram + pull * torch.eye(len(gram)).to(gram), hermitian=True)
     return start + (inverse @ wanted).t()

@@ -59,6 +59,7 @@ class _Gram:
 
     def error(self, weight: Tensor) -> float:
         """|X W' - Y|^2 relative to |Y|^2 for W [O, D]."""
+        # |X W' - Y|^2 = |Y|^2 - 2 <W, Y'X> + <W G, W>: the streamed products suffice, no rows are kept.
         wrong = (
             self.squared - 2 * float((weight * self.cross.t()).sum()) + float(((weight @ self.inputs) * weight).sum())
         )
@@ -103,12 +104,14 @@ def least_squares(
     check_range("max_rows", max_rows, 1)
     layers, notes = layers_of(model, layout.spec)
     layers = [layer for layer in layers if layer.weight not in layout.heads and layer.weight in states[0]]
+    # PLeaS, first step: the partly merged average that the fit starts from.
     merged = layout.merge(states)
     mixers = {layer.name: _Mixer(layout, layer, states[0][layer.weight]) for layer in layers}
     reader, grams = LayerReader(model, layers), {}
     generator = torch.Generator().manual_seed(seed)
     total = len(batches) if isinstance(batches, Sized) else 0
     for number, batch in enumerate(batches):
+        # PLeaS: features of the original networks, so layers are independent and errors do not travel on.
         seen = [reader.run(state, as_inputs(batch)) for state in states]
         for layer in layers:
             for calls in zip(*(each.get(layer.name, []) for each in seen)):
@@ -116,6 +119,7 @@ def least_squares(
                 if layer.name not in grams:
                     zeros = torch.zeros(x.shape[1], x.shape[1] + y.shape[1], dtype=torch.float64)
                     grams[layer.name] = _Gram(*(each.clone() for each in zeros.split([x.shape[1], y.shape[1]], dim=1)))
+                # G = X'X and X'Y of every layer in one pass: a closed form in place of the published gradient steps.
                 grams[layer.name].add(x, y)
         if progress is not None and total:
             progress(number + 1, total)
@@ -140,6 +144,7 @@ class _Mixer:
 
     def mix(self, rows: Sequence[Rows], limit: int, generator: torch.Generator) -> Rows:
         """(X, Y) float64: merged columns are weighted means, the others belong to one model; X ends with ones."""
+        # The same rows of both networks: a merged target is the mean of two outputs for one input.
         chosen = choose_rows(rows[0], limit, generator)
         mixed = []
         for side, places in enumerate((self.columns, self.outputs)):
@@ -147,6 +152,7 @@ class _Mixer:
             total = torch.zeros(len(values[0]), len(places.kind), dtype=torch.float64, device=values[0].device)
             for k, value in enumerate(values):
                 index = places.index[k].to(value.device)
+                # PLeaS's mixed features: the (weighted) mean on merged units, the model's own value on the others.
                 share = torch.where(places.kind == MERGED, self.weights[k], 1.0).double().to(value.device)[index]
                 total.index_add_(1, index, value.double() * share)
             mixed.append(total)
@@ -162,8 +168,11 @@ def _fit(result: Fitted, layer: Layer, mixer: _Mixer, gram: _Gram, ridge: float)
         start = torch.cat([start, result.state[layer.bias].detach().double().cpu()[:, None]], dim=1)
     columns = mixer.columns.kind
     if layer.bias:
+        # Every unit has a bias, whichever model it came from: the column of ones counts as shared.
         columns = torch.cat([columns, torch.tensor([MERGED])])
+    # Blocks between units of different models are 0 in the average and stay exactly 0.
     solved = start.clone()
+    # One system per kind of unit: the zero pattern holds by construction instead of by masked gradients.
     for kind, unread in ((MERGED, None), (ONLY_A, ONLY_B), (ONLY_B, ONLY_A)):
         rows = (mixer.outputs.kind == kind).nonzero().flatten()
         if not len(rows):

@@ -71,6 +71,7 @@ def regmean(
     grams: dict[str, Tensor] = {}
     cross: dict[str, Tensor] = {}
     for state, data in zip(states, batches):
+        # G_k = X_k'X_k / n on the model's own data: its task's inputs weigh its weights.
         own = _grams(reader, state, data, max_rows, generator)
         if not own:
             raise UserError("RegMean got no data for one of the models: give at least one batch to each")
@@ -78,6 +79,7 @@ def regmean(
             gram = own[layer.name]
             # arXiv 2212.09849: off-diagonal entries shrunk by alpha
             gram = shrink * gram + (1 - shrink) * torch.diag(gram.diagonal())
+            # With its own layer as target X_k'Y_k = G_k W_k: no outputs need to be read.
             target = gram @ _matrix(layer, state).t()
             grams[layer.name] = grams.get(layer.name, 0) + gram
             cross[layer.name] = cross.get(layer.name, 0) + target
@@ -114,9 +116,11 @@ def _grams(
                 rows = layer.rows(*call)
                 chosen = choose_rows(rows, limit, generator)
                 x = (rows[0] if chosen is None else rows[0][chosen]).double()
+                # A column of ones lets biases be solved for with the weights instead of averaged.
                 x = torch.cat([x, x.new_ones(len(x), 1)], dim=1) if layer.bias else x
                 sums[layer.name] = sums.get(layer.name, 0) + (x.t() @ x).cpu()
                 counts[layer.name] = counts.get(layer.name, 0) + len(x)
+    # Means instead of sums: a task with more data does not count more.
     return {name: total / counts[name] for name, total in sums.items()}
 
 

@@ -56,6 +56,7 @@ def reset_batchnorm(model: nn.Module, state: State, batches: Iterable[Any]) -> d
         return result
     for name in norms:
         mean, variance = state[f"{name}.running_mean"], state[f"{name}.running_var"]
+        # New tensors: train mode writes them in place, and the caller's must stay.
         result[f"{name}.running_mean"] = torch.zeros_like(mean)
         result[f"{name}.running_var"] = torch.ones_like(variance)
         result[f"{name}.num_batches_tracked"] = torch.zeros((), dtype=torch.long, device=mean.device)
@@ -64,6 +65,7 @@ def reset_batchnorm(model: nn.Module, state: State, batches: Iterable[Any]) -> d
     model.eval()
     try:
         for norm in norms.values():
+            # Norms only: dropout in train mode would measure another network.
             norm.train()
             norm.momentum = None  # the plain mean over all batches
         for batch in batches:
@@ -115,6 +117,7 @@ def _hooked(layers: Sequence[Layer], change: Callable[[Layer, Tensor], Tensor | 
 
 def repaired_layers(layout: Layout, model: nn.Module, inputs: Any, state: State) -> list[Layer]:
     """Layers that write units which can be permuted, except those whose output goes straight into a BatchNorm."""
+    # Averaging collapses the variance of matched units; outputs in a fixed order, logits say, are left alone.
     layers = [
         layer for layer in layers_of(model, layout.spec)[0] if layer.out_axis in layout.writes.get(layer.weight, ())
     ]
@@ -124,9 +127,11 @@ def repaired_layers(layout: Layout, model: nn.Module, inputs: Any, state: State)
 
     def note(layer: Layer, out: Tensor) -> None:
         outputs[id(out)] = layer.name
+        # Kept alive, so that no later tensor gets the same id.
         held.append(out)
 
     handles = [
+        # BatchNorm normalises its input anyway: there a reset does what REPAIR does.
         module.register_forward_pre_hook(lambda _, args: before_norm.add(outputs.get(id(args[0]), "")))
         for module in batchnorms(model).values()
     ]
@@ -182,6 +187,7 @@ def repair(
         result = _fold(layers, merged, _measure_corrected(model, layers, merged, batches, goals, wanted), goals, wanted)
     finally:
         model.train(training)
+    # The corrected layers feed norms further on, whose statistics are stale now.
     return reset_batchnorm(model, result, batches)
 
 
@@ -215,6 +221,7 @@ def _goals(
                 share = torch.where(places.kind == MERGED, layout.weights[k], 1.0).to(value)
                 total = value.new_zeros(len(places.kind)) if not k else mixed.pop()
                 index = places.index[k].to(value.device)
+                # REPAIR: (1 - a) mean_A + a mean_B, and the deviations (not variances) likewise.
                 mixed.append(total.index_add_(0, index, value * share[index]))
         goals[layer.name] = (mixed[0], mixed[1])
     return goals
@@ -243,6 +250,7 @@ def _measure_corrected(
         held[layer.name].add(rows)
         own = _Statistics()
         own.add(rows)
+        # As the BatchNorm that REPAIR inserts: what a layer is measured on has been corrected before it.
         factor, shift = _correction(*own.result(), goals[layer.name], wanted)
         shape = [1, -1] + [1] * (out.dim() - 2) if layer.kind == "conv" else [-1]
         return out * factor.to(out).view(shape) + shift.to(out).view(shape)
@@ -258,6 +266,7 @@ def _fold(layers: Sequence[Layer], merged: State, measured: Goals, goals: Goals,
     for layer in layers:
         factor, shift = _correction(*measured[layer.name], goals[layer.name], wanted)
         weight = merged[layer.weight]
+        # factor * (W x + b) + shift folded into W and b: the merged network costs no more than before.
         result[layer.weight] = layer.tensor(layer.matrix(weight) * factor[:, None], weight)
         if layer.bias:
             bias = merged[layer.bias]

@@ -68,6 +68,7 @@ def task_arithmetic(
         UserError: a model differs from the base in names or shapes, or there is not one scale per model.
     """
     vectors = task_vectors(base, states)
+    # 1 / K each turns task arithmetic into the plain average, the natural control.
     scales = [1 / len(states) if scale is None else scale] * len(states) if not isinstance(scale, Sequence) else scale
     if len(scales) != len(states):
         raise UserError(f"{len(scales)} scales given for {len(states)} models: give one per model")
@@ -99,6 +100,7 @@ def ties(base: State, states: Sequence[State], *, keep: float, scale: float = 1.
     for name in vectors[0]:
         stacked = torch.stack([vector[name] for vector in vectors])
         sign = stacked.sum(0).sign()  # step 2, elect: the sign with the larger total
+        # Trimmed entries do not vote, and must not thin out the mean either.
         agrees = (stacked.sign() == sign) & (stacked != 0)
         # step 3, disjoint merge: the mean of the entries that agree
         merged[name] = (stacked * agrees).sum(0) / agrees.sum(0).clamp_min(1)
@@ -109,6 +111,7 @@ def _trim(vector: dict[str, Tensor], keep: float) -> None:
     """Set all but the largest `keep` share of the entries to 0, in place; entries equal to the threshold stay."""
     flat = torch.cat([value.abs().flatten() for value in vector.values()])
     kept = max(1, round(keep * flat.numel()))
+    # One threshold for the whole model, so layers that changed little may lose all; torch.quantile has a size limit.
     threshold = flat.kthvalue(flat.numel() - kept + 1).values
     for value in vector.values():
         value[value.abs() < threshold] = 0
@@ -123,6 +126,7 @@ def _ancestor(setting: Setting) -> State:
 def combine_task_arithmetic(networks: Aligned, setting: Setting) -> State:
     """`task_arithmetic` as a row of `COMBINES`: every change counts in full where no weights are given."""
     weights = setting.weights or [1.0] * len(networks.original)
+    # Networks fine-tuned from one ancestor still have its order of units: nothing is permuted.
     return task_arithmetic(_ancestor(setting), networks.original, weights)
 
 

@@ -145,6 +145,7 @@ class Problem:
         if self.fits(wanted(1.0)):
             return 1.0
         low, high = 0.0, 1.0
+        # Cost grows with every ratio, so bisection finds the limit; 40 halvings go below any single unit.
         for _ in range(40):
             middle = (low + high) / 2
             low, high = (middle, high) if self.fits(wanted(middle)) else (low, middle)
@@ -227,6 +228,7 @@ def quadratic(problem: Problem) -> Solution:
     best: tuple[float, dict[str, float]] | None = None
     rows: list[dict[str, float]] = []
     for number in range(problem.starts):
+        # The cost is bilinear, not convex: several starts, of which 0 is within every budget.
         first = np.zeros(len(problem.free)) if number == 0 else rng.uniform(0, 1, len(problem.free))
         solution, converged = _slsqp(problem, first, {})
         held = _round_heads(problem, solution)
@@ -249,6 +251,7 @@ def quadratic(problem: Problem) -> Solution:
 
 
 def _slsqp(problem: Problem, first: np.ndarray, held: Mapping[str, float]) -> tuple[dict[str, float], bool]:
+    # SLSQP's tolerance is absolute: gains of tiny accuracies would count as converged at once.
     scale = max(map(abs, problem.gains.values())) or 1.0
     gains = np.array([problem.gains[name] for name in problem.free]) / scale
 
@@ -273,6 +276,7 @@ def _round_heads(problem: Problem, solution: Mapping[str, float]) -> dict[str, f
     heads = [name for name in problem.free if not isinstance(groups[name], ChannelGroup)]
     held = dict.fromkeys(heads, 0.0)
     for name in sorted(heads, key=lambda each: -solution[each]):
+        # Heads are whole or not at all; the largest relaxed ratios get the budget first.
         if solution[name] >= 0.5 and problem.fits({**held, name: 1.0}):
             held[name] = 1.0
     return held
@@ -312,6 +316,7 @@ def measured_gains(
             for the final result.
     """
     check_range("budget", budget, 1, 2)
+    # PLeaS measures one group at a time from both ends of the budget.
     merged, separate = evaluate({}), evaluate(dict.fromkeys(groups, 1.0))
     gains = {}
     for name in groups:

@@ -53,6 +53,7 @@ def pair_scores(spec: Spec, a: State, b: State, matching: Matching) -> dict[str,
 
     From the matching itself; for one without costs (identity, random) from the weights, entry for entry.
     """
+    # Scores come with B's original frame: PLeaS ranks pairs by the very costs that matched them.
     if len(matching.scores) == 2 and matching.scores[1].keys() >= spec.groups.keys():
         return matching.scores[1]
     held = Matching(matching.method, list(matching.permutations))
@@ -108,6 +109,7 @@ class Layout:
             raise UserError(f"attention heads are merged or kept as a whole: the ratio of {name} must be 0 or 1")
         if scores is None:
             raise UserError(f"group {name} is to be merged in part, which needs the scores of its pairs (pair_scores)")
+        # PLeaS, partial matching: the best-scored pairs are merged; stable, so that equal scores give one layout.
         return torch.argsort(scores.double(), stable=True)[:count].sort().values
 
     def size(self, group: str) -> int:
@@ -123,6 +125,7 @@ class Layout:
         group = self.spec.groups[block.group]
         n = group.spaces()[block.space]
         chosen = self.separate.get(block.group, torch.arange(0))
+        # Heads are counted in wholes but indexed by dims: kept apart, all their entries are.
         if len(chosen) == group.units:
             chosen = torch.arange(n)
         apart = torch.zeros(n, dtype=torch.bool)
@@ -131,6 +134,7 @@ class Layout:
         index = torch.empty(n, dtype=torch.long)
         index[~apart] = torch.arange(n - count)
         index[apart] = n - count + torch.arange(count)
+        # The new order is [merged | A only | B only]: B's own units stand one block behind A's.
         other = index + count * apart
         kind = torch.tensor([MERGED] * (n - count) + [ONLY_A] * count + [ONLY_B] * count, dtype=torch.long)
         return Places((index, other), kind)
@@ -166,12 +170,14 @@ class Layout:
         for axis in self.spec.axes.get(name, {}):
             places = self.places(name, axis, tensor.shape[axis])
             shape = [*tensor.shape[:axis], len(places.kind), *tensor.shape[axis + 1 :]]
+            # What the other model's units would feed in stays 0: r = 1 everywhere is the exact ensemble.
             tensor = tensor.new_zeros(shape).index_copy_(axis, places.index[model].to(tensor.device), tensor)
         return tensor
 
     def shares(self, name: str, shape: Sequence[int], model: int) -> Tensor | float:
         """Factor on one model's entries: its weight where the written unit is merged, 1 where it has it alone."""
         shared: Tensor | None = None
+        # Merged rows average whatever they read; rows of one model keep full weight even on merged columns (PLeaS).
         for axis in self.writes.get(name, ()):
             merged = self.places(name, axis, shape[axis]).kind == MERGED
             merged = merged.view([-1 if at == axis else 1 for at in range(len(shape))])
@@ -219,6 +225,7 @@ class Layout:
             state: that model's state dict, in A's order of units.
             model: 0 or 1.
         """
+        # Different labels: a head reads the merged units in its model's place and nothing of the other's own.
         own = {name: self.spread(name, state[name].detach(), model) for name in self.heads if name in state}
         return {**trunk, **own}
 

@@ -75,6 +75,7 @@ class MacCounter:
         positions = self._positions()
         self.positions = {name: count for name, count in positions.items() if name not in heads}
         layers = sum(count * self.state[name].numel() for name, count in positions.items())
+        # What no weight accounts for: products between activations, as in attention.
         rest = self._measure(self.state) - layers
         self.attention = self._attention(positions, rest, fixed) if rest > 0 else {}
         self.other = rest - sum(self.attention.values())
@@ -153,6 +154,7 @@ class MacCounter:
                 grown *= 2 * length - merged
             # Entries of A plus entries of B minus those that both have; for two axes the formula above.
             total += count * (grown if dense else 2 * whole - shared)
+        # Heads of different models never attend to each other, so this part grows linearly.
         attention = sum(cost * (1 + ratios.get(name, 0.0)) for name, cost in self.attention.items())
         return float(total + attention)
 

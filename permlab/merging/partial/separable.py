@@ -48,6 +48,7 @@ def not_separable(
         reason = twin.refusal({name: _ratio(spec, name)}, tolerance)
         if reason:
             found[name] = reason
+    # Groups share layers, so what passes one by one is tried together as well.
     free = {name: _ratio(spec, name) for name in spec.groups if name not in found}
     reason = twin.refusal(free, tolerance) if free else ""
     if reason:
@@ -58,6 +59,7 @@ def not_separable(
 def _ratio(spec: Spec, name: str) -> float:
     """Half of the units where a group can be split, all of them where it cannot."""
     group = spec.groups[name]
+    # Half merged, half apart has all blocks at once; heads have no halves.
     return 0.5 if isinstance(group, ChannelGroup) and group.size > 1 else 1.0
 
 
@@ -78,6 +80,7 @@ class _Twin:
 
     def refusal(self, ratios: Mapping[str, float], tolerance: float) -> str:
         """Empty when merging with itself at these ratios changes nothing, else a sentence that says what it does."""
+        # Which pairs stay apart is irrelevant here: a network merged with itself pairs every unit with itself.
         scores = {name: torch.arange(float(group.units)) for name, group in self.spec.groups.items()}
         layout = Layout(self.spec, self.model, scores=scores, ratios=ratios)
         try:

@@ -24,6 +24,7 @@ QUANTITIES = ("loss_barrier", "accuracy_barrier", "midpoint_loss", "midpoint_acc
 
 def halves(images: Tensor, labels: Tensor, batch: int = 1024) -> dict[str, list[tuple[Tensor, Tensor]]]:
     """Return test images in random halves as sets of a subject: "calibration" and "test"."""
+    # Disjoint halves: a temperature fitted on the images it is scored on would flatter the average.
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).to(images.device)
     return {
         name: batches_of(images[half], labels[half], batch)

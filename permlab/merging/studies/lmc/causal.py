@@ -34,6 +34,7 @@ def random_ranks(spectra: Decomposition, gamma: float, seed: int) -> dict[str, T
     chosen = {}
     for name, (_, s, _) in spectra.parts.items():
         order = torch.randperm(len(s), generator=generator).to(s.device)
+        # The energy of the rest: what differs between the two arms is then which directions, not how much of them.
         wanted = float(s[s < gamma * s[0]].square().sum())
         chosen[name] = torch.zeros(len(s), dtype=torch.bool, device=s.device)
         chosen[name][order[s[order].square().cumsum(0) <= wanted]] = True
@@ -53,6 +54,7 @@ def causal(subject: Subject) -> Tables:
     rows: list[Row] = []
 
     def add(part: str, gamma: float, own: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+        # Only the search sees truncated weights; barriers are those of the whole networks under its permutation.
         states = [first.restricted(own), second.restricted(other)]
         permutation = weight_matching(spec, *states, seed=subject.setting.seed, keep_costs=False).permutation
         kept = sum(float(first.parts[name][1][mask].square().sum()) for name, mask in own.items())

@@ -19,6 +19,7 @@ def spectra(subject: Subject) -> Tables:
         arms = ARMS if each is subject else UNTRAINED_ARMS
         for gamma in GAMMAS:
             head = {"pair": subject.pair, "networks": kind, "gamma": gamma}
+            # R(A, A) = 1 for every gamma: a check of the measure in its own table.
             alignment.append({**head, "arm": "with itself", "r": first.cosine(first, gamma).total})
             for arm in arms:
                 # R of arXiv 2402.04051: do the singular vectors above gamma times the largest value point the same way?

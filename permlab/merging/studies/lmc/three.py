@@ -37,6 +37,7 @@ def three(subject: Subject) -> Tables:
         def match_two(spec: Spec, first: State, second: State, method: str = method) -> Matching:
             return match_networks(method, spec, subject.model, [first, second], setting)
 
+        # Table 3 of the paper: only a low barrier between B and C puts all three in one basin.
         found = three_models(
             subject.spec,
             subject.model,

@@ -16,6 +16,7 @@ def trace(subject: Subject) -> Tables:
     weight_matching(
         subject.spec,
         *subject.states,
+        # The published start, in place of ours from the outer layers inwards.
         start=subject.spec.identity(),
         seed=subject.setting.seed,
         max_sweeps=MAX_SWEEPS,

@@ -79,6 +79,7 @@ def with_reset(label: str, labels: Iterable[str]) -> str:
 def plans(subject: Subject, compared: Iterable[Arm] = ()) -> Iterator[PartialArm]:
     """The arms of the table; controls first, each beside what it controls, then those to compare with."""
     yield PartialArm("identity")
+    # Fits and REPAIR without a permutation: what the permutation adds has to show against these.
     yield PartialArm("identity", repaired=True)
     yield PartialArm("identity", "regmean")
     yield PartialArm("identity", "least_squares")
@@ -162,5 +163,6 @@ def references(subject: Subject, *, probes: bool = True) -> list[Row]:
         reset = [reset_batchnorm(subject.model, state, subject.setting.batches) for state in states]
         rows.append({**ensemble, "arm": f"ensemble + {RESET}", **scores(subject, reset)})
     if probes:
+        # Probes read a lot from random features: a merge must beat these to have kept anything.
         rows.append({**empty, "arm": "untrained trunk", "probe": probe(subject, subject.untrained[:1])})
     return rows

@@ -39,8 +39,10 @@ def budget_rows(subject: Subject, progress: Callable[[int], None] | None = None)
     memory: dict[tuple[float, ...], float] = {}
 
     def measure(ratios: Mapping[str, float]) -> float:
+        # The 2 G + 2 networks are the same for every budget; only their weighting changes.
         key = tuple(ratios.get(name, 0.0) for name in subject.free)
         if key not in memory:
+            # On training images: gains chosen on the test set would leak into the comparison.
             found = scores(subject, fitted(subject, "activation", ratios), "train")
             memory[key] = found.get("joint", found["own"])
         return memory[key]
@@ -69,6 +71,7 @@ def budget_rows(subject: Subject, progress: Callable[[int], None] | None = None)
 def fitted(subject: Subject, match: str, ratios: Mapping[str, float]) -> Sequence[State]:
     """Least squares, with BatchNorm statistics measured again where there are any: `Merged.states`."""
     merged = PartialArm(match, "least_squares", ratios=ratios).merge(subject)
+    # After the fit, as in the published scripts: the averaged statistics belong to no network.
     if batchnorms(subject.model):
         return subject.renormalise(RESET, merged.networks, merged.state)
     return merged.states

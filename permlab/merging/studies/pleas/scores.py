@@ -42,6 +42,7 @@ def scores(subject: Subject, states: Sequence[State], split: str = "test") -> di
     """
     sets = [set_of(subject, split, task) for task in TASKS]
     if not subject.labels:
+        # Shared labels in two domains: the head is merged like any layer, so there is no joint decision to add.
         own = [accuracy(logits_of(subject.model, state, each), each) for state, each in zip(per_task(states), sets)]
         return {"own": sum(own) / 2, "own_1": own[0], "own_2": own[1]}
     together = [batch for each in sets for batch in each]
@@ -55,6 +56,7 @@ def probe(subject: Subject, states: Sequence[State]) -> float:
     found = []
     for task, state in zip(TASKS, per_task(states)):
         train, test = set_of(subject, "train", task), set_of(subject, "test", task)
+        # The paper's table scores by probes; beside the original heads, since probes hide much of the damage.
         x, y = (features(subject.model, state, each, subject.head) for each in (train, test))
         found.append(linear_probe(x, labels_of(train), y, labels_of(test)))
     return sum(found) / len(found)
