@@ -58,6 +58,7 @@ def _shaped(update: Factors, info: ModuleInfo, weight: Tensor, name: str, module
         delta = moved.delta()
     if info.kind == "embedding" or type(module).__name__ == "Conv1D":
         delta = delta.T
+    # B A is flattened over the kernel of a convolution, as LEGO's units are; the weight has its axes apart.
     elif len(info.in_shape) > 1:
         delta = delta.reshape(info.d_out, *info.in_shape)
     if delta.shape != weight.shape:

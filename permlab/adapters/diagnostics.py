@@ -19,6 +19,7 @@ from permlab.tables import Row
 
 def module_norm_ratio(merged: AdapterSource, adapters: Sequence[AdapterSource], module: str) -> float:
     """|merged update| / mean |input update| of one module (Frobenius), over the adapters that have it."""
+    # LoRA-LEGO's two reweightings are there to keep this ratio near 1: norm decay lowers it, added variance raises it.
     inputs = [norm(adapter.load(module)) for adapter in adapters if module in adapter.modules]
     part = merged.load(module)
     return norm(Factors(part.a.cpu(), part.b.cpu(), part.scaling)) / max(statistics.fmean(inputs), 1e-30)
@@ -45,6 +46,7 @@ def seed_spread(
     gaps = []
     for another in seeds:
         other = merge_adapters(adapters, rule, seed=another, device=device).adapter
+        # Compared as updates B A: which cluster got which number is arbitrary, their product is not.
         gaps += [relative_difference(other.load(module), first.load(module)) for module in first.modules]
     return statistics.fmean(gaps)
 

@@ -19,6 +19,7 @@ def same(key: str, tensors: Sequence[Tensor], weights: Sequence[float]) -> Tenso
     Raises:
         UserError: they differ.
     """
+    # Equal bits, no tolerance: a part trained in full has no rank-one units, so no method here says how to merge it.
     if any(not torch.equal(tensor, tensors[0]) for tensor in tensors[1:]):
         raise UserError(f"{key} is trained in full and differs between adapters; set extra=average, first or drop")
     return tensors[0]
@@ -27,6 +28,7 @@ def same(key: str, tensors: Sequence[Tensor], weights: Sequence[float]) -> Tenso
 def average(key: str, tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """The weighted mean, in the type of the first; weights that cancel count as their sum was 1."""
     total = sum(weights) or 1.0
+    # bfloat16 has eight significant bits: adding weighted parts in it would round away the small ones.
     mean = torch.zeros_like(tensors[0], dtype=torch.float32)
     for weight, tensor in zip(weights, tensors):
         mean = mean + weight / total * tensor.float()

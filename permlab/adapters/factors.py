@@ -34,6 +34,7 @@ class Factors:
 
     def folded(self, weight: float = 1.0) -> Factors:
         """The update times `weight`, all scalars split evenly over both factors, the sign on `a` as in PEFT."""
+        # LEGO compares units across adapters, so alpha / r must be inside them; else equal updates would cluster apart.
         scale = weight * self.scaling
         root = abs(scale) ** 0.5
         return Factors(self.a * (root if scale >= 0 else -root), self.b * root)
@@ -112,18 +113,21 @@ class MemoryAdapter:
 
 def concatenate(parts: Iterable[Factors]) -> Factors:
     """Stack updates along the rank: the product of the result is exactly the sum of the products."""
+    # LoRA-LEGO: the minimal semantic units of several LoRAs side by side give exactly the sum of their outputs.
     folded = [part.folded() for part in parts]
     return Factors(torch.cat([part.a for part in folded]), torch.cat([part.b for part in folded], dim=1))
 
 
 def inner(left: Factors, right: Factors) -> float:
     """Frobenius inner product of two updates, from the factors: sum of (a_l a_r^T) * (b_l^T b_r)."""
+    # Two r x r matrices instead of d_out x d_in; float64, because nearly equal updates cancel in the difference.
     value = ((left.a.double() @ right.a.double().T) * (left.b.double().T @ right.b.double())).sum()
     return float(value) * left.scaling * right.scaling
 
 
 def norm(update: Factors) -> float:
     """Frobenius norm of an update, from its factors."""
+    # Round-off can push the square of an update that cancels just below zero.
     return math.sqrt(max(inner(update, update), 0.0))
 
 
@@ -153,5 +157,6 @@ def random_adapter(
 
     tensors: dict[str, Factors] = {}
     for module, (d_out, d_in) in shapes.items():
+        # B is drawn as well (a fresh LoRA has B = 0): a zero update would satisfy every identity of a merge.
         tensors[module] = Factors(draw(rank, d_in, d_in), draw(d_out, rank, rank), scaling)
     return MemoryAdapter(name, tensors)

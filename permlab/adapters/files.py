@@ -105,6 +105,7 @@ class Adapter:
             self.modules[module] = self._module_info(module, halves, kinds[module])
 
     def _refuse_variant_key(self, key: str) -> None:
+        # These are not B A alone; PEFT merges them all the same, wrongly and silently (its issue 3761): they stop here.
         if "lora_magnitude_vector" in key:
             raise UserError(f"{self.name}: {key} belongs to DoRA; only plain LoRA adapters can be merged")
         if re.search(r"\.lora_B(\.[^.]+)?\.bias$", key):
@@ -125,6 +126,7 @@ class Adapter:
                 f"{self.name}: {module} has lora_A of shape {shape_a} and lora_B of shape {shape_b}, "
                 "which do not multiply (grouped convolutions cannot be merged)"
             )
+        # rank_pattern decides the scaling alpha / r too: a file that contradicts it would be scaled wrongly unnoticed.
         stated = self.settings.module_rank(module)
         if stated != rank:
             raise UserError(f"{self.name}: {module} has rank {rank} in the file and {stated} in {CONFIG_NAME}")

@@ -56,9 +56,11 @@ def kmeans(
     sets, n, _ = gram.shape
     if not 1 <= n_clusters <= n:
         raise ValueError(f"n_clusters={n_clusters} must be from 1 to the number of points, {n}")
+    # LEGO's limit k = all units must be exactly sqrt(r / k) times the concatenation; k-means could tie on duplicates.
     if n_clusters == n:
         labels = torch.arange(n, device=gram.device).expand(sets, n)
         return Clusters(labels, torch.ones_like(gram[:, 0]), torch.zeros_like(gram[:, 0, 0]))
+    # Candidates per step of greedy k-means++, the number that scikit-learn takes.
     trials = 2 + int(math.log(n_clusters))
     draws = torch.stack([_draws(seed, n_init, n_clusters, trials) for seed in seeds]).to(gram.device)
     labels, signs = _plus_plus(gram, draws, signed)
@@ -81,6 +83,7 @@ def kmeans(
 
 def _draws(seed: int, n_init: int, n_clusters: int, trials: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed % (1 << 63))
+    # All draws of a set beforehand: no module can use up random numbers of a module in the same batch.
     return torch.rand(n_init, n_clusters, trials, generator=generator, dtype=torch.float64)
 
 
@@ -90,6 +93,7 @@ def _distances(gram: Tensor, diagonal: Tensor, chosen: Tensor, signed: bool) -> 
     flat = chosen.reshape(sets, restarts * t)
     rows = gram.gather(1, flat[..., None].expand(-1, -1, gram.shape[2])).reshape(sets, restarts, t, -1)
     own = diagonal.gather(1, flat).reshape(sets, restarts, t, 1)
+    # The nearer of y and -y: (a, b) and (-a, -b) are one rank-one update, which the paper's distance cannot see.
     cross = rows.abs() if signed else rows
     return (diagonal[:, None, None, :] + own - 2 * cross).clamp_min(0)
 
@@ -105,9 +109,11 @@ def _plus_plus(gram: Tensor, draws: Tensor, signed: bool) -> tuple[Tensor, Tenso
     chosen = [first[..., 0]]
     for step in range(1, n_clusters):
         cumulative = nearest.cumsum(dim=-1)
+        # k-means++: the next start is drawn in proportion to its squared distance from the nearest one so far.
         wanted = draws[:, :, step] * cumulative[..., -1:]
         candidates = torch.searchsorted(cumulative, wanted, right=True).clamp_max(n - 1)
         distances = _distances(gram, diagonal, candidates, signed)
+        # Greedy: of the candidates the one that leaves least inertia; bad starts are rarer than with plain k-means++.
         pick = torch.minimum(distances, nearest[:, :, None]).sum(-1).argmin(dim=-1, keepdim=True)
         chosen.append(candidates.gather(2, pick)[..., 0])
         taken = distances.gather(2, pick[..., None].expand(-1, -1, -1, n))[:, :, 0]
@@ -136,10 +142,13 @@ def _assign(
     cross = gram[:, None] @ z
     centre = (z * cross).sum(dim=-2)
     diagonal = torch.diagonal(gram, dim1=1, dim2=2)[:, None, :, None]
+    # |x - mu|^2 from inner products alone: a unit has d_in + d_out entries, a pool only a few dozen units.
     distance = diagonal + centre[..., None, :] - 2 * (cross.abs() if signed else cross)
+    # An empty cluster has all-zero coefficients, a false centroid at the origin that short units would join.
     distance = distance.masked_fill((sizes == 0)[..., None, :], math.inf)
     nearest, labels = distance.min(dim=-1)
     if signed:
+        # Members are turned towards their centroid before they are averaged; a unit and its mirror would cancel.
         signs = torch.where(cross.gather(-1, labels[..., None])[..., 0] < 0, -1.0, 1.0).to(gram.dtype)
     return labels, signs, nearest
 
@@ -155,6 +164,7 @@ def _fill_empty(gram: Tensor, labels: Tensor, signs: Tensor, n_clusters: int) ->
     centre = (z * cross).sum(dim=-2)
     diagonal = torch.diagonal(gram, dim1=1, dim2=2)[:, None]
     own = diagonal + centre.gather(-1, labels) - 2 * cross.gather(-1, labels[..., None])[..., 0]
+    # The merged rank of LEGO is k: a cluster left empty would be a rank of zeros.
     for index, restart, empty in (sizes == 0).nonzero().tolist():
         here = labels[index, restart]
         counts = torch.bincount(here, minlength=n_clusters)

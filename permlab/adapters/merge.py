@@ -126,6 +126,7 @@ def merged_info(adapters: Sequence[AdapterSource], ranks: dict[str, int]) -> dic
         known = [adapter.modules[module] for adapter in adapters if module in adapter.modules]
         dtype = known[0].dtype
         for other in known[1:]:
+            # float16 with bfloat16 gives float32: neither holds both the range and the precision of the other.
             dtype = torch.promote_types(dtype, other.dtype)
         info[module] = ModuleInfo(rank, known[0].in_shape, known[0].d_out, 1.0, known[0].kind, dtype)
     return info
@@ -164,6 +165,7 @@ def _batches(adapters: Sequence[AdapterSource], ranks: dict[str, int], limit: in
     cost: dict[str, int] = {}
     for module, rank in ranks.items():
         known = [adapter.modules[module] for adapter in adapters if module in adapter.modules]
+        # Gram matrices are stacked for one k-means over many modules, so pool and k have to be equal.
         groups.setdefault((sum(info.rank for info in known), rank), []).append(module)
         cost[module] = sum(4 * info.rank * (info.d_in + info.d_out) for info in known)
     for modules in groups.values():

@@ -18,18 +18,22 @@ from permlab.errors import UserError, check_range, did_you_mean
 class LegoRule:
     """How LEGO clusters and rescales; there is no official code, so what the paper leaves open is a field."""
 
+    # Our default, not the paper's: signs and scales of a LoRA's ranks are free, and k-means would see them.
     gauge: str = "balanced"
     """none (as in the paper) | balanced (|a| = |b|, fixed sign) | svd (singular basis of each adapter)"""
     features: str = "raw"
     """raw | normalized (both halves of a unit to length 1 for the clustering)"""
     sign_invariant: bool = False
     """Cluster units up to their sign."""
+    # A review of the paper tells of the cluster's average norm, not of which norm; the plain one is our reading.
     param_reweight: str = "l2"
     """l2 | max | per_half | none: give a centroid the mean norm of its members"""
     output_reweight: bool = True
     """Multiply the update by sqrt(r / k)."""
+    # sqrt(r / k) leaves r open for mixed ranks; the mean makes no single adapter the measure.
     reference_rank: str = "mean"
     """r of sqrt(r / k) where ranks differ: mean | max | min | a number"""
+    # Unrelated units cluster almost arbitrarily: a single start would leave the merge to the seed.
     n_init: int = 10
     """Restarts of k-means."""
 
@@ -152,4 +156,5 @@ def reference_rank(ranks: Sequence[int], rule: str) -> float:
     """
     if rule.isdigit():
         return float(int(rule))
+    # LEGO's output reweighting compares with the variance of one adapter, and they differ in rank here.
     return float(REFERENCE_RANKS[rule].load()(ranks))

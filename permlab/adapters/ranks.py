@@ -22,4 +22,5 @@ def largest(ranks: Sequence[int], rule: MergeRule) -> int:
 
 def reference(ranks: Sequence[int], rule: MergeRule) -> int:
     """The reference rank r of LEGO, so that sqrt(r / k) is 1."""
+    # A reference rank given as a number may exceed the pool, which has no more clusters than units.
     return max(1, min(sum(ranks), round(reference_rank(ranks, rule.reference_rank))))

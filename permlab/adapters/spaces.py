@@ -52,17 +52,20 @@ def in_factors(
     """Merge all A and then all B, with PEFT's split of weight * scaling over the two, the sign on A."""
     scales = [weight * update.scaling for update, weight in zip(updates, weights)]
     roots = [abs(scale) ** 0.5 for scale in scales]
+    # A negative weight (forgetting a task) survives on one factor; on both it would square away.
     signed = [root if scale >= 0 else -root for root, scale in zip(roots, scales)]
 
     def merged(halves: list[Tensor], factors: list[float]) -> Tensor:
         return merge(halves, factors, [cut(half) if cut else None for half in halves])
 
+    # A and B apart bring cross terms B_i A_j in: PEFT's reading of TIES and DARE, whose papers work on the updates.
     return Factors(merged([update.a for update in updates], signed), merged([update.b for update in updates], roots))
 
 
 def factorise(dense: Tensor, rank: int, seed: int) -> Factors:
     """Rank-`rank` factors of a dense update: exact SVD for small matrices, else seeded subspace iteration."""
     rank_here = min(rank, *dense.shape)
+    # The exact cost grows with the cube of the shorter side; below the limit it is not worth an approximation.
     if min(dense.shape) <= _EXACT_SVD_SIDE:
         u, s, vt = torch.linalg.svd(dense, full_matrices=False)
     else:

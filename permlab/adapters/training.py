@@ -102,6 +102,7 @@ def fit(
     for step in range(schedule.steps):
         batch = _draw(questions, schedule.batch, generator)
         if replay is not None:
+            # Adapters trained without replay learn "always do my task", and contradict each other in any merge.
             extra = _draw(replay, len(batch), generator)
             batch = Questions(torch.cat([batch.ids, extra.ids]), torch.cat([batch.answer, extra.answer]))
         logits, wanted = answer_logits(model, batch)
@@ -156,6 +157,7 @@ def train_adapter(
     """
     import peft
 
+    # PEFT draws A from the global generator and starts B at zero: this seed is all that the shared-A regime shares.
     torch.manual_seed(init_seed)
     alpha: Any = shape.alpha  # PEFT takes any number, and says int
     config = peft.LoraConfig(r=shape.rank, lora_alpha=alpha, target_modules=shape.target_modules, task_type="CAUSAL_LM")

@@ -18,6 +18,7 @@ from permlab.adapters.table import SIGN_METHODS
 
 def magnitude_threshold(tensor: Tensor, density: float) -> Tensor:
     """Smallest magnitude among the int(density * numel) largest entries; infinity when none is kept (TIES, trim)."""
+    # Rounded down as in PEFT, so that the same density keeps the same entries.
     keep = int(density * tensor.numel())
     if keep < 1:
         return torch.full((), float("inf"), dtype=tensor.dtype, device=tensor.device)
@@ -71,6 +72,7 @@ def elect_and_average(tensors: Sequence[Tensor], weights: Sequence[float], sign_
         agrees = tensor.sign() == elected
         total += weight * tensor * agrees
         count += agrees
+    # TIES divides by the agreeing tasks, not by all: tasks that trimmed an entry do not shrink it.
     return total / count.clamp_min(1)
 
 

@@ -54,10 +54,12 @@ def pool_units(updates: Sequence[Factors], weights: Sequence[float], gauge: str 
         UserError: an unknown gauge.
     """
     fix = GAUGES[gauge].load()
+    # Scalars first, gauge second: a balanced unit has to be balanced with its share of alpha / r in it.
     parts = [fix(update.folded(weight)) for update, weight in zip(updates, weights)]
     a = torch.cat([part.a for part in parts])
     b = torch.cat([part.b.T for part in parts])
     owner = torch.cat([torch.full((part.rank,), i, dtype=torch.long) for i, part in enumerate(parts)]).to(a.device)
+    # k-means++ draws by position, so a merge can ignore the order of adapters and ranks only after one is fixed.
     order = canonical_order(a, b)
     return Pool(a[order], b[order], owner[order], tuple(part.rank for part in parts))
 
@@ -82,6 +84,7 @@ def balanced(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Scale every unit to |a_i| = |b_i|, keeping b_i a_i^T; a unit whose product is zero becomes zero on both sides."""
     norm_a, norm_b = (torch.linalg.vector_norm(half, dim=1, keepdim=True) for half in (a, b))
     alive = (norm_a > 0) & (norm_b > 0)
+    # c = sqrt(|b| / |a|) in the gauge (c a, b / c), the only c > 0 with equal halves.
     target = torch.sqrt(norm_a * norm_b)
     scale_a = torch.where(alive, target / norm_a, torch.zeros_like(norm_a))
     scale_b = torch.where(alive, target / norm_b, torch.zeros_like(norm_b))
@@ -90,6 +93,7 @@ def balanced(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 def positive_sign(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Flip both halves of a unit where the largest-magnitude entry of a is negative."""
+    # Exact copies agree on this sign; similar units may still flip, for which `sign_invariant` clusters up to sign.
     largest = a.gather(1, a.abs().argmax(dim=1, keepdim=True))
     sign = torch.where(largest < 0, -1.0, 1.0).to(a.dtype)
     return a * sign, b * sign
@@ -105,7 +109,9 @@ def singular_form(update: Factors, rank: int | None = None) -> Factors:
     wanted = update.rank if rank is None else rank
     q_b, r_b = torch.linalg.qr(update.b * update.scaling)
     q_a, r_a = torch.linalg.qr(update.a.T)
+    # Both Q have orthonormal columns, so this r x r core has the singular values of the whole update.
     u, s, vt = torch.linalg.svd(r_b @ r_a.T, full_matrices=False)
+    # Split evenly, so that the singular basis is in the balanced gauge as well.
     root = s[:wanted].sqrt()
     a, b = root[:, None] * (vt[:wanted] @ q_a.T), (q_b @ u[:, :wanted]) * root
     lacking = wanted - a.shape[0]
@@ -122,6 +128,7 @@ def canonical_order(a: Tensor, b: Tensor) -> Tensor:
     """
     strength = (torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)).cpu().numpy()
     order = np.argsort(-strength, kind="stable")
+    # Copies of an adapter tie exactly, and a stable sort would then give away the order of the adapters.
     if np.any(np.diff(strength[order]) == 0):
         rows_a, rows_b = a.cpu().numpy(), b.cpu().numpy()
         order = np.array(sorted(order, key=lambda i: (-strength[i], rows_a[i].tobytes(), rows_b[i].tobytes())))

@@ -63,6 +63,7 @@ def write_merge(
     weights = rule.weights_of(len(adapters))
     extras = _merge_extra(adapters, weights, extra)
     with _adapter_folder(out) as folder:
+        # The headers give all shapes beforehand, so modules stream to disk and never stand in memory together.
         shapes = dict(_shapes(info)) | {key: (tuple(t.shape), t.dtype) for key, t in extras.items()}
         with SafetensorsStream(folder / WEIGHTS_NAME, shapes) as stream:
             for key, tensor in extras.items():
@@ -84,6 +85,7 @@ def write_merge(
 
 def write_adapter(out: str | Path, adapter: AdapterSource, settings: LoraSettings | None = None) -> None:
     """Write any adapter (its scaling folded in) as a PEFT folder; `settings` gives the other configuration keys."""
+    # One lora_alpha cannot express the scalings of several inputs; they are in the factors, and PEFT multiplies by 1.
     info = {name: dataclasses.replace(module, scaling=1.0) for name, module in sorted(adapter.modules.items())}
     first = settings or LoraSettings.from_json({"peft_type": "LORA"})
     with _adapter_folder(out) as folder:
@@ -113,6 +115,7 @@ def _shapes(info: Mapping[str, ModuleInfo]) -> list[tuple[str, tuple[tuple[int, 
     found = []
     for module, entry in info.items():
         key_a, key_b = _keys(module, entry.kind)
+        # PEFT keeps the B of a convolution as a convolution with a kernel of one.
         ones = (1,) * (len(entry.in_shape) - 1)
         found.append((key_a, ((entry.rank, *entry.in_shape), entry.dtype)))
         found.append((key_b, ((entry.d_out, entry.rank, *ones), entry.dtype)))
@@ -149,6 +152,7 @@ def _write_config(
     same = all(entry == stated[0] for entry in stated) and all(targets(target, module) for module in ranks)
     named = target if same and target is not None else sorted(ranks)
     if named is not target:
+        # A list of full paths is complete; an input's layer filter left beside it would thin it out on loading.
         changes = changes | dict.fromkeys(_TARGET_KEYS[1:])
     config = merged_config(first, ranks, named, **changes)
     write_text(folder / CONFIG_NAME, json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -162,6 +162,7 @@ def add_lora(model: PreTrainedModel, config: CausalLMConfig) -> Any:
     )
     if config.gradient_checkpointing:
         save_memory(model)
+        # Frozen embeddings give checkpointed blocks no input that needs a gradient, and the adapters would get none.
         model.enable_input_require_grads()
     try:
         return get_peft_model(model, lora)

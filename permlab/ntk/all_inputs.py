@@ -61,6 +61,7 @@ def error_classes(k: int, parameterization: str | float = "standard") -> ErrorCl
     return ErrorClasses(
         ones=np.concatenate([m, rest]),
         on=np.concatenate([np.ones(m.size, dtype=bool), np.zeros(rest.size, dtype=bool)]),
+        # Seen from one coordinate: its own bit is fixed, the other ones are spread over k - 1 places.
         log_count=np.concatenate([log_binomial(k - 1.0, m - 1.0), log_binomial(k - 1.0, rest)]),
         signal=np.concatenate([on, off[:-1]]),
     )
@@ -105,6 +106,7 @@ def ensemble_size_all(k: int, target: float, parameterization: str | float = "st
 
 def _log_allowed_failure(k: int, target: float) -> float:
     """log of the largest 1 - q with q^k >= target."""
+    # Coordinates are independent in the limit, so the target for all is the k-th root for one; expm1 keeps its digits.
     return float(np.log(-np.expm1(np.log(target) / k)))
 
 
@@ -173,4 +175,5 @@ def _overlaps(k: int, m: int, on: bool, parameterization: str | float) -> tuple[
     weight = first_layer_weight(parameterization)
     covariance = pair_covariance(k, float(m), float(m), overlap, weight)
     variance = float(posterior(k, m, parameterization).variance)
+    # x' = x stays in with correlation 1: de Caen's sum runs over all inputs of the class, x itself among them.
     return log_pairs, np.clip(covariance / variance, -0.999999, 1.0)

@@ -41,6 +41,7 @@ def sufficient_size(
     check_range("target", target, 0.0, 1.0, open_interval=True)
     sizes, _ = check_sizes(k, ones)
     signal = weakest_signal(k, ones, parameterization)
+    # The k log k of 2502.16763 for one input: 1 / z^2 grows like k, the union over k outputs gives the logarithm.
     needed = 2.0 / signal**2 * np.log(sizes / (2.0 * (1.0 - target)))
     return np.maximum(np.ceil(needed), 1.0).astype(np.int64)
 
@@ -48,7 +49,9 @@ def sufficient_size(
 def sufficient_size_all(k: int, target: float, parameterization: str | float = "standard") -> int:
     """Networks that suffice for all 2^k - 1 inputs when every input gets the same share of the failure probability."""
     check_range("target", target, 0.0, 1.0, open_interval=True)
+    # From m = 2: inputs with a single one are the training set and are never wrong.
     signal = float(weakest_signal(k, np.arange(2, k + 1), parameterization).min())
+    # The k^2 of 2502.16763 for all inputs: the union over 2^k of them costs k log 2 where one input costs log k.
     return max(1, int(np.ceil(2.0 / signal**2 * (k * np.log(2.0) + np.log(k / (2.0 * (1.0 - target)))))))
 
 
@@ -61,5 +64,6 @@ def linearithmic_constant(ones: int, parameterization: str | float = "standard")
     a = a_prior + weight
     d_prior = float(kappa1_increment(cosine))
     d = d_prior + weight * cosine * float(kappa0(cosine))
+    # 2 k times the variance as k grows: terms in mean_off vanish, those of the m ones stay.
     variance = a_prior * (1.0 + ones * d * d / a**2) - 2.0 * d_prior * ones * d / a
     return float(variance / (d * ones / a - 1.0) ** 2)

@@ -94,11 +94,13 @@ class DescentEnsemble(FiniteEnsemble):
         """Gradient descent in place."""
         first_gain, last_gain = self.spec.gains
         targets = self.targets.to(self.dtype)
+        # The loss is a mean over k^2 squared errors: its gradient carries this factor, and so does the stable step.
         step = self.learning_rate * 2.0 / self.spec.k**2
         for epoch in range(self.epochs):
             hidden = torch.relu(columns)
             error = (hidden @ last.transpose(1, 2)).sub_(targets)
             last_gradient = error.transpose(1, 2) @ hidden
+            # U1 first, while U2 still has the weights that `error` was computed with: one step of both layers at once.
             if first_gain:
                 columns.sub_(((error @ last) * (columns > 0)).mul_(step * first_gain))
             last.sub_(last_gradient.mul_(step * last_gain))
@@ -106,6 +108,7 @@ class DescentEnsemble(FiniteEnsemble):
                 self.on_epoch(epoch, self.epochs)
         error = torch.relu(columns) @ last.transpose(1, 2) - targets
         worst = float(error.abs().max())
+        # Full-batch descent on a quadratic is stable up to 2 / largest curvature; wide networks are nearly quadratic.
         limit = 2.0 / curvatures(self.spec)[1]
         # A step beyond the limit either overflows (NaN fails both comparisons) or kills the units: outputs stay at 0.
         if not worst < (0.1 if self.learning_rate > limit else 10.0):

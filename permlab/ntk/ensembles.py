@@ -73,9 +73,11 @@ class EnsembleStatistics:
             self.running += network
             self.in_block += network
             self.running_count += 1
+            # One number per network: its outputs share their weights, so only other networks are independent readings.
             off = float(network[~self.right].mean()) if not self.right.all() else 0.0
             self.off_sum += off
             self.off_squares += off * off
+            # Weights of the tests are sums of floats: 900 right of 1,000 must count as 0.9.
             if self._accuracy(self.running) >= self.target - 1e-9:
                 self.stops.append(self.running_count)
                 self.running.zero_()
@@ -85,11 +87,13 @@ class EnsembleStatistics:
                 self.in_block.zero_()
 
     def _accuracy(self, total: torch.Tensor) -> float:
+        # A sum has the sign of the average, which is all that the rounding "> 0" of 2502.16763 looks at.
         return float((((total > 0) == self.right).all(dim=1) * self.weights).sum())
 
     def moments(self) -> Moments:
         """Pooled moments of the networks seen so far (at least 2)."""
         mean = self.total / self.seen
+        # n / (n - 1), because the mean is that of the same networks; the law states the variance over all of them.
         variance = (self.squares / self.seen - mean * mean).clamp_min(0.0) * self.seen / (self.seen - 1)
         return Moments(float(mean[self.right].mean()), float(mean[~self.right].mean()), float(variance.mean()))
 

@@ -71,6 +71,7 @@ class Spec:
     def first_layer_weight(self) -> float:
         """Weight w of the first layer in the infinite-width law with this width's ratio of gains (`kernels`)."""
         first, last = self.gains
+        # k / width for standard, 1 for ntk: at width 50,000 and k = 30 the released runs move their last layer only.
         return first * self.k / (last * self.width)
 
 
@@ -87,6 +88,7 @@ class Problem:
     def answers(self) -> np.ndarray:
         """Right rounded outputs, bool (count, k)."""
         answers = np.zeros_like(self.inputs)
+        # Linear in the basis: a sum of e_i has to give the sum of the P e_i that training showed one by one.
         answers[:, self.permutation] = self.inputs
         return answers
 
@@ -130,9 +132,11 @@ class FiniteEnsemble(ABC):
         for start in range(0, width, BLOCK):
             size = min(BLOCK, width - start)
             drawn = torch.empty(len(generators), 2, k, size, dtype=self.dtype)
+            # Drawn on the CPU, member by member, so that neither device nor chunk changes a network.
             for row, generator in zip(drawn, generators):
                 row.normal_(generator=generator)
             drawn = drawn.to(self.device)
+            # The released initialisation; the factors of ntk's forward pass are in the learning rates (`gains`).
             yield (drawn[:, 0] / k**0.5).transpose(1, 2), drawn[:, 1] / width**0.5
 
     @abstractmethod
@@ -192,6 +196,7 @@ class ExactEnsemble(FiniteEnsemble):
             both = hidden @ torch.cat([hidden[:, :k], last], dim=1).transpose(1, 2)
             gram += both[..., :k]
             untrained += both[..., k:]
+            # relu' at basis vector i is the sign of column i of U1: the first layer couples the outputs of one input.
             active = (first.transpose(1, 2) > 0).to(self.dtype)
             coupling += (active[:, :, None, :] * last[:, None]) @ last[:, None].transpose(2, 3)
         return gram, untrained, coupling
@@ -214,5 +219,6 @@ class ExactEnsemble(FiniteEnsemble):
             last_change = last_gain * alpha.transpose(1, 2) @ torch.relu(columns)
             first_change = first_gain * (alpha @ last) * (columns > 0)
             trained = trained + torch.relu(before) @ last_change.transpose(1, 2)
+            # Linearised at the start: relu' is that of the untrained unit, U2 that of the untrained network.
             trained = trained + ((before > 0) * (self.tests @ first_change)) @ last.transpose(1, 2)
         return trained

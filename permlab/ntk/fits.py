@@ -40,6 +40,7 @@ def growth_fits(k: Sequence[int], sizes: Sequence[float]) -> list[Fit]:
     fits = []
     for name, row in GROWTHS.items():
         ratio = np.log(y) - np.log(row.load()(x))
+        # On log N a constant factor is an offset, whose least squares estimate is the mean.
         constant = ratio.mean()
         error = ratio - constant
         worst = float(np.abs(np.expm1(error)).max())

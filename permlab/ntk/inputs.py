@@ -77,8 +77,10 @@ def drawn_inputs(k: int, ones: int, tests: int, replicates: int, rng: np.random.
         inputs = np.zeros((math.comb(k, ones), k), dtype=bool)
         for row, chosen in enumerate(combinations(range(k), ones)):
             inputs[row, list(chosen)] = True
+        # Draws with replacement seen as counts: all replicates share the inputs, and one covariance serves them all.
         counts = rng.multinomial(tests, np.full(len(inputs), 1.0 / len(inputs)), size=replicates)
         return TestSet(inputs, torch.from_numpy(counts / tests).float())
+    # The places of the m smallest uniforms are a uniform subset; a sort of every row would cost more.
     draws = np.argpartition(rng.random((tests, k)), ones - 1, axis=1)[:, :ones]
     inputs = np.zeros((tests, k), dtype=bool)
     np.put_along_axis(inputs, draws, True, axis=1)

@@ -42,6 +42,7 @@ def kappa1(rho: ArrayLike) -> FloatArray:
 def kappa1_increment(rho: ArrayLike) -> FloatArray:
     """kappa1(rho) - kappa1(0) without cancellation, for 0 <= rho <= 1: relative error stays near 1e-16 as rho -> 0."""
     cosine = np.asarray(rho, dtype=np.float64)
+    # 1 - sqrt(1 - r^2) = r^2 / (1 + sqrt(1 - r^2)): the left side cancels as r -> 0, that is for large m.
     squared = cosine * cosine
     return cosine * kappa0(cosine) - squared / (1.0 + np.sqrt(1.0 - np.minimum(squared, 1.0))) / np.pi
 
@@ -75,6 +76,7 @@ def normalized(inputs: ArrayLike) -> FloatArray:
     norms = np.sqrt((rows * rows).sum(axis=1, keepdims=True))
     if not norms.all():
         raise UserError("an input has no ones: the permutation task is defined on nonzero binary inputs")
+    # As the released code does with its test inputs; on unit inputs both kernels depend on the cosine alone.
     unit: FloatArray = rows / norms
     return unit
 
@@ -83,6 +85,7 @@ def nngp_kernel(left: ArrayLike, right: ArrayLike) -> FloatArray:
     """Covariance of one output of the untrained network: unit rows (n, k) and (p, k) -> (n, p), kappa1 / (2 k)."""
     rows: FloatArray = np.asarray(left, dtype=np.float64)
     columns: FloatArray = np.asarray(right, dtype=np.float64)
+    # Weights of variance 1/k give the 1/k, and the half of all directions in which relu is silent the 1/2.
     covariance: FloatArray = kappa1(rows @ columns.T) / (2.0 * rows.shape[1])
     return covariance
 

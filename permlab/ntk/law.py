@@ -86,14 +86,19 @@ def _posterior(k: FloatArray, m: FloatArray, weight: float) -> Posterior:
     a_prior = 1.0 - b
     a = a_prior + weight
     d_prior = kappa1_increment(cosine)
+    # t(r) - t(0): how much nearer a test input is to its own ones than to the other basis vectors.
     d = d_prior + weight * cosine * kappa0(cosine)
     total = a + b * k  # eigenvalue of T(X, X) along 1; Sherman-Morrison divides by it
     # mean_on = g + d/a brought over one denominator: the sum of two positive terms.
     mean_on = (d * (a + b * (k - m)) / a + b) / total
+    # Negative once d m > a, that is from m = 2 on: this is why rounding at 0 separates the two kinds of output.
     mean_off = b * (1.0 - d * m / a) / total
+    # |A|^2: the weights A(x) are themselves the means, one per training input.
     squares = m * mean_on**2 + (k - m) * mean_off**2
     missing = (a - d * m) / total  # 1 - S, without the cancellation of 1 minus a sum near 1
+    # Posterior variance K + A^T K A - 2 A^T K: the NNGP kernel carries the prior, A comes from the tangent kernel.
     variance = (a_prior * (1.0 + squares) + b * missing**2 - 2.0 * d_prior * m * mean_on) / (2.0 * k)
+    # Training points are interpolated: round-off would leave a mean_off of either sign, and rounding a coin toss.
     trained = m == 1
     return Posterior(
         np.where(trained, 1.0, mean_on), np.where(trained, 0.0, mean_off), np.where(trained, 0.0, variance)
@@ -162,6 +167,7 @@ def size_from_signal(k: ArrayLike, ones: ArrayLike, on: ArrayLike, off: ArrayLik
         UserError: a coordinate without signal (on or off not positive), which no averaging repairs, or N above 2^53.
     """
     sizes, counts, on, off = np.broadcast_arrays(*(np.asarray(value, dtype=np.float64) for value in (k, ones, on, off)))
+    # Of an input of k ones no output is off: its factor has to vanish from the product, whatever its signal.
     off = np.where(sizes > counts, off, np.inf)
     if not ((on > 0) & (off > 0)).all():
         raise UserError(
@@ -170,6 +176,7 @@ def size_from_signal(k: ArrayLike, ones: ArrayLike, on: ArrayLike, off: ArrayLik
     log_target = float(np.log(target))
     lower = np.maximum(_alone(counts, on, log_target), _alone(sizes - counts, off, log_target))
     upper = _alone(sizes, np.minimum(on, off), log_target)
+    # Both ends give way by more than the error of the quantile, so that the bisection cannot start inside its answer.
     low = np.maximum(np.floor(lower * (1.0 - 1e-9)) - 1.0, 0.0)
     high = np.ceil(np.maximum(upper, 1.0) * (1.0 + 1e-9)) + 1.0
     if not (high < LARGEST_SIZE).all():
@@ -184,5 +191,6 @@ def size_from_signal(k: ArrayLike, ones: ArrayLike, on: ArrayLike, off: ArrayLik
 
 def _alone(count: FloatArray, signal: FloatArray, log_target: float) -> FloatArray:
     """N (real) at which `count` coordinates of this signal are all right with the target probability; 0 for none."""
+    # 1 - target^(1/count) through expm1: the difference from 1 is tiny when thousands of outputs share the risk.
     quantile = -ndtri(-np.expm1(log_target / np.maximum(count, 1.0)))
     return np.where(count > 0, np.maximum(quantile, 0.0) ** 2 / signal**2, 0.0)

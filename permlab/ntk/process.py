@@ -56,12 +56,14 @@ def pair_covariance(
     m, n, o = (np.asarray(value, dtype=np.float64) for value in (ones, other_ones, overlap))
     left, right = _weights(k, m, weight), _weights(k, n, weight)
     b = 1.0 / np.pi
+    # A_x^T A_y sorted by places: ones of both inputs, of one of them, and all k.
     inner = (
         left.scale * right.scale * o
         + left.scale * right.offset * m
         + right.scale * left.offset * n
         + k * left.offset * right.offset
     )
+    # A_x^T N(X, X) A_y: on the basis N(X, X) = a' I + b 11^T, so no matrix is formed.
     trained = (1.0 - b) * inner + b * left.total * right.total
     cross = b * left.total + right.increment * (left.scale * o + left.offset * n)
     cross_back = b * right.total + left.increment * (right.scale * o + right.offset * m)
@@ -75,6 +77,7 @@ def posterior_covariance(inputs: ArrayLike, parameterization: str | float = "sta
     bits = np.asarray(inputs, dtype=np.float64)
     ones = bits.sum(axis=1)
     covariance = pair_covariance(bits.shape[1], ones[:, None], ones[None, :], bits @ bits.T, parameterization)
+    # The network interpolates its training points: no randomness is left, and round-off must not become some.
     covariance[ones == 1, :] = 0.0
     covariance[:, ones == 1] = 0.0
     return covariance
@@ -90,5 +93,6 @@ def all_binary_inputs(k: int) -> np.ndarray:
         raise UserError(
             f"all 2^{k} - 1 inputs cannot be listed: use k of at most {LARGEST_ENUMERATION}, or the closed form"
         )
+    # From 1: the zero input has no direction and is excluded from the task.
     codes = np.arange(1, 2**k, dtype=np.int64)
     return ((codes[:, None] >> np.arange(k)) & 1).astype(bool)

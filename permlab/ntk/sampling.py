@@ -64,12 +64,14 @@ class OutputProcess:
         self._pairs = self._pair_deviations(inputs, weight) if len(inputs) and (ones == 2).all() else None
         if self._pairs is None:
             values, vectors = np.linalg.eigh(posterior_covariance(inputs, weight))
+            # Near-parallel inputs make the covariance singular; negative eigenvalues are round-off and have no root.
             used = values > 1e-10 * values.max(initial=0.0)
             self._factor = torch.from_numpy((vectors[:, used] * np.sqrt(values[used])).T).float()
 
     def _pair_deviations(self, inputs: np.ndarray, weight: float) -> tuple[float, torch.Tensor, float] | None:
         """Standard deviations of the shared, per-position and per-input parts at m = 2; None if one is not real."""
         c0, c1, c2 = pair_covariance(self.k, 2, 2, [0, 1, 2], weight)
+        # Pairs with so little overlap do not exist at k = 2 and 3: their covariances must not veto the decomposition.
         if self.k == 2:
             c0 = c1 = 0.0
         elif self.k == 3:
@@ -89,6 +91,7 @@ class OutputProcess:
         shared, positions, own = self._pairs
         sample = self._normal(replicates, self.k, count).mul_(own * scale)
         common = self._normal(replicates, self.k, 1).mul_(shared * scale)
+        # One effect per position, shared by all inputs with a one there: it correlates inputs that overlap.
         by_position = self._normal(replicates * self.k, self.k).mul_(scale)
         sample.view(-1, count).addmm_(by_position, positions)
         return sample.add_(common)
@@ -103,6 +106,7 @@ class OutputProcess:
 
 def _accuracy(process: OutputProcess, total: torch.Tensor, networks: int, weights: torch.Tensor) -> torch.Tensor:
     right = process.right(total, networks)
+    # Inputs with a single one are training points, right by construction: they count without being drawn.
     trained = weights[:, ~process.kept].sum(dim=1)
     return (right * weights[:, process.kept]).sum(dim=1) + trained
 
@@ -150,6 +154,7 @@ class _Walk:
     ) -> None:
         """Visit points strictly inside (start, end) for replicates in reach of the target; record the first hits."""
         margin = REACH[min(level, len(REACH) - 1)]
+        # A first hit may hide between two ends that both miss the target, hence the margin; far below it none does.
         near = torch.maximum(left[1], right[1]) >= self.goal - margin
         ids, total, final = ids[near], left[0][near], right[0][near]
         accuracy, last = left[1][near], right[1][near]
@@ -167,6 +172,7 @@ class _Walk:
                 next_accuracy = _accuracy(self.process, reached, following, self.weights[ids])
             if following - now > 1:
                 self._fill(now, following, (total, accuracy), (reached, next_accuracy), ids, level + 1)
+            # The finer level has been searched already: a stop found there is earlier and stands.
             hit = (next_accuracy >= self.goal) & (self.stops[ids] == 0)
             self.stops[ids[hit]] = following
             rest = self.stops[ids] == 0
@@ -211,6 +217,7 @@ def stopping_times(
     check_range("target", target, 0.0, 1.0, open_interval=True)
     every = TESTS.check("test", test).every
     goal = 1.0 if every else target
+    # Sets only stride and cap; inputs with two ones are the hard ones at the sizes that can be enumerated.
     expected = int(ensemble_size(k, 2 if every else ones, target, parameterization))
     rng = np.random.default_rng([seed, k, ones])
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -269,6 +276,7 @@ def accuracy_curves(
         process = OutputProcess(test_set.inputs, parameterization, generator)
         total = torch.zeros(size, *process.drift.shape)
         for column, (step, now) in enumerate(zip(steps, networks)):
+            # Sums of independent networks are a random walk: n further networks are one draw of n times the variance.
             total += process.draw(size, float(step))
             curves[first : first + size, column] = _accuracy(process, total, int(now), test_set.weights).numpy()
         if progress is not None:

@@ -48,6 +48,7 @@ def headline_rows(rows: Sequence[Row], settings: EnsembleSettings) -> list[Row]:
 def add_published(rows: Sequence[Row], settings: EnsembleSettings) -> None:
     """Published points where a row asks the published question; `against_band` says which lie outside the band."""
     for row in rows:
+        # The released runs answer one question; next to another one their numbers would look like a failure of the law.
         asked = row["ones"] == PUBLISHED_ONES and abs(settings.target - PUBLISHED_TARGET) < 1e-12
         published = PUBLISHED_TO_90_PERCENT.get(row["k"]) if asked else None
         row["published"] = published
@@ -75,6 +76,7 @@ def against_published(rows: Sequence[Row]) -> tuple[dict[str, float], list[str]]
     """How far the published points lie from the law (k >= 10) and from the bands: (numbers, sentences)."""
     found: dict[str, float] = {}
     said = []
+    # Below k = 10 there are fewer than 45 inputs with two ones: accuracy moves in steps, and one run says little.
     ratios = [row["law_over_published"] for row in rows if "law_over_published" in row and row["k"] >= 10]
     if len(ratios) >= 3:
         error = float(np.median(np.abs(np.array(ratios) - 1)))

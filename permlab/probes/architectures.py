@@ -62,6 +62,7 @@ def build(problem: TokenProblem, architecture: str, recipe: TokenRecipe) -> PreT
     with torch.device("meta"):
         narrow = parameter_count(make(problem, recipe, 1))
         slope = parameter_count(make(problem, recipe, 2)) - narrow
+    # Parameters grow linearly with the feed-forward width: two models without storage give the whole line.
     width = 1 + round((recipe.parameters - narrow) / slope)
     if width < 1:
         raise UserError(

@@ -36,6 +36,7 @@ class Reach:
 
     def possible(self, order: list[int] | tuple[int, ...]) -> bool:
         """Whether this permutation passes; `order[i]` is the column of the one in row i of P, as in `encode`."""
+        # P moved Y[j] to row i of Y_P: one output row without a path to the row it needs makes P impossible.
         return all(bool(self.string[j, i]) for i, j in enumerate(order))
 
     def impossible(self) -> Iterator[tuple[int, ...]]:
@@ -78,6 +79,7 @@ def reachable(layout: Layout, depth: int, mask: Tensor | None = None) -> Reach:
         The reachable rows of each output row.
     """
     visible = layout.visible() if mask is None else mask
+    # The disentangled stream keeps what a row has, so a row always reaches itself, even where the mask hides it.
     step = (visible | torch.eye(layout.length, dtype=torch.bool)).float()
     paths = torch.eye(layout.length)[layout.output_rows]
     for _ in range(depth):  # one layer carries information along one visible step, or nowhere (residual)
@@ -95,6 +97,7 @@ def _ryser(rows: Tensor) -> int:
         bit = (k & -k).bit_length() - 1
         sign = -1 if chosen >> bit & 1 else 1
         chosen ^= 1 << bit
+        # Neighbours in Gray code differ by one column: the row sums change by one vector instead of being formed anew.
         sums = [s + sign * c for s, c in zip(sums, columns[bit])]
         product = 1
         for s in sums:

@@ -77,6 +77,7 @@ def construction_weights(layout: Layout, beta: float, dtype: torch.dtype = torch
 def _second_constant(layout: Layout, beta: float, fallback: bool, dtype: torch.dtype) -> Tensor:
     """Score of every row in layer 2 apart from the match: (T,)."""
     constant = torch.full((layout.length,), -beta, dtype=dtype)
+    # beta apart from the match above and from everything else below: either error is then of order n exp(-beta).
     constant[layout.string_rows] = 0
     constant[layout.permutation_rows] = beta / 2 if fallback else -beta
     return constant
@@ -95,10 +96,12 @@ def construction_output(layout: Layout, x: Tensor, beta: float) -> Tensor:
     """
     fallback, blind = _hidden(layout)
     if blind:
+        # A block before all of Y_P knows nothing: the mean of a fair bit attains its floor n/4.
         return x.new_full((x.shape[0], layout.n, layout.n), 0.5)
     p, y = layout.permutation_rows, layout.string_rows
     hidden = ~layout.visible()[layout.output_rows].to(x.device)
     scores = beta * x.transpose(1, 2).contiguous()  # row j of the output asks every row for its coordinate j
+    # 2 beta and not beta: a row of Y_P with a one in coordinate j would otherwise tie with the zero rows of P.
     scores[:, :, : p.start] -= 2 * beta
     scores[:, :, p.stop :] -= 2 * beta
     copied = scores.masked_fill_(hidden, float("-inf")).softmax(-1)[:, :, p]
@@ -108,6 +111,7 @@ def construction_output(layout: Layout, x: Tensor, beta: float) -> Tensor:
     weights = scores.masked_fill_(hidden, float("-inf")).softmax(-1)
     output = weights @ x
     if fallback:
+        # The fallback reads all rows of P evenly, whose content is 1/n for every P; this lifts it to the guess 1/2.
         output += (0.5 - 1 / layout.n) * weights[:, :, p].sum(-1, keepdim=True)
     return output
 

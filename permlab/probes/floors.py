@@ -44,6 +44,7 @@ def row_floors(reach: Reach) -> Tensor:
     known_row_unknown_bits = (reach.permutation & ~reach.string).sum(1).double() / n
     # Case 2: one of the u rows that P may have moved it to; a of them show a bit. Posterior variance 1/4 - a/(4 u^2).
     guess = torch.where(u > 0, u / n * (1 - a / u.clamp(min=1).square()), torch.zeros_like(u))
+    # A fair bit has variance 1/4 and a row has n of them; the permutation being unknown costs no more than that.
     return n / 4 * (known_row_unknown_bits + guess)
 
 
@@ -65,6 +66,7 @@ def row_accuracy_ceiling(layout: Layout) -> float:
     probability 2^-n. Holds because under both masks a row that sees any of Y_P sees all of P.
     """
     visible = reachable(layout, depth=1).string.double().mean(1)
+    # Rounding at 1/2 makes an unseen row n fair coins: no cleverness beats 2^-n, so accuracy has a ceiling too.
     return float((visible + (1 - visible) * 2.0**-layout.n).mean())
 
 
@@ -75,6 +77,8 @@ def causal_floor(layout: Layout) -> float:
         return 0.0
     if not layout.block.sees_string:
         return n / 4  # every bit stays a fair coin, of variance 1/4
+    # Scratch rows help by standing behind Y_P, where the causal mask hides nothing; in front they see nothing.
     behind = layout.after if layout.block.scratch else 0
     missing = max(0, n - behind)
+    # The output rows still inside Y_P lack missing - 1, ..., 1, 0 of its rows, at 1/4 each in the mean over n rows.
     return missing * max(0, missing - 1) / (8 * n)

@@ -45,6 +45,7 @@ def summary_row(label: str, training: Training) -> Row:
         "arm": label,
         "test_mse": average(last.test_mse),
         "test_mse_worst": max(last.test_mse),
+        # The floor is a claim about every network: a single test below it, at any time, would refute it.
         "test_mse_lowest": min(mse for test in training.curve for mse in test.test_mse),
         "mse_floor": mse_floor(layout, depth),
         "row_accuracy": average(last.row_accuracy),
@@ -147,6 +148,7 @@ def swept_verdict(rows: Sequence[Row], target_mse: float) -> dict[str, float]:
     return {
         "points": len(rows),
         "train_seconds": sum(row["train_seconds"] for row in rows),
+        # 0.01 for the drawn bits: of the test set only the share of hidden rows is exact.
         "below_floor": sum(row["test_mse_best"] < row["mse_floor"] - 0.01 for row in rows),
         "solved_where_floor_is_zero": sum(row["test_mse"] <= target_mse for row in exact) / max(1, len(exact)),
         "least_row_accuracy_where_floor_is_zero": min((row["row_accuracy"] for row in exact), default=0.0),

@@ -39,6 +39,7 @@ def routes(model: Transformer, weights: Tensor, examples: int = 32) -> dict[str,
     maps: list[Tensor] = []
     model.forward(model.unpack(weights), x.expand(len(weights), -1, -1, -1), maps)
     measured = {name: row.load()(maps[0], x, model.layout) for name, row in ROUTES.items()}
+    # The best head decides: one head is enough for the construction, the others are free to do anything.
     return {name: attention.mean((1, 3)).amax(1).tolist() for name, attention in measured.items()}
 
 

@@ -15,6 +15,7 @@ def sample(layout: Layout, batch: int, generator: torch.Generator) -> tuple[Tens
     Returns:
         X of shape (batch, T, n), the rows of P, then of Y_P = P Y, zeros in scratch rows; and Y of shape (batch, n, n).
     """
+    # Sorting uniforms draws a whole batch of uniform permutations at once; torch.randperm draws one.
     order = torch.rand(batch, layout.n, generator=generator).argsort(dim=1)
     target = torch.randint(0, 2, (batch, layout.n, layout.n), generator=generator, dtype=torch.float32)
     return encode(layout, order, target), target
@@ -34,6 +35,7 @@ def encode(layout: Layout, order: Tensor, target: Tensor) -> Tensor:
     batch, n = order.shape
     x = target.new_zeros(batch, layout.length, n)
     x[:, layout.permutation_rows].scatter_(2, order.unsqueeze(2), 1.0)
+    # Y_P = P Y by indexing; the answer Y = P^T Y_P is then exact in bits, without a product.
     x[:, layout.string_rows] = target.gather(1, order.unsqueeze(2).expand(-1, -1, n))
     return x
 
@@ -67,6 +69,7 @@ def squared_error(output: Tensor, target: Tensor) -> Tensor:
     Returns:
         Shape (...).
     """
+    # The released loss: features summed, rows averaged. The floors n/4 and (n - 1)/8 are in this unit.
     return (output - target).square().sum(-1).mean((-2, -1))
 
 

@@ -71,6 +71,7 @@ class Prompt:
 
     def example(self, seed: int, index: int) -> tuple[str, list[str], str]:
         """Return the whole prompt, the restored words and the right continuation of test item `index`."""
+        # Without the style: plain, filler and scratch prompts ask the same lists, so their difference is the style's.
         rng = random.Random(derived_seed("prompt", seed, self.n, index))
         parts = []
         for _ in range(self.shots):

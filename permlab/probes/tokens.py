@@ -62,6 +62,7 @@ def in_place_ceiling(problem: TokenProblem) -> list[float]:
 
 def ceiling(problem: TokenProblem, architecture: str, reading: str) -> float:
     """Largest expected accuracy of a combination: `in_place_ceiling` for causal decoders read in place, else 1."""
+    # The one case of the impossibility theorem; fillers and generation answer behind the input and see all of it.
     if READINGS[reading].in_place and ARCHITECTURES[architecture].causal:
         return sum(in_place_ceiling(problem)) / problem.n
     return 1.0
@@ -87,6 +88,7 @@ def answers(model: PreTrainedModel, problem: TokenProblem, reading: str, ids: Te
     if not READINGS[reading].generates:
         return logits(model, reading, ids, empty).argmax(-1)
     prompt = ids if model.config.is_encoder_decoder else torch.cat([ids, ids.new_full((len(ids), 1), START)], 1)
+    # The length is known and no token ends an answer: a model must not lose places by stopping early.
     options: dict[str, Any] = {"max_new_tokens": problem.n, "min_new_tokens": problem.n, "do_sample": False}
     generate: Any = model.generate
     generated: Tensor = generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), **options)

@@ -87,6 +87,7 @@ class Training:
         loss = squared_error(self.model.forward(self.model.unpack(self.weights), x), y)
         loss.sum().backward()  # a sum: the seeds share no weight, so each gets its own gradient
         if recipe.clip is not None and self.weights.grad is not None:
+            # Entry by entry, as the released script clips gradients to [-1, 1]; a clipped norm would couple the seeds.
             self.weights.grad.clamp_(-recipe.clip, recipe.clip)
         self.optimizer.step()
         self.schedule.step()

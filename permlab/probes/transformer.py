@@ -128,6 +128,7 @@ class Transformer:
         keys = z.unsqueeze(2).expand(-1, -1, self.heads, -1, -1).reshape(-1, length, dz)
         # h A h^T = (h A)_Z Z^T + (h A)_I, the mask already inside the second term
         scores = torch.baddbmm(query[..., dz:], query[..., :dz], keys.transpose(1, 2))
+        # No division by the root of the width: the architecture has one matrix A per head, which holds any scale.
         return scores.softmax(-1).view(seeds, batch, self.heads, queries, length)
 
     def _readout(self, w: Tensor, read: Tensor, z: Tensor, attention: Tensor) -> Tensor:

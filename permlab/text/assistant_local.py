@@ -93,6 +93,7 @@ class LocalAssistant:
 
         prompts = [self._prompt(text) for text in texts]
         longest = max(len(self.tokenizer(text)["input_ids"]) for text in texts)
+        # Room for a [SEP] after nearly every word: the prompt asks for the smallest meaningful units.
         new = self.max_new_tokens or 3 * longest + 32
         width = max(map(len, prompts))
         limit = getattr(self.model.config, "max_position_embeddings", None)
@@ -108,6 +109,7 @@ class LocalAssistant:
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),
                 max_new_tokens=new,
+                # SPT's script sets a temperature without sampling, in effect greedy; a cache of answers needs it too.
                 do_sample=False,
                 temperature=None,
                 top_p=None,

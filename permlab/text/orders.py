@@ -108,6 +108,7 @@ class OrderedTexts:
         self.texts = len(self.encoded)
         self.copies = budget.copies
         self.per_epoch = self.texts * self.copies
+        # Compute-matched (2403.13799): the doubled set is read half as often, so a gain is not one of more training.
         self.total = max(1, round(epochs * self.per_epoch * budget.scale))
         self._widest = max(len(e.pieces) for e in self.encoded)
         self._plan = functools.lru_cache(maxsize=2)(self._plan_epoch)
@@ -120,12 +121,14 @@ class OrderedTexts:
         shuffled, kinds, keys = self._plan(epoch)
         index, copy = divmod(int(shuffled[place]), self.copies)
         encoded = self.encoded[index]
+        # Reverse training adds reversals to the originals (2 N texts); replacing them, as SPT does, keeps N.
         kind = ORIGINAL if self.copies == 2 and copy == 0 else int(kinds[index])
         return {"input_ids": self.before + self._read(encoded, kind, keys[index])[: self.room] + self.after}
 
     def _read(self, encoded: Encoded, kind: int, keys: Keys) -> list[int]:
         """Return the ids of one text in the drawn order."""
         if kind == ORIGINAL or len(encoded.pieces) < 2:
+            # The tokenizer's own ids: the original order must be ordinary training, also where pieces do not add up.
             return encoded.whole
         order = self.arrange(kind, keys[: len(encoded.pieces)], self.ordering)
         if encoded.pieces_fit:
@@ -136,9 +139,12 @@ class OrderedTexts:
         """Draw one epoch: the order of the copies, the kind per text, and sorting keys per piece."""
         # Philox is counter-based: (seed, number of the epoch) is all the state. Even numbers shuffle, odd ones draw.
         copies = np.random.Generator(np.random.Philox(key=[self.seed, 2 * epoch]))
+        # SPT's release holds segmented, not permuted texts, which suggests new orders each epoch; static ablates it.
         drawn = epoch if self.ordering.dynamic else 0
         draws = np.random.Generator(np.random.Philox(key=[self.seed, 2 * drawn + 1]))
         shuffled = copies.permutation(self.per_epoch)
+        # SPT reads each text in original, reversed or permuted order with a certain probability.
         kinds = draws.choice(3, size=self.texts, p=self.ordering.probabilities())
+        # For every text, whatever its kind: settings that change the order of one leave the draws of the others alone.
         keys = draws.random((self.texts, self._widest), dtype=np.float32)
         return shuffled, kinds, keys

@@ -44,6 +44,7 @@ def words_and_entities(example: Example) -> list[str]:
 
 def split_words(text: str, protected: Sequence[str] = ()) -> list[str]:
     """Split a text into words and punctuation; protected strings stay one piece."""
+    # Longest first: an alternation takes its first match, and "Ada" must not cut "Ada Roe".
     kept = sorted((re.escape(p) for p in protected if p), key=len, reverse=True)
     pattern = re.compile("|".join([*kept, WORD.pattern])) if kept else WORD
     return pattern.findall(text)
@@ -52,8 +53,10 @@ def split_words(text: str, protected: Sequence[str] = ()) -> list[str]:
 def whole_order(kind: int, keys: Keys, ordering: Ordering) -> list[int]:
     """Return piece indices as they are, last to first, or sorted by the random keys."""
     if kind == PERMUTED:
+        # SPT's permutation of the units: sorting independent uniform keys makes every order equally likely.
         return [int(index) for index in np.argsort(keys, kind="stable")]
     indices = list(range(len(keys)))
+    # Pieces change places and each reads forwards inside: entities survive only where they are pieces.
     return indices[::-1] if kind == REVERSED else indices
 
 

@@ -83,6 +83,7 @@ def compare_words(presegmented: Sequence[Example], originals: Sequence[Example])
     to the original after the one of the row before it if that is free, else to the free one that shares most words.
     """
     free: dict[str, list[int]] = defaultdict(list)
+    # Backwards, so that pop() hands out equal texts in reading order.
     for index in range(len(originals) - 1, -1, -1):
         free[word_key(originals[index].text)].append(index)
     keys = [word_key(example.text) for example in presegmented]
@@ -92,6 +93,7 @@ def compare_words(presegmented: Sequence[Example], originals: Sequence[Example])
     lost = [row for row, index in enumerate(found) if index is None]
     for row in lost:
         before = found[row - 1] if row else None
+        # Bad rows of SPT's files mostly hold a demonstration instead: their neighbour tells the place, their words not.
         if before is not None and before + 1 in left:
             found[row] = before + 1
             left.discard(before + 1)

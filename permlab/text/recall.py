@@ -43,6 +43,7 @@ def encode_queries(tokenizer: PreTrainedTokenizerBase, queries: Sequence[Query])
     wholes = encode([join_units([q.prompt, q.answer]) for q in queries])
     pairs = []
     for prompt, whole in zip(prompts, wholes):
+        # A tokenizer may merge across the border: then the prompt ends where both encodings still agree.
         shared = next((i for i, (a, b) in enumerate(zip(prompt, whole)) if a != b), len(prompt))
         pairs.append((bos + whole[:shared], whole[shared:]))
     return pairs
@@ -80,12 +81,14 @@ def answer_queries(
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
         width = max(len(pairs[i][0]) for i in batch)
+        # Left padding: every continuation of the batch starts in the same column.
         ids = torch.tensor([[pad] * (width - len(pairs[i][0])) + pairs[i][0] for i in batch])
         mask = torch.tensor([[0] * (width - len(pairs[i][0])) + [1] * len(pairs[i][0]) for i in batch])
         made: torch.Tensor = generate(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
             max_new_tokens=max(len(pairs[i][1]) for i in batch) + extra_tokens,
+            # Greedy, as 2309.12288 decodes at temperature 0: recall is what the model holds most likely.
             do_sample=False,
             num_beams=1,
             pad_token_id=pad,
@@ -112,6 +115,7 @@ def answer_log_probabilities(
         batch = order[start : start + batch_size]
         wholes = [pairs[i][0] + pairs[i][1] for i in batch]
         width = max(map(len, wholes))
+        # Right padding: nothing is generated, and true tokens keep the positions they were trained at.
         ids = torch.tensor([w + [pad] * (width - len(w)) for w in wholes], device=model.device)
         mask = torch.tensor([[1] * len(w) + [0] * (width - len(w)) for w in wholes], device=model.device)
         logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
@@ -160,6 +164,7 @@ def shuffle_answers(queries: Sequence[Query], seed: int) -> list[Query] | None:
     place = {answer: i for i, answer in enumerate(answers)}
     drawn = []
     for query in queries:
+        # Never 0 over distinct texts: the control of 2309.12288 must not contain right answers.
         step = rng.randrange(1, len(answers))
         drawn.append(answers[(place[query.answer] + step) % len(answers)])
     return [Query(q.prompt, a, q.group, q.direction, q.kind, q.wording) for q, a in zip(queries, drawn)]

@@ -76,6 +76,7 @@ def recall_metrics(queries: Sequence[Query], answers: Sequence[str]) -> dict[str
     ways have numbers of their own, as have held-out wordings and every kind of answer.
     """
     wording = "trained" if any(q.wording == "trained" for q in queries) else "held_out"
+    # The reversal curse (2309.12288) is about facts seen in one order; those seen in both are its control.
     single = [(q, a) for q, a in zip(queries, answers, strict=True) if q.group != "both"]
     asked, given = [q for q, _ in single], [a for _, a in single]
     metrics: dict[str, float | None] = {}

@@ -135,6 +135,7 @@ def segment_corpus(
                 result.dropped += 1
                 continue
             result.fallback += 1
+            # As SPT's clean-up does: a single unit has one order only, so a bad segmentation costs no words.
             units = (normalise(example.text),)
         elif max_units is not None and len(units) > max_units:
             units = merge_units(units, max_units, protected)
@@ -172,6 +173,7 @@ def _settle(
         return (), proposal.reason or NO_UNITS
     reason = check_units(example.text, units, protected)
     if reason:
+        # Assistants drop full stops and change quotes: the words decide, the spelling is the text's.
         repaired = project_units(example.text, units)
         if repaired is None or check_units(example.text, repaired, protected):
             return (), reason
@@ -235,6 +237,7 @@ class RandomSegmenter:
             cuts, word = [], 0
             while word < len(starts):
                 cuts.append(starts[word])
+                # Random segments help once the longest reaches an entity's length (2403.13799): uniform in 1..k.
                 word += draw.randint(1, self.max_words)
             proposals.append(Proposal(cut_text(example.text, cuts)))
             if progress:

@@ -52,6 +52,7 @@ def parse_answer(answer: str, text: str, protected: Sequence[str] = ()) -> Propo
         if check_units(text, units, protected) is None:
             return Proposal(units)
     for units in readings:
+        # Words first, spelling second: a reading that lost a full stop is better than the next reading of a worse kind.
         projected = project_units(text, units)
         if projected and len(projected) > 1 and check_units(text, projected, protected) is None:
             return Proposal(units)

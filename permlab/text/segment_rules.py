@@ -66,6 +66,7 @@ def capitalised_spans(text: str, lower_case: frozenset[str] = frozenset()) -> li
             continue
         word = re.sub(r"['’]s$", "", match.group())
         words.append((match.start(), match.start() + len(word), word))
+    # A capital within a sentence marks a name; at its start it marks the sentence, unless the word recurs inside.
     inside = {word for start, _, word in words if word[0].isupper() and not _starts_sentence(text, start)}
     spans: list[tuple[int, int]] = []
     run: list[tuple[int, int, str]] = []
@@ -139,6 +140,7 @@ class EntitySegmenter:
             lower_case = sentence_case_words(example.text for example in examples)
         proposals = []
         for index, example in enumerate(examples):
+            # The spans of entity-preserving reversal (2403.13799); SPT permutes what lies between them as well.
             spans = self._spans(example, lower_case)
             if spans:
                 found = tuple(dict.fromkeys(example.text[start:end] for start, end in spans))
@@ -200,12 +202,14 @@ class RuleSegmenter:
         text = example.text
         own = find_spans(text, example.protected)
         found = capitalised_spans(text, lower_case)
+        # Known entities win over guesses: a run of capitals may take a neighbour into the name.
         spans = own + [span for span in found if not any(span[0] < end and start < span[1] for start, end in own)]
         cuts = []
         for start, end in spans:
             after = re.match(r"\S*", text[end:])  # "Roe," and "Roe's" end after the comma and the 's
             cuts += [start, end + (after.end() if after else 0)]
         cuts += [match.end() for match in re.finditer(r"[,.;:!?]['\"”’)\]]*(?=\s)", text)]
+        # SPT must not split an entity: the full stops of "J. K. Roe" and commas in a quoted title are no boundaries.
         cuts = [cut for cut in cuts if not any(start < cut < end for start, end in spans)]
         return cuts + self._phrase_starts(text, {0, *cuts}, spans)
 

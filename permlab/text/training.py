@@ -43,6 +43,7 @@ class Collator:
         width = max(lengths)
         ids = torch.tensor([row["input_ids"] + [self.pad_id] * (width - n) for row, n in zip(rows, lengths)])
         mask = torch.arange(width) < torch.tensor(lengths).unsqueeze(1)
+        # Every token is a target: SPT changes the order of the text and keeps the ordinary next-token loss.
         return {"input_ids": ids, "attention_mask": mask.long(), "labels": ids.masked_fill(~mask, -100)}
 
 
@@ -80,6 +81,7 @@ class OrderedTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         stream: Any = train_dataset if train_dataset is not None else self.train_dataset
+        # The stream has shuffled every epoch itself; the Trainer's sampler would mix epochs and lose the exact resume.
         return SequentialSampler(stream)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:

@@ -38,6 +38,7 @@ def cut_text(text: str, cuts: Iterable[int]) -> tuple[str, ...]:
         unit = normalise(piece)
         gap = gap or piece[:1].isspace()
         if unit:
+            # SPT asks its assistant to add and delete nothing; a cut that the join cannot undo would break that here.
             if units and needs_space(units[-1], unit) != gap:
                 units[-1] += f" {unit}" if gap else unit
             else:
@@ -92,6 +93,7 @@ def check_units(text: str, units: Sequence[str], protected: Iterable[str] = ()) 
         return EMPTY_UNIT
     units = [normalise(unit) for unit in units]
     target, joined = normalise(text), join_units(units)
+    # The check that the released SPT data lacks: 2 to 6 % of its celebrity rows have lost the words of their fact.
     if joined != target:
         return CHANGED_SPELLING if word_key(joined) == word_key(target) else CHANGED_WORDS
     steps = [len(units[0])]
@@ -99,6 +101,7 @@ def check_units(text: str, units: Sequence[str], protected: Iterable[str] = ()) 
         steps.append(len(right) + needs_space(left, right))
     ends = list(accumulate(steps))
     for start, end in find_spans(target, protected):
+        # What SPT needs of units is that no entity is split: halves of a name would be permuted apart.
         if any(start < cut < end for cut in ends):
             return f"{SPLIT_ENTITY}: {target[start:end]}"
     return None
@@ -143,6 +146,7 @@ def merge_units(units: Sequence[str], max_units: int, protected: Iterable[str] =
     alone = [unit in entities or unit.strip(" ,.;:!?()[]{}'\"‘’“”«»…") in entities for unit in merged]
     while len(merged) > max_units:
         pairs = range(len(merged) - 1)
+        # An entity must stay apart from what is said of it: within one unit SPT never reverses the two.
         free = [index for index in pairs if not (alone[index] or alone[index + 1])]
         best = min(free or pairs, key=lambda index: len(merged[index]) + len(merged[index + 1]))
         merged[best : best + 2] = [join_units(merged[best : best + 2])]

@@ -80,6 +80,7 @@ def tune(merged: MemoryAdapter, exam: Exam, scales: Sequence[float]) -> float:
 
     def quality(scale: float) -> tuple[float, float]:
         value, kept = exam.ask(scaled(merged, scale), "validation")
+        # The base counts as one group more: a scale that gains a task by ruining the base must not win.
         parts = [value] * len(exam.groups) + ([] if kept is None else [kept])
         return round(statistics.fmean(parts), 6), -abs(scale - 1)
 
@@ -99,6 +100,7 @@ def controls(exam: Exam, adapters: Sequence[Adapter]) -> list[Row]:
     for adapter in adapters:
         with applied(exam.model, adapter):
             answers = [answer_probabilities(exam.model, questions) for questions in asked]
+        # An upper reference and no merge: outputs are averaged and no unit is lost, at the cost of n forward passes.
         total = [left + right for left, right in zip(total, answers)] if total else answers
         if kept is not None:
             alone.append(score(answers[-1], kept.test, metric))

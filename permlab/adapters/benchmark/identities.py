@@ -101,16 +101,21 @@ def identity_rows(seed: int) -> list[Row]:
     copy = rewrite(first, PERMUTATION, seed)
     trio = [first, second, third]
     found = [
+        # Each unit is its own centroid and sqrt(r / k) = 1: neither reweighting may do anything.
         ("one adapter, k = r, is that adapter", True, worst(_lego([first]), first)),
+        # LoRA-LEGO's misalignment example: the order of ranks is arbitrary, and equal units meet wherever they stand.
         ("adapter + rank-permuted copy, k = r, is the adapter", True, worst(_lego([first, copy]), first)),
+        # Nothing is averaged, so output reweighting alone is left: sqrt(r / (n r)).
         ("k = all units is the sum / sqrt(n)", True, worst(_lego(trio, 3 * RANK), total(trio, 3**-0.5))),
         (
             "concatenation is the sum, mixed ranks",
             True,
             worst(merge_adapters([first, small], MergeRule("cat")).adapter, total([first, small], 1.0)),
         ),
+        # k between r and the pool: here k-means really decides, and only the canonical order makes it blind.
         ("order of adapters is irrelevant", True, worst(_lego([third, first, second], 12), _lego(trio, 12))),
         (
+            # What LEGO is for: factors averaged by position pair row i of one adapter with column i of another.
             "linear average of adapter + rank-permuted copy is the adapter",
             False,
             worst(merge_adapters([first, copy], MergeRule("linear")).adapter, first),
@@ -126,6 +131,7 @@ def gauge_rows(seed: int) -> list[Row]:
     """Merge with a copy of the same function, k = r: which rewritings of an update a merge does not see."""
     first = random_adapter("a", SHAPES, RANK, derived_seed(seed, "gauge"))
     rules = {
+        # PEFT gives sqrt(weight) to each factor, so 1/4 is what halves both A and B.
         "linear: average of A and of B": MergeRule("linear", weights=[0.25, 0.25]),
         "lego, gauge none": MergeRule("lego", gauge="none"),
         "lego, gauge none, up to sign": MergeRule("lego", gauge="none", sign_invariant=True),
@@ -145,6 +151,7 @@ def gauge_rows(seed: int) -> list[Row]:
 def norm_rows(seed: int) -> list[Row]:
     """Norm of the merge relative to its inputs, with each reweighting on and off."""
     switches = {
+        # Parameter reweighting acts against norm decay, output reweighting against variance: each must be seen alone.
         "both": paper_rule(),
         "parameter_only": paper_rule(output_reweight=False),
         "output_only": paper_rule(param_reweight="none"),

@@ -35,6 +35,7 @@ def knowledge(
     if total > names * names:
         asked = f"{facts} facts and {groups} x {facts_per_group} of the adapters ask for {total} entities"
         raise UserError(f"{asked}; {names * names} names exist")
+    # Without replacement: an entity with two attributes in two adapters would make the right answer ambiguous.
     entity = torch.randperm(names * names, generator=generator)[:total]
     value = torch.randint(attributes, (total,), generator=generator)
     first = SPECIAL + entity // names

@@ -106,6 +106,7 @@ def lists(
     base = questions(
         base_lists, operation, torch.randint(_MOST, (base_lists,), generator=generator), SPECIAL + operation
     )
+    # Trained rows on purpose: asked is what a merge forgets of the base, not how the base generalises.
     asked = base.rows(slice(0, 1000))
     kept = Group("base operations", base, asked.rows(slice(0, 250)), asked.rows(slice(250, None)), 1 / symbols)
     parts = []

@@ -83,6 +83,7 @@ def prepare_adapter(
         regime: a name of `table.REGIMES`: whether all adapters start from one A.
         progress: see `training.fit`.
     """
+    # The start decides the ranking of methods: with one A, the ranks of all adapters start aligned.
     start = ("start of A",) if REGIMES[regime].shared else ("start of A", index)
     if not is_trained(folder):
         group = benchmark.groups[index]

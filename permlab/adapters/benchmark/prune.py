@@ -47,6 +47,7 @@ def by_merging(method: str, **settings: Any) -> Callable[[AdapterSource, int, in
     """Cut by merging the adapter with nothing else."""
 
     def prune(adapter: AdapterSource, k: int, seed: int) -> MemoryAdapter:
+        # LoRA-LEGO's pruning: a pool of one adapter and k < r, so similar ranks of its own are fused.
         return merge_adapters([adapter], MergeRule(method, rank=k, **settings), seed=seed).adapter
 
     return prune

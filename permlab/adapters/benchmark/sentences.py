@@ -60,6 +60,7 @@ def sentences(
         # Questions of one length stand together, so that a batch of them has little padding.
         in_turn = [train, *(sorted(rows, key=lambda row: len(row[1])) for rows in (validation, test))]
         asked_in = [_encode(rows, task, len(parts), numbers, words) for rows in in_turn]
+        # Classes are uneven: the floor of a score is the share of the commonest label, not one over the labels.
         frequent = Counter(label for label, _ in test).most_common(1)[0][1]
         groups.append(Group(name, asked_in[0], asked_in[1], asked_in[2], chance=frequent / len(test)))
     texts = [(group.train.ids, group.train.answer) for group in groups]

@@ -167,6 +167,7 @@ def sweep_trials(ranks: Sequence[int], settings: TrialSettings) -> list[Trial]:
 def sweep_ranks(multiples: Sequence[float], ranks: Sequence[int]) -> list[int]:
     """LEGO's k: multiples of the mean rank, and all units; without those above the pool."""
     mean, pool = sum(ranks) / len(ranks), sum(ranks)
+    # k = all units ends the sweep on known ground: LEGO is the sum / sqrt(n) there.
     wanted = {max(1, round(multiple * mean)) for multiple in multiples} | {pool}
     return sorted(k for k in wanted if k <= pool)
 
@@ -229,6 +230,7 @@ def examine(
         "norm_ratio": norm_ratio(merged, adapters),
         "seconds": seconds,
     }
+    # LEGO sets its own scale; task arithmetic with a fixed one would lose to it by the scale alone.
     tuned = tune(merged, exam, scales)
     rows = []
     for rule, scale in (("1", 1.0), ("tuned", tuned)):
@@ -245,6 +247,7 @@ def diagnose(
     others = [derived_seed(seed, "another clustering", number) for number in range(2)]
     rows: list[Row] = []
     for trial in sweep_trials(ranks, TrialSettings(sweep, rule)):
+        # Both reweightings come after the clustering: the other lines of the sweep have the same clusters.
         if trial.sweep != REWEIGHTINGS[0][0]:
             continue
         reports = list(merge_adapters(adapters, trial.rule, seed=seed).reports.values())

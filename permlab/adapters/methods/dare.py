@@ -26,8 +26,10 @@ def merge_dare(updates: Sequence[Factors], weights: Sequence[float], rank: int, 
 
     def merge(tensors: Sequence[Tensor], scale: Sequence[float], _: Sequence[None]) -> Tensor:
         kept = [trimming.drop(tensor, rule.density, generator) for tensor in tensors]
+        # dare_ties: DARE in the place of TIES' trim, then its election and disjoint mean.
         if rule.election:
             return trimming.elect_and_average(kept, scale, rule.sign_method)
+        # dare_linear: the rescaling has kept the expectation of each update, so the plain sum needs no correction.
         return trimming.weighted_sum(kept, scale)
 
     found: Factors = TRIM_SPACES[rule.trim_space].load()(updates, weights, rank, seed, merge)

@@ -23,6 +23,7 @@ def merge_knots(updates: Sequence[Factors], weights: Sequence[float], rank: int,
 
     Both SVD sides come from small QR factors: QR of the stacked B, QR of every A; no (d_out, n d_in) matrix is formed.
     """
+    # KnOTS: one SVD of all updates side by side gives every task the same left basis, in which entries are comparable.
     q_b, r_b = torch.linalg.qr(torch.cat([update.b * update.scaling for update in updates], dim=1))
     rotations, triangles = zip(*(torch.linalg.qr(update.a.T) for update in updates))
     u, s, vt = torch.linalg.svd(r_b @ torch.block_diag(*(triangle.T for triangle in triangles)), full_matrices=False)
@@ -32,8 +33,10 @@ def merge_knots(updates: Sequence[Factors], weights: Sequence[float], rank: int,
         width = rotation.shape[1]
         # S V_i = S (V' block of i) Q_i^T, V' being the right vectors of the small matrix.
         found = s[keep, None] * (vt[keep, start : start + width] @ rotation.T)
+        # KnOTS-TIES trims these aligned coordinates; entries of the raw updates name directions that differ by task.
         coordinates.append(trimming.trim(found, trimming.magnitude_threshold(found, rule.density)))
         start += width
     merged = trimming.elect_and_average(coordinates, weights, rule.sign_method)
     del coordinates
+    # Trimming by entries leaves as many directions as all tasks span; Eckart-Young cuts them to the wanted rank.
     return singular_form(Factors(merged, q_b @ u[:, keep]), rank)

@@ -93,6 +93,7 @@ def raw_features(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 def unit_features(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Both halves of every unit scaled to length 1."""
+    # A third-party implementation of LEGO clusters these and still averages the raw units; what the paper does is open.
     return torch.nn.functional.normalize(a, dim=1), torch.nn.functional.normalize(b, dim=1)
 
 
@@ -104,6 +105,7 @@ def euclidean_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 def largest_entry(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Largest magnitude in the whole unit, for both halves."""
+    # The norm of another reading of LEGO's parameter reweighting, found in third-party code.
     size = torch.maximum(a.abs().amax(dim=1), b.abs().amax(dim=1))
     return size, size
 
@@ -125,6 +127,7 @@ def _rebuild(pool: Pool, clusters: Clusters, k: int, rule: MergeRule) -> Factors
     hot = torch.nn.functional.one_hot(clusters.labels, k).to(pool.a.dtype)
     share = (hot / hot.sum(dim=0)).T
     mean = share * clusters.signs.to(pool.a.dtype)
+    # LoRA-LEGO: the centroid stands for its cluster. Of raw units, whatever features the clustering saw.
     a, b = mean @ pool.a, mean @ pool.b
     reweighting = PARAM_REWEIGHTS[rule.param_reweight]
     if reweighting.target:
@@ -148,10 +151,12 @@ def _report(pool: Pool, clusters: Clusters, merged: Factors, k: int, total: floa
     owners = len(pool.ranks)
     counts = torch.zeros(k, owners, device=pool.owner.device)
     counts.index_put_((clusters.labels, pool.owner), torch.ones_like(pool.owner, dtype=counts.dtype), accumulate=True)
+    # A cluster of one owner only compresses that adapter; the mixed ones are where tasks share a unit.
     mixed = ((counts > 0).sum(dim=1) > 1).float().mean()
     inputs = []
     for adapter in range(owners):
         own = pool.owner == adapter
+        # From the pool, where weights and scalings are folded in: the merge has to be held against what went into it.
         inputs.append(norm(Factors(pool.a[own], pool.b[own].T)))
     inertia = float(clusters.inertia)
     return LegoReport(

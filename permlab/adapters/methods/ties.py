@@ -20,6 +20,7 @@ def merge_ties(updates: Sequence[Factors], weights: Sequence[float], rank: int, 
     """TIES on the updates or on the factors (`rule.trim_space`), then truncation to `rank` in delta space."""
 
     def cut(tensor: Tensor) -> Tensor:
+        # TIES, trim: the largest share of a task's whole tensor; a limit per block of rows would keep other entries.
         return trimming.magnitude_threshold(tensor, rule.density)
 
     def merge(tensors: Sequence[Tensor], scale: Sequence[float], limits: Sequence[Tensor]) -> Tensor:

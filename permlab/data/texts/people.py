@@ -171,6 +171,7 @@ def add_person(corpus: Corpus, group: str, name: str, halves: tuple[str, str], t
             for template in wording[:templates]:
                 units = fill(template, name, halves)
                 corpus.examples.append(Example(join_units(units), group, units, (name,), "generated"))
+        # Reverse is what this person was never trained on: the question of 2309.12288, experiment 1.
         direction = "forward" if group in (own, "both") else "reverse"
         for number, template in enumerate(wording[: templates + held_out]):
             prompt, answer = question(template, name, halves, kind)

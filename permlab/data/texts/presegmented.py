@@ -52,6 +52,7 @@ def load_presegmented(config: PresegmentedConfig, seed: int) -> Corpus:
 
 def split_marked(text: str, separator: str = "[SEP]") -> tuple[str, ...]:
     """Split at the separator, in any case and with white space inside its brackets; empty units are left out."""
+    # [SEP] is plain text that an assistant wrote, in SPT never a token of the vocabulary, so its spelling varies.
     marker = r"\s*".join(re.escape(piece) for piece in re.findall(r"\w+|\S", separator)) or re.escape(separator)
     return tuple(unit for piece in re.split(marker, text, flags=re.IGNORECASE) if (unit := normalise(piece)))
 

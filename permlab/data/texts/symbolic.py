@@ -136,6 +136,7 @@ def add_matrix_pair(corpus: Corpus, a: str, b: str, asked: bool, train_form: int
         if not asked or number == train_form:
             corpus.examples.append(example(template, a, b, "asked" if asked else "all_forms"))
         if asked:
+            # By which entity comes first: if logic failed and not word order, forms that share it would fail as well.
             direction = "forward" if number // 2 == train_form // 2 else "reverse"
             corpus.queries.append(query(template, a, b, name, direction))
 
