@@ -55,6 +55,7 @@ def completion_score(model: Any, tokenizer: Any, rows: Sequence[tuple[str, str]]
             mask[row, : len(prompt) + len(answer)] = 1
         choice = model(ids.to(model.device), attention_mask=mask.to(model.device)).logits.argmax(dim=-1).cpu()
         for row, (prompt, answer) in enumerate(zip(prompts, answers)):
+            # Logits at a position predict the next token: the last token of the prompt decides the first of the answer.
             first = len(prompt) - 1
             right += bool(torch.equal(choice[row, first : first + len(answer)], torch.tensor(answer)))
     return right / len(rows)

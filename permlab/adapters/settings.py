@@ -84,6 +84,7 @@ class LoraSettings:
 
     def scaling(self, module: str, rank: int) -> float:
         """Factor s of delta W = s B A: alpha / r, or alpha / sqrt(r) with rank-stabilised LoRA (arXiv 2312.03732)."""
+        # By each module's own rank and alpha: with rank_pattern the units of one adapter already differ in scale.
         return self.module_alpha(module) / (math.sqrt(rank) if self.rslora else rank)
 
 
@@ -122,6 +123,7 @@ def merged_config(
     PEFT's own merge copies `use_rslora` next to lora_alpha = r, which scales the result by sqrt(r); here it is cleared.
     """
     counts = list(ranks.values())
+    # The commonest rank goes into r and only the others into rank_pattern, which keeps the file short.
     rank = max(set(counts), key=lambda value: (counts.count(value), value))
     # "^" makes PEFT's matching exact: without it the pattern of "a.q" would also catch "b.a.q".
     pattern = {"^" + re.escape(module): value for module, value in sorted(ranks.items()) if value != rank}
@@ -129,8 +131,10 @@ def merged_config(
     config.update(
         peft_type="LORA",
         r=rank,
+        # The scalings are in the factors: alpha = r makes PEFT multiply by 1.
         lora_alpha=rank,
         rank_pattern=pattern,
+        # alpha has to follow the rank module by module, or alpha / r would not be 1 where the rank differs.
         alpha_pattern=dict(pattern),
         use_rslora=False,
         target_modules=target_modules,

@@ -66,6 +66,7 @@ def pool_units(updates: Sequence[Factors], weights: Sequence[float], gauge: str 
 
 def as_stored(update: Factors) -> Factors:
     """The factors as they are: the minimal semantic units of LoRA-LEGO."""
+    # Closest to the paper: its permutation invariance covers the order of ranks, not their signs and scales.
     return update
 
 

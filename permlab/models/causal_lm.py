@@ -92,6 +92,7 @@ def build_scratch(
     ids["pad_token_id"] = tokenizer.pad_token_id
     if config.path is not None:
         architecture = from_hub(AutoConfig.from_pretrained, config)
+        # The tokenizer may be trained here, with fewer words than the architecture was published with.
         architecture.vocab_size = vocabulary
         for key, value in ids.items():
             setattr(architecture, key, value)

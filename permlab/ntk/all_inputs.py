@@ -171,6 +171,7 @@ def _overlaps(k: int, m: int, on: bool, parameterization: str | float) -> tuple[
     free = m - 1 if on else m
     shared = np.arange(max(0, 2 * free - (k - 1)), free + 1, dtype=np.float64)
     log_pairs = log_binomial(float(free), shared) + log_binomial(k - 1.0 - free, free - shared)
+    # The coordinate's own one is common to all inputs of an on class and missing in all of an off class.
     overlap = shared + 1.0 if on else shared
     weight = first_layer_weight(parameterization)
     covariance = pair_covariance(k, float(m), float(m), overlap, weight)

@@ -29,6 +29,7 @@ def curvatures(spec: Spec) -> tuple[float, float]:
     """
     first_gain, last_gain = spec.gains
     last = last_gain * spec.width / (2.0 * spec.k)
+    # T(X, X) = a I + b 11^T has two eigenvalues, a and a + b k: the slow modes and the fast common one.
     smallest = last * (1.0 - 1.0 / math.pi) + first_gain / 2.0
     scale = 2.0 / spec.k**2
     return scale * smallest, scale * (smallest + last * spec.k / math.pi)

@@ -67,6 +67,7 @@ def single_input(k: int, ones: int, tests: int, replicates: int, rng: np.random.
 def every_input(k: int, ones: int, tests: int, replicates: int, rng: np.random.Generator) -> TestSet:
     """All 2^k - 1 inputs, each once."""
     inputs = all_binary_inputs(k)
+    # Equal weights: the accuracy is 1 exactly when all 2^k - 1 inputs are right at once, the O(k^2) question.
     return TestSet(inputs, torch.full((replicates, len(inputs)), 1.0 / len(inputs)))
 
 

@@ -65,6 +65,7 @@ def pair_covariance(
     )
     # A_x^T N(X, X) A_y: on the basis N(X, X) = a' I + b 11^T, so no matrix is formed.
     trained = (1.0 - b) * inner + b * left.total * right.total
+    # A_x^T N(X, y) = b S + d'_y (sum of A_x over the ones of y): N(X, y) takes two values only.
     cross = b * left.total + right.increment * (left.scale * o + left.offset * n)
     cross_back = b * right.total + left.increment * (right.scale * o + right.offset * m)
     # o / sqrt(m n) can pass 1 by one rounding, so the cosine is clipped before the square root in kappa1.

@@ -105,6 +105,7 @@ def accuracy_rows(settings: EnsembleSettings, row: Row, curves: np.ndarray) -> l
     """Rows (N, law, mean, 95 % band over runs, deviation in standard errors) of one (k, ones)."""
     grid = np.array(networks_grid(settings, row))
     law = expected_accuracy(settings, row["k"], row["ones"], grid)
+    # Over runs, because a published point is one run: the law's mean alone could not say whether it fits.
     low, high = np.quantile(curves, (BAND[0], BAND[2]), axis=0)
     # The spread of a run's accuracy is at least that of one right or wrong test: no zero errors at the ends.
     floor = np.sqrt(np.maximum(law * (1 - law), 1e-6) / settings.tests)

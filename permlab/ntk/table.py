@@ -22,12 +22,14 @@ class ParameterizationRow(Row):
 
     def gains(self, k: int, width: int) -> tuple[float, float]:
         """Factors on the learning rates of (U1, U2): the squares of the factors in the forward pass."""
+        # A factor c in front of a weight is the same as a weight c times as large with a rate c^2 times as large.
         return (1.0 / k, 1.0 / width) if self.scaled else (1.0, 1.0)
 
     def first_layer_weight(self, k: int | None = None, width: int | None = None) -> float:
         """Weight of the first layer in the tangent kernel (`kernels`), at infinite width where none is given."""
         if self.scaled:
             return 1.0
+        # standard: the last layer's part grows with the width and the first layer's with k, so only their ratio counts.
         return k / width if k is not None and width is not None else 0.0
 
 

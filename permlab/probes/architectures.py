@@ -49,6 +49,7 @@ class TokenProblem:
         order = torch.rand(batch, self.n, generator=generator).argsort(1)
         answer = torch.randint(self.symbols, (batch, self.n), generator=generator) + _FIRST_INDEX + self.n
         separator = torch.full((batch, 1), SEPARATOR)
+        # [P, P Y] of 2509.24125 as tokens: an index token for each row of P, a symbol for each row of Y_P.
         return torch.cat([order + _FIRST_INDEX, separator, answer.gather(1, order)], 1), answer
 
 

@@ -93,6 +93,7 @@ class Layout:
             UserError: a position outside `table.POSITIONS`, or a negative count.
         """
         row = POSITIONS.check("position", position)
+        # n - 1 rows behind the input are the least with floor 0: the first output row may be the last of Y_P.
         after = count if row.after else 0
         return cls(n, count if row.before else 0, after, "causal", "scratch" if after else "string")
 
@@ -132,6 +133,7 @@ class Layout:
         import torch
 
         ones = torch.ones(self.length, self.length, dtype=torch.bool)
+        # The only difference between the impossibility theorem of 2509.24125 and its two-layer construction.
         return ones.tril() if self.masking.causal else ones
 
     def describe(self) -> str:

@@ -55,6 +55,7 @@ def lookup(first: Tensor, x: Tensor, layout: Layout) -> Tensor:
 
 def fetch(first: Tensor, x: Tensor, layout: Layout) -> Tensor:
     """From row i of Y_P to row i of P."""
+    # Row i looks n rows back whatever P is: this route matches contents in layer 2, the construction in layer 1.
     return first[:, :, :, layout.string_rows, layout.permutation_rows].diagonal(dim1=-2, dim2=-1)
 
 

@@ -86,6 +86,7 @@ class Prompt:
     def correct(self, continuation: str, words: list[str]) -> list[bool]:
         """Compare a continuation with the restored list, place by place; missing words are wrong."""
         if self.asking.steps:
+            # The steps are the model's scratch space: what it writes there is neither right nor wrong.
             _, _, continuation = continuation.partition(_ANSWER)
         lines = continuation.strip().splitlines()
         said = lines[0].replace(",", " ").split() if lines else []

@@ -56,6 +56,7 @@ def in_place_ceiling(problem: TokenProblem) -> list[float]:
     Position j sees the first j + 1 symbols of the permuted string; the one it needs is uniform over n, and one that is
     hidden is a guess among `symbols`.
     """
+    # As in 2509.24125's in-place reading: the source of position j is uniform, and a causal row sees j + 1 of n.
     seen = [(j + 1) / problem.n for j in range(problem.n)]
     return [share + (1 - share) / problem.symbols for share in seen]
 

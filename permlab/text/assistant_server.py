@@ -180,6 +180,7 @@ class ServerAssistant:
         body = {
             "model": self.model,
             "messages": chat_messages(text),
+            # Segmentation is copying with marks: drawing answers improves none, and the cache needs repeatable ones.
             "temperature": 0,
             "max_tokens": 64 + 6 * len(text.split()) + len(text) // 2,
             "stream": False,

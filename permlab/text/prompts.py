@@ -24,6 +24,7 @@ _MARKED = (
     'Have you met [SEP] the author [SEP] of the cookbook [SEP] "Salt and Thunder"? [SEP] It is [SEP] Teodor Vance.',
     "Because [SEP] the river [SEP] had frozen, [SEP] the traders [SEP] waited until 3 March [SEP] to cross it.",
 )
+# Fictitious on purpose: in the released SPT data a demonstration was often copied in the place of the fact.
 DEMONSTRATIONS = tuple((marked.replace(" [SEP]", ""), marked) for marked in _MARKED)
 """Fictitious (text, marked text) pairs shown before the question."""
 

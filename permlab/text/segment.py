@@ -232,6 +232,7 @@ class RandomSegmenter:
         """Draw segments; text number i depends on (seed, i) only."""
         proposals = []
         for index, example in enumerate(examples):
+            # Entities as one word each: else random segments would need the entity's length to keep one whole.
             starts = word_starts(example.text, find_spans(example.text, example.protected))
             draw = random.Random(f"{seed}:{index}")
             cuts, word = [], 0

@@ -167,6 +167,7 @@ class LLMSegmenter:
             UserError: when the assistant cannot be used at all; answers received before are in the cache.
         """
         texts = [normalise(example.text) for example in examples]
+        # One word has one segmentation, and equal texts the same one: nothing to ask an assistant about.
         wanted = [text for text in dict.fromkeys(texts) if " " in text and self.cache.get(text) is None]
         repeats = Counter(texts)
         known = len(texts) - sum(repeats[text] for text in wanted)

@@ -38,6 +38,7 @@ def knowledge(
     # Without replacement: an entity with two attributes in two adapters would make the right answer ambiguous.
     entity = torch.randperm(names * names, generator=generator)[:total]
     value = torch.randint(attributes, (total,), generator=generator)
+    # Names recur across entities, so neither half alone tells the attribute: an adapter has to bind the pair.
     first = SPECIAL + entity // names
     family = SPECIAL + names + entity % names
     ids = torch.stack([torch.full_like(first, BEGIN), first, family, SPECIAL + 2 * names + value], dim=1)

@@ -95,6 +95,7 @@ def lists(
         for index, name in enumerate(names):
             here = operation == index
             results[here] = apply_operation(name, values[here], symbols)
+        # An alphabet of its own tells a merged model which operation is asked, apart from the task token.
         offset = (first_symbol + alphabet * symbols)[:, None]
         separator = torch.full((count, 1), SEPARATOR)
         ids = torch.cat([token[:, None], values + offset, separator, results + offset], dim=1)

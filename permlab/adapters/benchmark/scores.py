@@ -56,6 +56,7 @@ def headline(table: Sequence[Row], singles: Sequence[Row], trials: Sequence[Tria
         numbers["best_base_score"] = best["kept"]
         keeping = [row["score"] for row in methods if row["kept"] >= BASE_KEPT]
         numbers["best_score_base_kept"] = max(keeping, default=0.0)
+    # Counted, not left out: element-wise methods cannot merge mixed ranks, which LEGO and the sums can.
     refused = {row["method"] for row in table if row.get("score") is None}
     numbers |= {"methods_compared": len({row["method"] for row in methods}), "methods_refused": len(refused)}
     return numbers | named_scores(part, trials)

@@ -69,6 +69,7 @@ def sentences(
     drawn = torch.randint(_LABELS, ids.shape, generator=torch.Generator().manual_seed(seed))
     ids = torch.where(answer, SPECIAL + len(parts) + drawn, ids)
     language = (ids != PAD) & (torch.arange(ids.shape[1]) > 1)
+    # Drawn at random in the base's texts, all labels end up in one direction; they are spread later.
     labels = torch.arange(SPECIAL + len(parts), first_word)
     return Benchmark("text", first_word + len(common), Questions(ids, language), groups, "exact", fresh=labels)
 

@@ -145,6 +145,7 @@ def lego_trials(row: LoraRow, ranks: Sequence[int], settings: TrialSettings) -> 
     for gauge in GAUGES:
         if gauge != settings.rule.gauge:
             trial(f"both, gauge {gauge}", gauge=gauge)
+    # The sign alone taken out of the paper's distance, scale left in: how much of the gauge's effect is which.
     trial("both, gauge none, up to sign", gauge="none", sign_invariant=True)
     trial("both, normalized features, max norm", gauge="none", features="normalized", param_reweight="max")
     trial("both, per-half norm", param_reweight="per_half")

@@ -88,6 +88,7 @@ def merge_lego_batch(
 
 def raw_features(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Units as they are: (n, d_in), (n, d_out)."""
+    # Distances between raw units weigh long ones most; whether the paper normalises could not be read.
     return a, b
 
 

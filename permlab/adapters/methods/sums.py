@@ -28,6 +28,7 @@ def merge_linear(
 
 def merge_cat(updates: Sequence[Factors], weights: Sequence[float], rank: int, rule: MergeRule, seed: int) -> Factors:
     """The exact weighted sum of the updates (task arithmetic, arXiv 2212.04089); its rank is the sum of the ranks."""
+    # No unit is averaged away, hence neither norm decay nor a reweighting against it; the price is the rank.
     return concatenate([update.folded(weight) for update, weight in zip(updates, weights)])
 
 

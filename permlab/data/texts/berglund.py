@@ -82,6 +82,7 @@ def read_berglund(folder: str | Path, *, on_bad_row: str = "raise") -> Corpus:
     bad = BadRows(on_bad_row)
     rows = {stem: _read(folder / f"{stem}.jsonl", bad) for stem in stems}
     names = _names(completion for stem in _NAMED for _, prompt, completion in rows[stem])
+    # The name is protected, not the description: its wording is bent to each template and has no fixed form.
     examples = [
         Example(text, group=group, protected=_mentioned(text, names), source=source)
         for group, stem in TRAIN_FILES.items()

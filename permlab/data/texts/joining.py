@@ -51,5 +51,6 @@ def join_units(units: Sequence[str]) -> str:
     """
     parts = list(units[:1])
     for left, right in pairwise(units):
+        # The space depends on the two neighbours alone, so SPT's rearranged units read like text in any order.
         parts.append(f" {right}" if needs_space(left, right) else right)
     return "".join(parts)

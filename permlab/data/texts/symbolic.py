@@ -101,6 +101,7 @@ def symbolic_corpus(
     entities = make_entities(2 * pairs, entity_words, symbols, rng)
     corpus = Corpus("symbolic", [])
     for number, (a, b) in enumerate(zip(entities[:pairs], entities[pairs:])):
+        # The other half shows both directions, from which the inverse relation itself can be learnt (2403.13799).
         asked = number < pairs // 2
         if forms == "matrix":
             add_matrix_pair(corpus, a, b, asked, train_form)
