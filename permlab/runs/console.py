@@ -50,16 +50,21 @@ class Mirror:
         self.lost = False
 
     @property
+    def stream(self) -> Any:
+        """Standard output itself: while a progress bar is shown rich puts a file there that prints through us."""
+        return getattr(sys.stdout, "rich_proxied_file", sys.stdout)
+
+    @property
     def encoding(self) -> str:
         """The encoding of standard output."""
-        return getattr(sys.stdout, "encoding", None) or "utf-8"
+        return getattr(self.stream, "encoding", None) or "utf-8"
 
     def write(self, text: str) -> int:
         """Write what can be written."""
         try:
-            sys.stdout.write(text)
+            self.stream.write(text)
         except UnicodeEncodeError:
-            sys.stdout.write(text.encode(self.encoding, "backslashreplace").decode(self.encoding))
+            self.stream.write(text.encode(self.encoding, "backslashreplace").decode(self.encoding))
         except (OSError, ValueError, AttributeError):  # closed, full, or there is none
             self._lose()
         return len(text)
@@ -67,20 +72,20 @@ class Mirror:
     def flush(self) -> None:
         """Flush what can be flushed."""
         try:
-            sys.stdout.flush()
+            self.stream.flush()
         except (OSError, ValueError, AttributeError):
             self._lose()
 
     def isatty(self) -> bool:
         """Whether a person sees it."""
         try:
-            return not self.lost and sys.stdout.isatty()
+            return not self.lost and self.stream.isatty()
         except (ValueError, AttributeError):
             return False
 
     def fileno(self) -> int:
         """The descriptor of standard output."""
-        return sys.stdout.fileno()
+        return self.stream.fileno()
 
     def _lose(self) -> None:
         """Point standard output at nothing, so that neither we nor python at its exit stumble over it again."""
@@ -89,7 +94,7 @@ class Mirror:
         self.lost = True
         # Not closed: what python still holds in its buffer goes to the null device at exit.
         with suppress(OSError, ValueError, AttributeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
 
 class ConsoleHandler(logging.Handler):

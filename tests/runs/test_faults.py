@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -248,3 +249,27 @@ def test_letters_that_the_terminal_lacks_are_escaped(monkeypatch, tmp_path):
         monkeypatch.setattr("sys.stdout", out)
         console.Mirror().write("größe\n")
     assert (tmp_path / "out.txt").read_text() == "gr\\xf6\\xdfe\n"
+
+
+class Terminal(io.StringIO):
+    """A terminal that keeps what it is shown."""
+
+    def isatty(self):
+        return True
+
+
+def test_a_progress_bar_on_a_terminal_does_not_print_into_itself(start, monkeypatch):
+    shown = Terminal()
+    monkeypatch.setattr(console, "_console", None)
+    monkeypatch.setattr("sys.stdout", shown)
+    monkeypatch.setenv("TERM", "xterm")
+
+    def work(config, run):
+        with run.progress("counting", 3) as bar:
+            for done in range(1, 4):
+                bar.update(done, loss=0.5)
+                run.say(f"at {done}")
+                print("from somebody else")
+
+    assert start(work).status == "done"
+    assert "at 3" in shown.getvalue() and shown.getvalue().count("from somebody else") == 3

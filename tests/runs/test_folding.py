@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import struct
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -54,7 +57,7 @@ def test_each_block_says_which_row_it_is():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [60, 80, 100, 120])
+@pytest.mark.parametrize("width", [60, 100])
 def test_the_command_on_a_real_terminal(tmp_path, environment, width):
     fcntl, pty, termios = (pytest.importorskip(name) for name in ("fcntl", "pty", "termios"))
     command = str(Path(sys.executable).with_name("permlab"))
@@ -64,15 +67,16 @@ def test_the_command_on_a_real_terminal(tmp_path, environment, width):
         arguments = [command, "task=ntk", "task.k=[3,10,30]", "task.replicates=20", "tracker=none", "run.dir=run"]
         os.execvpe(command, arguments, {**environment, "TERM": "xterm", "NO_COLOR": "1"})
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
+    watch = threading.Timer(120, os.kill, (pid, signal.SIGKILL))  # a command that hangs fails here
+    watch.start()
     output = b""
     while True:
         try:
             output += os.read(terminal, 65536)
         except OSError:  # the other end is closed
             break
+    watch.cancel()
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    import re
-
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.decode())
     table = [line for line in text.splitlines() if re.match(r"\s+(3|10|30)\s+\d", line)]
     assert len(table) >= 3 and all(len(line) <= width for line in table)
