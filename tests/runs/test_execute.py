@@ -112,11 +112,12 @@ def test_signals_let_the_task_checkpoint_and_mark_the_run(start, signum, code):
         run.save_checkpoint({"step": 3, "weights": torch.arange(4.0)})
         run.check_stop()
 
+    before = signal.getsignal(signal.SIGINT)
     done = start(work)
     assert (done.status, done.exit_code) == ("interrupted", code)
     assert read(done)["status"] == "interrupted"
     assert len(list((done.directory / "checkpoints").glob("state-*.pt"))) == 1
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_task_that_does_not_listen_is_stopped_after_the_grace_time(start, monkeypatch):
