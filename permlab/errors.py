@@ -18,8 +18,8 @@ class Interrupted(Exception):
         self.signum = signum
 
 
-def first_line(error: BaseException, most: int = 300) -> str:
-    """Return the first line of an error's message, or its type where it has none; never longer than `most`."""
+def first_line(error: BaseException, most: int | None = 300) -> str:
+    """Return the first line of an error's message, or its type where it has none; at most `most` characters."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:most]
 
 

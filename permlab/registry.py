@@ -23,7 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from permlab.errors import UserError, check_choice, did_you_mean
+from permlab.errors import UserError, check_choice, did_you_mean, first_line
 
 TABLES: dict[str, str] = {
     "tasks": "permlab.tasks.table:TASKS",
@@ -287,7 +287,7 @@ def activate(modules: Iterable[str]) -> None:
         try:
             module = importlib.import_module(name)
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error, None)
             raise UserError(f"plugins={name} cannot be imported ({reason}); is the package installed?") from None
         rows = getattr(module, PLUGIN_ROWS, None)
         if not rows or not all(isinstance(row, Row) for row in _as_rows(rows)):

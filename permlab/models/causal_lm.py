@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from permlab.errors import UserError
+from permlab.errors import UserError, first_line
 from permlab.models.causal_lm_config import CausalLMConfig, is_local
 from permlab.models.table import TOKENIZERS, WEIGHTS
 from permlab.storage.hub import in_cache, offline
@@ -168,7 +168,7 @@ def add_lora(model: PreTrainedModel, config: CausalLMConfig) -> Any:
     try:
         return get_peft_model(model, lora)
     except ValueError as error:
-        raise UserError(f"target_modules={list(targets)}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"target_modules={list(targets)}: {first_line(error, None)}") from error
 
 
 def from_hub(load: Any, config: CausalLMConfig, **options: Any) -> Any:

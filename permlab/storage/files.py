@@ -28,7 +28,7 @@ TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it is flushed to disk and renamed to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = beside(path)
     try:
         yield temporary
         sync(temporary)
@@ -36,6 +36,14 @@ def replacing(path: Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def beside(path: Path) -> Path:
+    """Return a hidden name that nothing has, in the same folder: a rename must not cross file systems.
+
+    `remove_temporaries` knows these names.
+    """
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
 
 
 def remove_temporaries(folder: Path) -> int:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from permlab.errors import UserError
-from permlab.storage.files import sync
+from permlab.storage.files import beside, sync
 
 
 @contextmanager
@@ -32,7 +31,7 @@ def replacing_folder(path: str | Path, *, replace: bool = False) -> Iterator[Pat
     if out.exists() and not (out.is_dir() and (replace or not any(out.iterdir()))):
         raise UserError(f"{path} exists already and is not overwritten: choose another folder")
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(out)
+    temporary = beside(out)
     temporary.mkdir()
     try:
         yield temporary
@@ -40,7 +39,7 @@ def replacing_folder(path: str | Path, *, replace: bool = False) -> Iterator[Pat
             sync(entry)
         if replace and out.exists():
             # A folder that holds something cannot be renamed over; the old one is whole until the new one has its name.
-            old = _beside(out)
+            old = beside(out)
             out.rename(old)
             temporary.rename(out)
             shutil.rmtree(old)
@@ -49,8 +48,3 @@ def replacing_folder(path: str | Path, *, replace: bool = False) -> Iterator[Pat
         sync(out.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _beside(out: Path) -> Path:
-    """Return a hidden name that nothing has, in the same folder: a rename must not cross file systems."""
-    return out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.tmp")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from permlab.errors import UserError
+from permlab.errors import UserError, first_line
 from permlab.symmetry import rules
 from permlab.symmetry.algebra import fresh, pin
 from permlab.symmetry.collect import collect
@@ -37,7 +37,7 @@ def infer(model: nn.Module, inputs: Sequence[Any], *, check: bool = True) -> Spe
         graph = fx.symbolic_trace(model)
     except Exception as error:  # torch.fx raises many kinds; all mean that the module cannot be traced
         raise UserError(
-            f"torch.fx cannot trace {type(model).__name__} ({str(error).splitlines()[0][:160]}): write a Spec by hand "
+            f"torch.fx cannot trace {type(model).__name__} ({first_line(error, 160)}): write a Spec by hand "
             "with permlab.symmetry.Spec, or use declare_huggingface for a transformers model"
         ) from None
     training = model.training

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from permlab.errors import UserError
+from permlab.errors import UserError, first_line
 from permlab.merging.networks.loaded import Loaded, read_tensors, say_differences, tensor_differences, unique_names
 from permlab.merging.networks.verification import empty_module, verify_huggingface
 from permlab.models.checkpoints import CONFIG, Checkpoint
@@ -118,8 +118,7 @@ def _config(each: Checkpoint) -> Any:
     try:
         return AutoConfig.from_pretrained(each.folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever a broken config.json makes transformers raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{each.folder / CONFIG} cannot be used: {reason}") from error
+        raise UserError(f"{each.folder / CONFIG} cannot be used: {first_line(error, None)}") from error
 
 
 def _model_class(each: Checkpoint) -> type:

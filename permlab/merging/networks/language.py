@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from permlab.errors import UserError
+from permlab.errors import UserError, first_line
 from permlab.merging.networks.loaded import Loaded
 from permlab.merging.networks.options import EndpointTraining, TextScoring
 from permlab.models.causal_lm import build_scratch
@@ -95,9 +95,9 @@ def tokenizer_of(loaded: Loaded) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(first.folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises whatever a missing or broken file leads to
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error, 120)
         raise UserError(
-            f"{first.path} has no tokenizer that loads ({reason[:120]}): copy its files there, or set dataset=none"
+            f"{first.path} has no tokenizer that loads ({reason}): copy its files there, or set dataset=none"
         ) from error
     if len(tokenizer) > loaded.config.vocab_size:
         raise UserError(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config
-from permlab.errors import UserError
+from permlab.errors import UserError, first_line
 from permlab.merging.table import COMBINES
 from permlab.seeding import derived_seed
 from permlab.tables import Row
@@ -120,7 +120,7 @@ def check_classes(model: nn.Module, data: ImageData) -> None:
         evaluate(model, model.state_dict(), [(data.x_test[:2], data.y_test[:2])])
     except (RuntimeError, ValueError, IndexError) as error:
         shape = " x ".join(map(str, data.shape))
-        line = str(error).splitlines()[0][:150]
+        line = first_line(error, 150)
         raise UserError(
             f"the networks cannot take the {shape} images or the {data.classes} classes of {data.name}: {line}"
         ) from None
