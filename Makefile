@@ -60,3 +60,6 @@ reproduce-%: setup ## reproduce-TASK: every experiment of it; reproduce-quick: a
 
 bench-%: setup ## bench-NAME: speed and memory, scripts/bench_NAME.py
 	$(BIN)/python "scripts/bench_$*.py"
+
+torture-%: setup ## torture-NAME: kills, faults, hostile files in their long form, scripts/torture_NAME.py
+	$(BIN)/python "scripts/torture_$*.py"

@@ -14,6 +14,7 @@ from unittest import mock
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))  # tests import the short forms of scripts by their names
 DATA = Path(os.environ.get("PERMLAB_DATA", ROOT.parent / "shared" / "data"))
 
 
