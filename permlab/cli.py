@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from permlab.errors import Interrupted, UserError, did_you_mean
+from permlab.errors import Interrupted, UserError, as_lines, did_you_mean
 from permlab.version import __version__
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def complain(message: str) -> None:
     """Print one line about what the user got wrong; whatever the terminal can show, and nothing where there is none."""
-    line = f"permlab: {message}"
+    line = as_lines(f"permlab: {message}")
     try:
         print(line, file=sys.stderr)
     except UnicodeEncodeError:

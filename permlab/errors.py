@@ -1,13 +1,38 @@
-"""What the user did wrong, in one or two lines: `permlab task=sptt` prints one of these and exits with 2."""
+"""What the user did wrong, in one or two lines: `permlab task=sptt` prints one of these and exits with 2.
+
+Lines carry words of files and of command lines, so this is also where these are made fit to be shown: cut, control
+characters escaped, secrets blotted out.
+"""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+LONGEST_LINE = 300
+MOST_LINES = 2
+"""Of a message; what is longer loses its middle, because the remedy stands at the end."""
+
+_HIDDEN = re.compile(
+    # C0 and C1 but tab and line feed; marks, embeddings and isolates that turn the direction of writing; line
+    # separators; invisible signs; halves of surrogate pairs; tags.
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff"
+    "\ufff9-\ufffb\U000e0000-\U000e0fff]"
+)
+_SECRET = re.compile(
+    # user:password@ (with or without a scheme); the value of a key in an address; what looks like a key itself.
+    r"(?P<user>://|\b[\w.%+-]{1,64}:(?!//))[^\s/'\"]{1,256}@(?=[\w\[])"
+    r"|(?P<field>[?&;][\w.-]{0,32}(?i:key|token|secret|passw(?:or)?d|auth|credential|sig|signature)=)[^\s&#;'\"]{1,2048}"
+    r"|\b(?:hf_[A-Za-z0-9]{16,}|sk-(?=[\w-]*[0-9A-Z])[\w-]{16,}|gh[opsur]_\w{30,}|AKIA[0-9A-Z]{16}|AIza[\w-]{30,})"
+)
 
 
 class UserError(Exception):
     """A mistake of the user: the message says what is wrong and how to mend it. Exit code 2, never a traceback."""
+
+    def __str__(self) -> str:
+        return as_lines(super().__str__())
 
 
 class Interrupted(Exception):
@@ -18,9 +43,42 @@ class Interrupted(Exception):
         self.signum = signum
 
 
-def first_line(error: BaseException, most: int | None = 300) -> str:
-    """Return the first line of an error's message, or its type where it has none; at most `most` characters."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:most]
+def visible(text: str) -> str:
+    """Return a text in which nothing acts on a terminal or hides: control and bidirectional characters are escaped."""
+    return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def blotted(text: str) -> str:
+    """Return a text with `***` for passwords and keys in addresses, and for what looks like a key."""
+    return _SECRET.sub(lambda found: f"{found['field']}***" if found["field"] else _blot(found), text)
+
+
+def _blot(found: re.Match[str]) -> str:
+    if found["user"] is None:
+        return "***"
+    return "://***@" if found["user"] == "://" else "***@"
+
+
+def shown(text: str) -> str:
+    """Return a text from elsewhere as it may be shown to people: `visible` and `blotted`."""
+    return visible(blotted(text))
+
+
+def shortened(text: str, most: int = 120) -> str:
+    """Return a text whole, or its two ends."""
+    return text if len(text) <= most else f"{text[: (most - 3) // 2]}...{text[-((most - 2) // 2) :]}"
+
+
+def as_lines(text: str, most: int = LONGEST_LINE, lines: int = MOST_LINES) -> str:
+    """Return a message from anywhere as at most `lines` lines of at most `most` characters, fit to be shown."""
+    # Cut before and after: escaping is slow on a megabyte, and makes a text longer.
+    found = [line for line in shortened(text, 8 * most * lines).split("\n") if line.strip()][:lines]
+    return "\n".join(shortened(shown(line), most) for line in found)
+
+
+def first_line(error: object, most: int = LONGEST_LINE) -> str:
+    """Return the first line of an error's message, or its type where it has none, fit to be shown."""
+    return as_lines(str(error).strip() or type(error).__name__, most, 1)
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

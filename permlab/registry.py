@@ -287,7 +287,7 @@ def activate(modules: Iterable[str]) -> None:
         try:
             module = importlib.import_module(name)
         except Exception as error:
-            reason = first_line(error, None)
+            reason = first_line(error)
             raise UserError(f"plugins={name} cannot be imported ({reason}); is the package installed?") from None
         rows = getattr(module, PLUGIN_ROWS, None)
         if not rows or not all(isinstance(row, Row) for row in _as_rows(rows)):
@@ -319,7 +319,7 @@ def _entry_point_rows() -> tuple[tuple[Row, str], ...]:
             try:
                 rows = _as_rows(entry.load())
             except Exception as error:  # another package's import may raise anything; ours goes on without it
-                print(f"permlab: plugin {entry.value} is left out ({type(error).__name__}: {error})", file=sys.stderr)
+                print(f"permlab: plugin {entry.value} is left out ({first_line(error)})", file=sys.stderr)
                 continue
             found += [(row, entry.module.partition(".")[0]) for row in rows if isinstance(row, Row)]
     return tuple(found)

@@ -168,7 +168,7 @@ def add_lora(model: PreTrainedModel, config: CausalLMConfig) -> Any:
     try:
         return get_peft_model(model, lora)
     except ValueError as error:
-        raise UserError(f"target_modules={list(targets)}: {first_line(error, None)}") from error
+        raise UserError(f"target_modules={list(targets)}: {first_line(error)}") from error
 
 
 def from_hub(load: Any, config: CausalLMConfig, **options: Any) -> Any:

@@ -16,7 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from permlab.errors import UserError
+from permlab.errors import UserError, first_line
+from permlab.storage.files import unquoted
 from permlab.storage.locks import holder
 from permlab.storage.plain import UnreadableError, parse_json, read_bytes, read_json_file, read_yaml
 from permlab.tables import is_number
@@ -99,7 +100,7 @@ class RunRecord:
         try:
             return read_table(path)
         except (OSError, ValueError, csv.Error) as error:
-            self.note(f"tables/{name}.csv cannot be read: {one_line(error)}")
+            self.note(f"tables/{name}.csv cannot be read: {first_line(error)}")
             return []
 
     def logged(self) -> list[dict[str, Any]]:
@@ -111,7 +112,7 @@ class RunRecord:
         except FileNotFoundError:
             return []
         except (OSError, UnreadableError) as error:
-            self.note(one_line(error))
+            self.note(first_line(error))
             return []
         for line in lines:
             entry = parsed(line)
@@ -235,7 +236,7 @@ def read_run(path: Path) -> RunRecord:
     name = next((str(n) for n in names if isinstance(n, str) and n), "unknown")
     status = result.get("status")
     if not problems and status not in STATUSES:
-        problems.append(f"result.json has no known status ({one_line(status)})")
+        problems.append(f"result.json has no known status ({first_line(status)})")
     if problems:
         return RunRecord(path, name, "corrupt", {}, result, "; ".join(problems))
     return RunRecord(path, name, str(status), config, result, ending(path, result))
@@ -244,7 +245,7 @@ def read_run(path: Path) -> RunRecord:
 def ending(path: Path, result: Mapping[str, Any]) -> str:
     """Return the error line of a failed run, or what is known of one that did not finish."""
     if result.get("error"):
-        return one_line(result["error"])
+        return first_line(result["error"])
     if result["status"] == "running":
         worker = holder(path)
         return f"still running: {worker}" if worker else f"killed, its process is gone: permlab resume {path}"
@@ -270,7 +271,7 @@ def loaded(path: Path, read: Callable[[Path], Any]) -> tuple[Any, str]:
     except FileNotFoundError:
         return None, f"no {path.name}"
     except (OSError, UnreadableError) as error:
-        return None, f"cannot be read: {one_line(error)}"
+        return None, f"cannot be read: {first_line(error)}"
 
 
 def read_table(path: Path) -> list[dict[str, Any]]:
@@ -280,7 +281,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
         OSError, ValueError, csv.Error: when it cannot be read, is no regular file, or too large.
     """
     with io.StringIO(read_bytes(path).decode("utf-8"), newline="") as file:
-        return [{k: typed(v) for k, v in row.items() if k is not None} for row in csv.DictReader(file)]
+        return [{unquoted(k): typed(v) for k, v in row.items() if k is not None} for row in csv.DictReader(file)]
 
 
 def typed(text: Any) -> Any:
@@ -294,7 +295,7 @@ def typed(text: Any) -> Any:
             return kind(text) if "_" not in text else text
         except ValueError:
             continue
-    return text
+    return unquoted(text)
 
 
 def parsed(line: str) -> Any:
@@ -303,9 +304,3 @@ def parsed(line: str) -> Any:
         return parse_json(line)
     except UnreadableError:
         return None
-
-
-def one_line(value: Any) -> str:
-    """Return the first line of a message, shortened."""
-    text = str(value).strip() or type(value).__name__
-    return text.splitlines()[0][:300]

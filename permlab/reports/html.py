@@ -18,6 +18,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from permlab.errors import shown
 from permlab.reports.document import Block, Figure, Lines, Link, Report, Table
 from permlab.tables import Spread, plain
 
@@ -61,6 +62,7 @@ def environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=harmless,
     )
     made.globals |= {"most_rows": MOST_ROWS}
     made.tests |= {
@@ -73,9 +75,14 @@ def environment() -> Environment:
     return made
 
 
+def harmless(value: Any) -> Any:
+    """Return what the template shows; in text of runs nothing hides, turns the direction of writing, or is a secret."""
+    return shown(value) if type(value) is str else value
+
+
 def breakable(text: str) -> Markup:
     """Escape text and allow lines to break after slashes and underscores rather than anywhere."""
-    return Markup(escape(text).replace("/", Markup("/<wbr>")).replace("_", Markup("_<wbr>")))
+    return Markup(escape(shown(text)).replace("/", Markup("/<wbr>")).replace("_", Markup("_<wbr>")))
 
 
 def neighbours(blocks: Sequence[Block]) -> Iterator[tuple[str, list[Block]]]:
@@ -140,7 +147,7 @@ def png_width(path: Path | None) -> int:
     return int.from_bytes(head[16:20], "big") if head[:8] == b"\x89PNG\r\n\x1a\n" else 0
 
 
-def data_uri(figure: Figure) -> str | None:
+def data_uri(figure: Figure) -> Markup | None:
     """Return the drawing as a data URI: SVG where it is small enough, else PNG, reduced when very large.
 
     As an image a drawing can neither run scripts nor load anything, whatever its file holds.
@@ -148,10 +155,10 @@ def data_uri(figure: Figure) -> str | None:
     svg = figure.svg.read_bytes() if figure.svg and figure.svg.is_file() else None
     png = figure.png if figure.png and figure.png.is_file() else None
     if svg is not None and (png is None or len(svg) <= max(LARGEST_SVG, png.stat().st_size)):
-        return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+        return Markup(f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}")
     if png is None:
         return None
-    return f"data:image/png;base64,{base64.b64encode(reduced(png)).decode()}"
+    return Markup(f"data:image/png;base64,{base64.b64encode(reduced(png)).decode()}")
 
 
 def reduced(path: Path) -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from permlab.errors import shown
 from permlab.reports.document import Block, Details, Figure, Lines, Link, Links, Report, Section, Table, Text
 from permlab.tables import plain
 
@@ -78,5 +79,5 @@ def cell(value: Any) -> str:
 
 def escape(text: str) -> str:
     """Make text harmless in Markdown and in the HTML that it becomes."""
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = shown(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|#!])", r"\\\1", re.sub(r"\s+", " ", text))

@@ -11,9 +11,10 @@ import re
 from collections.abc import Callable, Sequence
 
 from permlab import registry
+from permlab.errors import first_line
 from permlab.reports import generic
 from permlab.reports.aggregate import as_text, decisive, differing_keys, short_names
-from permlab.reports.collect import RunRecord, one_line
+from permlab.reports.collect import RunRecord
 from permlab.reports.collection import Collection, collections, words
 from permlab.reports.document import Block, Details, Links, Section, Table, Text
 from permlab.reports.writer import Output
@@ -56,7 +57,7 @@ def guarded(collection: Collection, work: Callable[[Collection], list[Block]]) -
     try:
         return work(collection)
     except Exception as error:
-        return [Text(f"A part of this section could not be made ({type(error).__name__}: {one_line(error)}).")]
+        return [Text(f"A part of this section could not be made ({type(error).__name__}: {first_line(error)}).")]
 
 
 def anchor(*parts: str) -> str:

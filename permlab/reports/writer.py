@@ -83,7 +83,7 @@ class Output:
     def link(self, path: Path, text: str | None = None) -> Link:
         """Return a link from the report's folder to a file or folder."""
         relative = os.path.relpath(path, self.folder)
-        return Link(path.name if text is None else text, quote(relative))
+        return Link(path.name if text is None else text, quote(os.fsencode(relative)))
 
     def unique(self, name: str) -> str:
         """Return a name that is safe in a path and not used yet."""

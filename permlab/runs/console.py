@@ -13,7 +13,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from permlab.errors import as_lines, shown
 from permlab.runs.folding import cell, fold, is_numeric
 
 LOGGER = logging.getLogger("permlab")
@@ -27,6 +29,14 @@ PROSE_WIDTH = 80
 _console: Console | None = None
 
 
+class Screen(Console):
+    """A console on which text from files and command lines neither acts nor hides."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return a text, and a cell of a table, as it may be shown."""
+        return super().render_str(shown(text), **options)
+
+
 def console() -> Console:
     """Return the shared console; it writes to standard output."""
     global _console
@@ -36,7 +46,7 @@ def console() -> Console:
         # An empty or zero width is no width. Through a pipe nobody sees a right margin; wrapped tables would be harder
         # to read and to grep.
         width = int(asked) if asked.isdigit() and int(asked) > 0 else None if mirror.isatty() else PLAIN_WIDTH
-        _console = Console(file=mirror, highlight=False, soft_wrap=True, width=width)
+        _console = Screen(file=mirror, highlight=False, soft_wrap=True, width=width)
     return _console
 
 
@@ -104,7 +114,26 @@ class ConsoleHandler(logging.Handler):
         """Print one record; markup in user text is not interpreted."""
         style = "yellow" if record.levelno == logging.WARNING else "red" if record.levelno > logging.WARNING else None
         # A traceback belongs into run.log; the console gets the message only.
-        console().print(record.getMessage(), style=style, markup=False)
+        console().print(said(record), style=style, markup=False)
+
+
+def said(record: logging.LogRecord) -> str:
+    """Return a log line fit to be shown. Warnings and errors carry words of files and are cut; paths stay whole."""
+    text = record.getMessage()
+    return as_lines(text) if record.levelno >= logging.WARNING else shown(text)
+
+
+class LogLine(logging.Formatter):
+    """Time, level and message of a line in run.log."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+        self.converter = time.gmtime
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the line with its message fit to be shown."""
+        record.message = said(record)
+        return super().formatMessage(record)
 
 
 class LogFile(logging.FileHandler):
@@ -118,9 +147,7 @@ class LogFile(logging.FileHandler):
 def logging_to(path: Path) -> Iterator[None]:
     """Log to the console and to a plain text file; handlers are removed again, so that jobs of a sweep do not mix."""
     to_file = LogFile(path, encoding="utf-8", errors="backslashreplace")
-    formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
-    formatter.converter = time.gmtime
-    to_file.setFormatter(formatter)
+    to_file.setFormatter(LogLine())
     handlers: list[logging.Handler] = [to_file, ConsoleHandler()]
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False

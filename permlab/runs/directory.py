@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from permlab.errors import UserError
+from permlab.errors import UserError, shortened
 from permlab.storage.files import read_json
 
 LONGEST_NAME = 255
@@ -78,13 +78,8 @@ def writable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        shown, reason = shortened(str(path)), error.strerror or type(error).__name__
-        raise UserError(f"{shown} cannot be written ({reason}); choose another place with run.root=DIR") from None
-
-
-def shortened(text: str, most: int = 120) -> str:
-    """Return a text whole, or its two ends."""
-    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"
+        place, reason = shortened(str(path)), error.strerror or type(error).__name__
+        raise UserError(f"{place} cannot be written ({reason}); choose another place with run.root=DIR") from None
 
 
 def results(root: Path, task: str | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:

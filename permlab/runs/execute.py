@@ -11,7 +11,7 @@ from typing import Any
 
 from permlab import registry
 from permlab.config import Config, TaskSettings, build_config
-from permlab.errors import Interrupted, UserError, first_line
+from permlab.errors import Interrupted, UserError, as_lines, first_line
 from permlab.runs import directory
 from permlab.runs.console import LOGGER, logging_to
 from permlab.runs.environment import describe_environment
@@ -140,7 +140,7 @@ def carry_out(config: Config[TaskSettings], path: Path, resumed: bool) -> Outcom
             LOGGER.error("failed: %s", error)
             return Outcome(path, "failed", 1, str(error))
         except Exception as error:
-            message = f"{type(error).__name__}: {first_line(error)}".removesuffix(f": {type(error).__name__}")
+            message = as_lines(f"{type(error).__name__}: {first_line(error)}".removesuffix(f": {type(error).__name__}"))
             write_traceback(message)
             conclude(run, "failed", message)
             return Outcome(path, "failed", 1, message)
@@ -165,10 +165,12 @@ def conclude(run: Run, status: str, message: str | None = None) -> None:
 def write_traceback(message: str) -> None:
     """Put the traceback into run.log and one line on the console."""
     LOGGER.error("failed: %s (traceback in run.log)", message)
+    # Its last lines repeat the message, which may be of any length and hold anything.
+    lines = as_lines(traceback.format_exc(), most=1000, lines=200)
     for handler in LOGGER.handlers:
         if hasattr(handler, "stream") and handler.stream is not None:
             with suppress(OSError):  # a full disk is what may have ended the run
-                handler.stream.write(traceback.format_exc())
+                handler.stream.write(lines + "\n")
                 handler.flush()
 
 

@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from permlab.errors import shown
+
 Row = dict[str, Any]
 SIDEWAYS_ROWS = 2
 """Up to so many rows are shown as columns when they do not fit."""
@@ -117,4 +119,4 @@ def cell(value: Any) -> Any:
         return "-"
     if isinstance(value, float):
         return f"{value:.3f}" if abs(value) < 1000 and (abs(value) >= 1e-3 or value == 0) else f"{value:.4g}"
-    return Text(str(value))
+    return Text(shown(str(value)))

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 """What unfinished files and folders are called."""
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_NUMBER = re.compile(r"-|[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?: ± \d+\.?\d*)?|[+-]?(?:inf|nan)")
 
 
 @contextmanager
@@ -72,7 +74,8 @@ def sync(path: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        # Names of files may hold bytes that are no letters, and JSON halves of letters: UTF-8 has neither.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -81,12 +84,31 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows as CSV atomically; the columns are the keys in the order they first appear."""
+    """Write rows as CSV atomically; the columns are the keys in the order they first appear.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe before it; `unquoted` takes it off.
+    """
     names = list(dict.fromkeys(key for row in rows for key in row))
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(rows)
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow([quoted(name) for name in names])
+        writer.writerows([[quoted(row.get(name)) for name in names] for row in rows])
+
+
+def quoted(cell: Any) -> Any:
+    """Return a cell of a CSV: `=1+1` as `'=1+1`; numbers, also written ones (`-0.5`, `-0.5 ± 0.1`), as they are."""
+    if isinstance(cell, (int, float)) or cell is None:
+        return cell
+    text = str(cell)
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def unquoted(text: str) -> str:
+    """Return what stood in a cell before `quoted`."""
+    return text[1:] if text[:1] == "'" and _FORMULA.match(text) else text
 
 
 def save_figure(folder: Path, name: str, figure: Figure) -> list[Path]:

@@ -196,3 +196,12 @@ def test_names_of_files_are_safe_and_unique(tmp_path):
     assert sorted(p.stem for p in (tmp_path / "tables").iterdir()) == sorted(names)
     assert not (tmp_path.parent / "x.csv").exists()
     assert Path(tmp_path / "tables" / "x.csv").read_text().splitlines() == ["a", "1"]
+
+
+def test_what_runs_wrote_neither_hides_nor_turns_the_page_nor_shows_a_secret():
+    odd = "a\u202eb\x1b[2J\ud800 https://user:hunter2@host"
+    report = Report(odd, odd, [Section("s", odd, [Text(odd), Table("t", odd, [{odd: odd, "n": 1}])])])
+    for page in (html.to_html(report), markdown.to_markdown(report, Path("."))):
+        assert "\u202e" not in page and "\x1b" not in page and "hunter2" not in page
+        page.encode()
+        assert "u202eb" in page.replace("\\\\", "")

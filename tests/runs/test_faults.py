@@ -273,3 +273,22 @@ def test_a_progress_bar_on_a_terminal_does_not_print_into_itself(start, monkeypa
 
     assert start(work).status == "done"
     assert "at 3" in shown.getvalue() and shown.getvalue().count("from somebody else") == 3
+
+
+def test_what_files_say_does_not_act_on_the_terminal(start, monkeypatch, capsys):
+    monkeypatch.setattr(console, "_console", None)
+    hostile = "a\x1b]0;title\x07\u202e" + "x" * 1_000_000
+
+    def work(config, run):
+        run.say(f"read {hostile[:10]}")
+        run.table("numbers", [{hostile[:10]: hostile[:12], "y": 1}])
+        console.LOGGER.warning("odd: %s", hostile)
+        raise ValueError(hostile)
+
+    failed = start(work)
+    log = (failed.directory / "run.log").read_text()
+    out = capsys.readouterr().out
+    for text in (out, log, failed.message, result(failed.directory)["error"]):
+        assert "\x1b" not in text and "\u202e" not in text and "\\x1b" in text
+    assert max(map(len, out.splitlines())) <= 300 and len(log) < 5000
+    assert len(failed.message) <= 300 and "Traceback" in log

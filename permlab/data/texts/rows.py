@@ -14,7 +14,9 @@ from permlab.data.checks import ON_BAD_ROW
 from permlab.data.examples import Query
 from permlab.errors import UserError, check_choice
 
-_SHOWN = 3
+_SHOWN = 2
+_LONGEST_ROW = 100
+"""Characters; a long path loses its beginning."""
 
 
 class BadRows:
@@ -36,7 +38,7 @@ class BadRows:
             UserError: naming the first bad rows with file and line, how many there are, and the remedy.
         """
         more = f" (and {len(self.rows) - _SHOWN} more)" if len(self.rows) > _SHOWN else ""
-        shown = "; ".join(self.rows[:_SHOWN]) + more
+        shown = "; ".join(r if len(r) <= _LONGEST_ROW else f"...{r[-_LONGEST_ROW:]}" for r in self.rows[:_SHOWN]) + more
         if self.rows and self.on_bad_row == "raise":
             raise UserError(f"bad rows: {shown}. Mend them, or leave them out with on_bad_row=skip")
         if not good:

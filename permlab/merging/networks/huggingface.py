@@ -118,7 +118,7 @@ def _config(each: Checkpoint) -> Any:
     try:
         return AutoConfig.from_pretrained(each.folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever a broken config.json makes transformers raise
-        raise UserError(f"{each.folder / CONFIG} cannot be used: {first_line(error, None)}") from error
+        raise UserError(f"{each.folder / CONFIG} cannot be used: {first_line(error)}") from error
 
 
 def _model_class(each: Checkpoint) -> type:
