@@ -10,39 +10,18 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from permlab.errors import Interrupted, UserError, as_lines, did_you_mean
+from permlab import shipped
+from permlab.errors import Interrupted, UserError, as_lines, did_you_mean, first_line
 from permlab.version import __version__
 
 if TYPE_CHECKING:
     from permlab.compose import Plan
     from permlab.runs.execute import Outcome
 
-USAGE = """permlab {version}: a command-line laboratory for permutations in deep learning
-
-usage: permlab [KEY=VALUE ...]          run one task (task=spt on its embedded default when nothing is given)
-       permlab -m KEY=A,B [...]         sweep over values
-       permlab resume RUN_DIR           continue a run that was stopped or killed
-       permlab ls [{groups}]
-       permlab --version | --help | --cfg job | --hydra-help
-
-tasks (task=NAME):
-{tasks}
-
-groups: {group_counts}
-        (permlab ls GROUP ... prints the options, permlab ls methods what can stand in their keys)
-keys:   seed, run.dir, run.name, run.dry_run, run.skip_finished, and task.* model.* dataset.* hardware.* tracker.*
-        (permlab --cfg job task=NAME prints every key with its value)
-
-examples:
-  permlab task=spt task.order=original
-  permlab -m task=spt task.order=original,spt seed=0,1,2 tracker=none
-  permlab task=spt model=llama-1b model.lora.rank=16 run.dry_run=true
-  permlab task=report report.runs=[outputs]
-"""
 PASS_THROUGH = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc")
 
 
@@ -88,36 +67,73 @@ def dispatch(arguments: list[str]) -> int:
         os.getcwd()
     except OSError:
         raise UserError("the working directory does not exist any more; change to another one") from None
-    first = arguments[0] if arguments else ""
+    folder, words = without_config_dir(arguments)
+    shipped.look_in([folder] if folder else [])
     if "--version" in arguments:
         print(f"permlab {__version__}")
         return 0
-    if first in ("--help", "-h", "help") or "--help" in arguments or "-h" in arguments:
-        print(usage(), end="")
-        return 0
-    verbs: dict[str, Callable[[list[str]], int]] = {"ls": list_options, "resume": resume_run}
+    if words[:1] == ["help"] or {"--help", "-h"} & set(words):
+        return print_help([word for word in words if word not in ("help", "--help", "-h")])
+    verbs: dict[str, Callable[[list[str]], int]] = {
+        "ls": list_options,
+        "show": lambda words: show_configuration(words, folder),
+        "cp": copy_option,
+        "resume": resume_run,
+    }
+    first = words[0] if words else ""
     if first in verbs:
-        return verbs[first](arguments[1:])
+        return verbs[first](words[1:])
     if first and "=" not in first and first[0] not in "-+~":
-        from permlab import registry
-
-        hint = f"; write task={first}" if first in registry.table("tasks") else did_you_mean(first, verbs)
-        raise UserError(f"'{first}' is neither a verb ({', '.join(verbs)}) nor KEY=VALUE{hint}")
+        raise UserError(f"'{first}' is neither a verb ({', '.join(verbs)}) nor KEY=VALUE{meant(words, verbs)}")
     return run_hydra(arguments)
 
 
-def usage() -> str:
-    """Return the text of `permlab --help`."""
-    from permlab import shipped
-    from permlab.listing import GROUPS, METHODS, purpose
+def without_config_dir(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """Return the folder of `--config-dir DIR`, and the other arguments; the flag may stand before or after a verb.
 
-    tasks = [(name, purpose(shipped.describe("task", name))) for name in shipped.names("task")]
-    return USAGE.format(
-        version=__version__,
-        groups="|".join([*GROUPS, METHODS]),
-        tasks="\n".join(f"  {name:<20} {text}" for name, text in tasks),
-        group_counts=", ".join(f"{group} ({len(shipped.names(group))})" for group in shipped.GROUPS[1:]),
-    )
+    Raises:
+        UserError: the flag without a folder, or twice.
+    """
+    folder, others, left = None, [], iter(arguments)
+    for argument in left:
+        flag, equals, value = argument.partition("=")
+        if flag not in ("--config-dir", "-cd"):
+            others.append(argument)
+            continue
+        if folder is not None:
+            raise UserError("--config-dir is given twice; put the options of both folders into one")
+        folder = value if equals else next(left, "")
+        if not folder:
+            raise UserError("--config-dir needs the folder with your options: --config-dir DIR")
+    return folder, others
+
+
+def meant(words: list[str], verbs: Iterable[str]) -> str:
+    """Return what someone may have meant with a first word that is neither a verb nor KEY=VALUE."""
+    first, second = words[0], words[1] if len(words) > 1 else ""
+    if first in shipped.names("task"):
+        return f"; write task={first}"
+    if first in shipped.GROUPS and "=" not in second:
+        options = shipped.names(first)
+        return f"; write {first}={second if second in options else 'NAME'} (options: {', '.join(options)})"
+    return did_you_mean(first, verbs)
+
+
+def print_help(words: list[str]) -> int:
+    """`permlab --help`, `permlab task=NAME --help`, `permlab ls --help`."""
+    from permlab.runs.console import console
+    from permlab.verbs.help import topics, usage
+
+    plugins = [text for text in words if text.startswith("plugins=")]
+    if plugins:
+        from permlab.compose import activate_plugins, parse
+
+        activate_plugins(parse(plugins))
+    named = [text for text in words if text not in plugins]
+    for line in topics(named) if named else usage().splitlines():
+        bold = "=" in line and line.startswith("  ") and line[2] != " " and bool(named)
+        console().print(line, markup=False, style="bold" if bold else None)
+    return 0
 
 
 def list_options(arguments: list[str]) -> int:
@@ -132,6 +148,24 @@ def list_options(arguments: list[str]) -> int:
         activate_plugins(parse(plugins))
     for title, rows in listed([text for text in arguments if text not in plugins]):
         print_table(rows, title, prose=title not in GROUPS)
+    return 0
+
+
+def show_configuration(words: list[str], folder: str | None) -> int:
+    """`permlab show KEY=VALUE ...`."""
+    from permlab.verbs.show import printed, tree
+
+    printed(" ".join(["permlab", *words]), tree(words, folder))
+    return 0
+
+
+def copy_option(words: list[str]) -> int:
+    """`permlab cp GROUP NAME FILE`."""
+    from permlab.runs.console import console
+    from permlab.verbs.copying import copied
+
+    for line in copied(words):
+        console().print(line, markup=False)
     return 0
 
 
@@ -154,7 +188,10 @@ def run_hydra(arguments: list[str]) -> int:
         activate_plugins(parse([text for text in arguments if text.startswith("plugins=")]))
         # Beside the other overrides: Hydra's parser takes only one row of them.
         at = next((n for n, text in enumerate(arguments) if "=" in text and text[0] != "-"), len(arguments))
-        return launch([*arguments[:at], *search_path(), *arguments[at:]], lambda _: None)
+        try:
+            return launch([*arguments[:at], *search_path(), *arguments[at:]], lambda _: None)
+        except ValueError as error:  # Hydra's own about --shell-completion
+            raise UserError(f"{first_line(error)}; see `permlab --hydra-help`") from None
     parser = get_args_parser()
     parser.error = refuse_flags  # type: ignore[method-assign]  # argparse would print its usage and exit
     args = parser.parse_intermixed_args(arguments)
@@ -163,6 +200,8 @@ def run_hydra(arguments: list[str]) -> int:
 
     plan = plan_jobs(args.overrides, args.multirun, args.config_dir)
     if plan.jobs[0].config.run.dry_run:
+        from permlab.verbs.dry_run import dry_run
+
         return dry_run(plan)
     if plan.multirun:
         return run_sweep(plan)
@@ -227,7 +266,6 @@ def launch(arguments: list[str], job: Callable[[Any], None]) -> int:
     import hydra
     from hydra.errors import HydraException
 
-    from permlab import shipped
     from permlab.compose import VERSION_BASE, explain
     from permlab.config import register_schemas
 
@@ -243,22 +281,6 @@ def launch(arguments: list[str], job: Callable[[Any], None]) -> int:
         sys.argv = before[0]
         if before[1] is None:
             del os.environ["HYDRA_FULL_ERROR"]
-    return 0
-
-
-def dry_run(plan: Plan) -> int:
-    """Print what would run; write nothing."""
-    from permlab.runs.console import console
-    from permlab.runs.execute import describe_plan
-
-    for number, job in enumerate(plan.jobs):
-        lines = describe_plan(job.config)
-        if number == 0:
-            width = max(len(key) for key, _ in lines)
-            for key, value in lines:
-                console().print(f"{key:<{width}}  {value}", markup=False)
-    if len(plan.jobs) > 1:
-        console().print(f"{len(plan.jobs)} jobs over {', '.join(plan.varied)}; every one is valid", markup=False)
     return 0
 
 

@@ -21,6 +21,11 @@ from permlab.runs.directory import check_free, check_writable
 VERSION_BASE = "1.3"
 LAUNCHERS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm"}
 """Hydra launcher -> the extra of permlab that brings it."""
+SWEEPS = (
+    "permlab sweeps with Hydra's basic sweeper, whose jobs are all checked before the first runs; leave "
+    "hydra/sweeper out and list values: permlab -m KEY=A,B 'KEY=range(1,5)'"
+)
+"""What is said of other sweepers."""
 
 
 @dataclass
@@ -196,10 +201,12 @@ def explain(error: Exception, overrides: list[str]) -> str:
                     else did_you_mean(name, LAUNCHERS)
                 )
                 return f"{group}={name} is not installed{hint}"
+            if group == "hydra/sweeper":
+                return f"{group}={name} is not there: {SWEEPS}"
+            if group.startswith("hydra/"):
+                return f"{group}={name} is not known to Hydra; see `permlab --hydra-help`"
             group, _, name = missing[1].partition("/")
-            options = shipped.names(group) if group in shipped.GROUPS else []
-            listed = f" (options: {', '.join(options)})" if options else ""
-            return f"{group}={name} is not known{did_you_mean(name, options)}{listed}"
+            return shipped.unknown(group, name)
     cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
     unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '[^']*')", f"{cause}\n{text}")
     where = re.search(r"full_key: (\S+)", f"{cause}\n{text}")
@@ -211,6 +218,10 @@ def explain(error: Exception, overrides: list[str]) -> str:
     override = re.search(r"Could not override '([^']+)'", text)
     if override:
         return f"unknown key '{override[1]}'{did_you_mean(override[1], known_keys(overrides, override[1]))}"
+    if where and "does not support deletion" in str(cause):
+        return (
+            f"~{where[1]}: a key of permlab always has a value; set {where[1]}=VALUE, or leave it out for its default"
+        )
     if where:
         return f"{where[1]}: {first_line(cause)}"
     plus = re.search(r"An item is already at '([^']+)'", text)

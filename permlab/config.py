@@ -18,6 +18,7 @@ from permlab import registry, shipped
 from permlab.errors import UserError, check_choice, check_range, did_you_mean, first_line
 from permlab.experiment import ExperimentConfig, check_experiment
 from permlab.hardware import HardwareConfig, check_hardware
+from permlab.keys import choice
 from permlab.version import __version__
 
 TRACKERS = ("wandb", "none")
@@ -61,13 +62,16 @@ class TrackerConfig:
 
     name: str = "wandb"
     """wandb | none"""
-    mode: str = "auto"
-    """auto (online if a key exists, else offline) | online | offline | disabled"""
+    mode: str = choice("auto", TRACKER_MODES)
+    """auto is online where a key exists, else offline."""
     project: str = "permlab"
+    """Project that the runs go to."""
     entity: str | None = None
+    """Team or user of the project; null is the account's own."""
     group: str | None = None
     """null = the sweep, then the experiment."""
     tags: list[str] = field(default_factory=list)
+    """Labels of the run."""
     init_timeout: float = 6.0
     """Seconds to wait for the server before the run goes on offline."""
 
@@ -79,6 +83,7 @@ class ReportSettings:
     runs: list[str] = field(default_factory=list)
     """Run directories, sweep directories, folders that hold them, or globs; empty is everything under run.root."""
     title: str = "permlab report"
+    """Heading of the page."""
     figures: int = 4
     """Configurations per experiment whose own figures are embedded; the rest is linked."""
 

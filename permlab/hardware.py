@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from permlab.errors import UserError, check_choice, check_range
+from permlab.keys import choice
 
 if TYPE_CHECKING:
     import torch
@@ -24,8 +25,8 @@ class HardwareConfig:
     name: str = "auto"
     device: str = "auto"
     """auto | cpu | cuda | cuda:N | mps; auto takes the first GPU that is there."""
-    dtype: str = "auto"
-    """auto | float32 | bfloat16 | float16 for training; auto is bfloat16 on GPUs that have it, else float32."""
+    dtype: str = choice("auto", DTYPES)
+    """For training; auto is bfloat16 on GPUs that have it, else float32."""
     threads: int | None = None
     """CPU threads; null = all cores this process may use."""
     workers: int = 0

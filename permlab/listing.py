@@ -33,8 +33,13 @@ def listed(wanted: Sequence[str]) -> list[tuple[str, list[Row]]]:
     known = [*GROUPS, METHODS, *method_tables()]
     found: list[tuple[str, list[Row]]] = []
     for name in wanted or GROUPS:
+        if name in GROUPS.values():  # the group itself means its options: `ls model` is `ls models`
+            name = next(listed for listed, group in GROUPS.items() if group == name)
         if name not in known:
-            raise UserError(f"ls: '{name}' is not a group{did_you_mean(name, known)} ({', '.join(known)})")
+            raise UserError(
+                f"ls: '{name}' is not a group{did_you_mean(name, known)} "
+                f"(groups: {', '.join([*GROUPS, METHODS])}; tables: those of `permlab ls {METHODS}`)"
+            )
         if name in GROUPS:
             found.append((name, group_rows(GROUPS[name])))
         else:

@@ -23,7 +23,7 @@ PACKAGE = ROOT / "permlab"
 FLOORS = (
     ("__main__",),
     ("cli",),
-    ("tasks",),
+    ("tasks", "verbs"),
     ("reports", "compose"),
     ("runs",),
     ("config",),
@@ -32,7 +32,7 @@ FLOORS = (
     ("matching", "text", "probes", "ntk", "adapters"),
     ("symmetry",),
     ("models", "data"),
-    ("storage", "figures", "shipped", "rules"),
+    ("storage", "figures", "shipped", "rules", "keys"),
     ("registry", "tables", "seeding"),
     ("errors", "version"),
 )

@@ -12,6 +12,7 @@ from typing import Any
 
 from permlab.adapters.table import CHOICES, LORA_METHODS, REFERENCE_RANKS, TRIM_SPACES, LoraRow
 from permlab.errors import UserError, check_range, did_you_mean
+from permlab.keys import choice
 
 
 @dataclass(kw_only=True)
@@ -19,15 +20,15 @@ class LegoRule:
     """How LEGO clusters and rescales; there is no official code, so what the paper leaves open is a field."""
 
     # Our default, not the paper's: signs and scales of a LoRA's ranks are free, and k-means would see them.
-    gauge: str = "balanced"
-    """none (as in the paper) | balanced (|a| = |b|, fixed sign) | svd (singular basis of each adapter)"""
-    features: str = "raw"
-    """raw | normalized (both halves of a unit to length 1 for the clustering)"""
+    gauge: str = choice("balanced", CHOICES["gauge"])
+    """Basis of the units: none as in the paper, balanced with |a| = |b| and a fixed sign, svd of each adapter."""
+    features: str = choice("raw", CHOICES["features"])
+    """What is clustered; normalized: both halves of a unit to length 1."""
     sign_invariant: bool = False
     """Cluster units up to their sign."""
     # A review of the paper tells of the cluster's average norm, not of which norm; the plain one is our reading.
-    param_reweight: str = "l2"
-    """l2 | max | per_half | none: give a centroid the mean norm of its members"""
+    param_reweight: str = choice("l2", CHOICES["param_reweight"])
+    """Which norm a centroid shares with its members, on average."""
     output_reweight: bool = True
     """Multiply the update by sqrt(r / k)."""
     # sqrt(r / k) leaves r open for mixed ranks; the mean makes no single adapter the measure.
@@ -44,20 +45,20 @@ class TrimRule:
 
     density: float = 0.5
     """ties, dare, knots: share of the entries that are kept"""
-    trim_space: str = "delta"
-    """ties, dare: delta (entries of the update) | factor (entries of A and B, as PEFT)"""
+    trim_space: str = choice("delta", CHOICES["trim_space"])
+    """ties, dare: entries of the update (delta), or of A and B as PEFT does it (factor)."""
     election: bool = False
     """dare: also elect signs, as dare_ties"""
-    sign_method: str = "total"
-    """ties, dare, knots: total | frequency"""
+    sign_method: str = choice("total", CHOICES["sign_method"])
+    """ties, dare, knots: how the sign of an entry is elected."""
 
 
 @dataclass
 class MergeRule(LegoRule, TrimRule):
     """Method, ranks, weights, and the settings of every method; a method ignores those it does not read."""
 
-    method: str = "lego"
-    """lego | linear | cat | svd | ties | dare | knots: what is written to artifacts/adapter"""
+    method: str = choice("lego", LORA_METHODS)
+    """What is written to artifacts/adapter."""
     rank: int | None = None
     """LEGO's k or the rank cut to; null: mean rank for lego, the largest for svd, all ranks for ties, dare, knots."""
     rank_ratio: float | None = None

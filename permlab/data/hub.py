@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from permlab.data.checks import check_bad_rows, check_pictures, need_path
+from permlab.data.checks import ON_BAD_ROW, check_bad_rows, check_pictures, need_path
 from permlab.data.examples import Corpus, Example
 from permlab.data.texts.rows import BadRows
 from permlab.errors import UserError, check_range, did_you_mean
+from permlab.keys import choice
 from permlab.storage.hub import offline, trouble
 
 if TYPE_CHECKING:
@@ -28,8 +29,11 @@ class HubConfig:
     path: str | None = None
     """Dataset id, or a folder of data files or of `save_to_disk`."""
     subset: str | None = None
+    """Name of the configuration, where the data set has several."""
     split: str = "train"
+    """The part that is read."""
     text_column: str = "text"
+    """Column with the texts."""
     image_column: str = "image"
     """task=merge: column with pictures."""
     label_column: str = "label"
@@ -42,8 +46,8 @@ class HubConfig:
     """task=merge: 3 (colour) | 1 (grey)"""
     limit: int | None = None
     """First rows to use; null = all."""
-    on_bad_row: str = "raise"
-    """raise | skip"""
+    on_bad_row: str = choice("raise", ON_BAD_ROW)
+    """raise ends the run at a bad row; skip leaves it out and says so."""
 
 
 def check_hub(config: HubConfig) -> None:

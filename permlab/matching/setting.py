@@ -6,13 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from permlab.keys import choice
+from permlab.matching.table import SIMILARITIES
+
 
 @dataclass(kw_only=True)
 class MatchOptions:
     """What people choose; `task=merge` has the same keys."""
 
-    similarity: str = "inner"
-    """match=activation: inner | pearson | distance"""
+    similarity: str = choice("inner", SIMILARITIES)
+    """match=activation: which units are alike."""
     restarts: int = 1
     """match=weight: random orders tried; the best objective is kept."""
     steps: int = 200

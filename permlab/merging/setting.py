@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from permlab.errors import UserError
+from permlab.keys import choice
 from permlab.matching.setting import MatchOptions, MatchSetting
+from permlab.merging.table import ALLOCATIONS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,8 +23,8 @@ class MergeOptions(MatchOptions):
     """One per network; empty is 1/n each (task_arithmetic: 1 each)."""
     budget: float = 1.0
     """Multiply-accumulates of the merged network relative to one endpoint, 1 to 2; above 1 keeps units apart."""
-    allocation: str = "uniform"
-    """Where a budget above 1 goes: uniform | prefix | greedy | qp"""
+    allocation: str = choice("uniform", ALLOCATIONS)
+    """Where a budget above 1 goes."""
     ridge: float | None = None
     """least_squares, regmean: ridge towards the average, relative to the mean diagonal; null takes the method's own."""
     density: float = 0.2

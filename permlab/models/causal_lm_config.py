@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from permlab.errors import UserError, check_range
+from permlab.keys import choice
 from permlab.models.table import TOKENIZERS, WEIGHTS
 
 
@@ -16,7 +17,9 @@ class LoraConfig:
     rank: int = 0
     """0 trains all weights."""
     alpha: float = 32.0
+    """The update is multiplied by alpha / rank."""
     dropout: float = 0.0
+    """Share of the adapters' inputs that is dropped in training."""
     target_modules: list[str] = field(default_factory=lambda: ["all-linear"])
     """Module name endings, or [all-linear]."""
 
@@ -26,10 +29,15 @@ class ScratchConfig:
     """Size of the Llama that model=tiny-llama builds from scratch."""
 
     hidden_size: int = 96
+    """Width of the residual stream; a multiple of 2 x heads."""
     layers: int = 3
+    """Blocks of attention and MLP."""
     heads: int = 4
+    """Attention heads per layer."""
     kv_heads: int = 4
+    """Heads of keys and values; fewer than heads is grouped-query attention."""
     intermediate_size: int = 256
+    """Width of the MLP."""
 
 
 @dataclass
@@ -41,14 +49,17 @@ class CausalLMConfig:
     path: str | None = None
     """Hub id or local directory; null builds `scratch` from its sizes."""
     revision: str | None = None
-    weights: str = "scratch"
-    """pretrained | scratch (random weights; the architecture of `path` when it is set)"""
-    tokenizer: str = "word"
-    """word | bpe (both trained on the corpus in seconds) | pretrained (of `path`)"""
+    """Branch, tag or commit on the hub."""
+    weights: str = choice("scratch", WEIGHTS)
+    """scratch: random weights, with the architecture of `path` when it is set."""
+    tokenizer: str = choice("word", TOKENIZERS)
+    """word and bpe are trained on the corpus in seconds, pretrained is that of `path`."""
     vocab_size: int = 8192
     """Largest vocabulary of a tokenizer trained here."""
     gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, more time."""
     trust_remote_code: bool = False
+    """Run the code that comes with the model."""
     scratch: ScratchConfig = field(default_factory=ScratchConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
 

@@ -22,7 +22,7 @@ class VisionConfig:
     depth: int | None = None
     """mlp: hidden layers (3); resnets: blocks per stage (3, tiny 1); vit-tiny: blocks (4)."""
     norm: str | None = None
-    """none | batch | layer; null: batch for the convolutional networks, none for the mlp."""
+    """Normalisation: none | batch | layer; null: batch for the convolutional networks, none for the mlp."""
 
 
 def validate_vision(model: VisionConfig) -> None:

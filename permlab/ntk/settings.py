@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from permlab.errors import UserError, check_choice, check_range
+from permlab.keys import choice
 from permlab.ntk.table import DTYPES, LAYERS, PARAMETERIZATIONS, SOLVERS, TESTS, LayersRow, SolverRow, TestRow
 
 AUTO = "auto"
@@ -30,9 +31,9 @@ class EnsembleSettings:
     """Numbers of ones m of the test inputs; every pair (k, m) is computed. Not used by test=all."""
     target: float = 0.9
     """single, all: probability that every output is right. random: accuracy over the test set."""
-    parameterization: str = "standard"
-    """standard (law: only the last layer moves) | ntk (both layers)"""
-    test: str = "random"
+    parameterization: str = choice("standard", PARAMETERIZATIONS)
+    """In the law of standard only the last layer moves, in that of ntk both."""
+    test: str = choice("random", TESTS)
     """What must be right. single: all k outputs at one input. random: a share `target` of `tests` inputs drawn with
     replacement; its ensemble size is where the expected accuracy reaches the target, so it equals single, and low/high
     is the 95 % band of the first N at which one run's accuracy does. all: all 2^k - 1 inputs at once; the ensemble
@@ -47,10 +48,10 @@ class EnsembleSettings:
     """Smallest k of the growth fits."""
     networks: list[int] = field(default_factory=list)
     """mode=sample: numbers of networks at which accuracy is recorded; empty takes 40 around the law's size."""
-    solver: str = "exact"
-    """mode=train: exact (closed-form trained network) | gradient_descent | linearized (both, and their difference)"""
-    layers: str = AUTO
-    """Layers that train: last | both; auto is last for solver=exact in the standard parameterization, else both."""
+    solver: str = choice("exact", SOLVERS)
+    """mode=train: exact is the trained network in closed form, linearized both and their difference."""
+    layers: str = choice(AUTO, LAYERS, AUTO)
+    """Layers that train; auto is last for solver=exact in the standard parameterization, else both."""
     width: list[int] = field(default_factory=lambda: [4096])
     """Hidden units; every width is a case of its own."""
     members: int = 2000
@@ -59,8 +60,8 @@ class EnsembleSettings:
     """Of gradient descent; null: 1 / largest curvature."""
     epochs: int | None = None
     """Of gradient descent; null: until the slowest mode has shrunk by 1e-6."""
-    dtype: str = "float32"
-    """float32 | float64, for the weights of real networks."""
+    dtype: str = choice("float32", DTYPES)
+    """For the weights of real networks."""
 
     @property
     def testing(self) -> TestRow:

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, field
 
 from permlab.errors import UserError, check_range
+from permlab.keys import choice
 from permlab.probes.table import OPTIMIZERS, SCHEDULES, STYLES
 
 WORDS = (
@@ -29,12 +30,12 @@ class Optimization:
     """At most; null = 600 or 25 n if that is more. Sets the schedule's length."""
     batch: int | None = None
     """Fresh examples per step and seed; null = 256, 128 from n = 12 on, 64 from n = 24 on, 32 from 48 on."""
-    optimizer: str = "adam"
-    """adam | sgd (without momentum)"""
+    optimizer: str = choice("adam", OPTIMIZERS)
+    """sgd is without momentum."""
     learning_rate: float | None = None
     """The largest of the schedule; null = 0.06 sqrt(10/n)."""
-    schedule: str = "one_cycle"
-    """one_cycle (cosine up over 30 % of the steps, cosine down to 0) | cosine (down to 0) | constant"""
+    schedule: str = choice("one_cycle", SCHEDULES)
+    """one_cycle: cosine up over 30 % of the steps, cosine down to 0; cosine: down to 0."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
     """Of Adam; a short second-moment memory leaves the plateau sooner."""
     weight_decay: float = 0.03
@@ -160,8 +161,8 @@ class PromptSettings:
 
     sizes: list[int] = field(default_factory=lambda: [2, 3, 4, 6, 8])
     """Lengths of the lists."""
-    styles: list[str] = field(default_factory=lambda: ["plain", "filler", "scratch"])
-    """plain | filler | scratch"""
+    styles: list[str] = choice(["plain", "filler", "scratch"], STYLES)
+    """How the lists are written."""
     shots: int = 4
     """Solved examples before the question."""
     examples: int = 64

@@ -11,6 +11,7 @@ from pathlib import Path
 from permlab import registry
 from permlab.data.table import DATASETS
 from permlab.errors import UserError, check_choice, check_range
+from permlab.keys import choice
 from permlab.text.table import BUDGETS, ON_MISMATCH, ORDERS, SCHEDULES, SEGMENTERS
 
 AUTO = "auto"
@@ -21,21 +22,23 @@ AUTO = "auto"
 class Ordering:
     """Which orders are drawn, and how often."""
 
-    order: str = "spt"
-    """original | spt | token_reverse | word_reverse | entity_reverse | random_segment | word_permute"""
+    order: str = choice("spt", ORDERS)
+    """In which order a text is read."""
     p_original: float = 1 / 3
     """order=spt and word_permute: probability of reading the units as they are"""
     p_reversed: float = 1 / 3
+    """order=spt and word_permute: probability of reading the units in reversed order"""
     p_permuted: float = 1 / 3
+    """order=spt and word_permute: probability of reading the units in a random order"""
     p_reordered: float = 0.5
     """the reversals: probability of the reversed reading"""
     max_segment: int = 2
     """order=random_segment: the longest segment in words"""
     dynamic: bool = True
     """draw anew in every epoch"""
-    budget: str = "replace"
-    """replace (texts, tokens and steps equal those of original) | data (each text as it is and reordered) |
-    compute (the same in half the epochs)"""
+    budget: str = choice("replace", BUDGETS)
+    """replace: texts, tokens and steps equal those of original; data: each text as it is and reordered; compute: the
+    same in half the epochs."""
 
     def probabilities(self) -> tuple[float, float, float]:
         """Return the probabilities of reading a text as it is, reversed, or permuted.
@@ -63,14 +66,13 @@ class Ordering:
 class SegmenterSettings:
     """How texts are cut into semantic units (used by order=spt)."""
 
-    name: str = AUTO
-    """auto (oracle for generated data, presegmented for `[SEP]` files, else entities) | oracle | entities | rule |
-    random | presegmented | llm"""
+    name: str = choice(AUTO, SEGMENTERS, AUTO)
+    """auto: oracle for generated data, presegmented for `[SEP]` files, else entities."""
     # Many chunks make most of SPT's orders unnatural; a split into three keeps forward recall at the same budget.
     max_units: int | None = None
     """Merge neighbours until no text has more units: many small units cost forward recall at a fixed budget."""
-    on_mismatch: str = "fallback"
-    """fallback (the whole text is one unit) | drop | raise, when the units do not give back the text"""
+    on_mismatch: str = choice("fallback", ON_MISMATCH)
+    """When the units do not give back the text: fallback makes the whole text one unit."""
     entities: str | None = None
     """segmenter=entities: a file with one protected string per line."""
     max_words: int = 3
@@ -100,19 +102,25 @@ class TrainingSettings:
     """Training with transformers' Trainer."""
 
     epochs: float = 80.0
+    """Readings of every text."""
     batch_size: int = 64
     """Texts per step and device."""
     accumulate: int = 1
+    """Batches per step."""
     learning_rate: float = 3e-3
+    """The largest of the schedule."""
     warmup: float = 0.05
     """Share of the steps."""
-    schedule: str = "cosine"
-    """cosine | linear | constant_with_warmup"""
+    schedule: str = choice("cosine", SCHEDULES)
+    """Of the learning rate."""
     weight_decay: float = 0.01
+    """Of AdamW."""
     clip: float = 1.0
+    """Largest norm of the gradient; 0 never clips."""
     max_tokens: int = 512
     """Longer texts are cut."""
     log_steps: int = 10
+    """Steps between two recorded losses."""
 
 
 @dataclass
@@ -120,6 +128,7 @@ class RecallSettings:
     """Recall after training."""
 
     batch_size: int = 128
+    """Questions asked at a time."""
     limit: int | None = None
     """Queries per wording, direction, group and kind; null = all."""
     likelihood: bool = True

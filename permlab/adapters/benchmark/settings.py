@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from permlab.adapters.benchmark.table import BENCHMARKS, REGIMES
 from permlab.errors import UserError, check_range
+from permlab.keys import choice
 
 if TYPE_CHECKING:
     from permlab.adapters.benchmark.questions import Benchmark
@@ -22,9 +23,13 @@ class BenchmarkTraining:
     """Training of the benchmark's base model and adapters; null takes the value that suits the benchmark."""
 
     base_steps: int | None = None
+    """Steps of the base model."""
     base_batch: int | None = None
+    """Questions per step of the base model."""
     adapter_steps: int | None = None
+    """Steps of each adapter."""
     adapter_batch: int | None = None
+    """Questions per step of an adapter."""
     learning_rate: float = 3e-3
     """Peak rate of AdamW, for the base and for the adapters."""
 
@@ -33,16 +38,16 @@ class BenchmarkTraining:
 class BenchmarkSettings:
     """What is asked, which adapters are trained, and what is tried on them."""
 
-    benchmark: str = "knowledge"
-    """knowledge (entity -> attribute) | lists (six list operations) | text (four sentence datasets)"""
+    benchmark: str = choice("knowledge", BENCHMARKS)
+    """Questions that adapters are trained on: entity -> attribute, six list operations, four sentence datasets."""
     folder: str | None = None
     """benchmark=text: folder with TREC.{train,test}.all, stsa.binary.{train,test}, subj.all, rt-polarity.all"""
     questions: int | None = 400
     """benchmark=text: most test sentences per dataset (a quarter as many for validation); null = all"""
     counts: list[int] = field(default_factory=lambda: [3])
     """How many adapters are merged; the largest is how many are trained."""
-    regimes: list[str] = field(default_factory=lambda: ["independent"])
-    """independent (every adapter starts from its own A) | shared (all start from one A)"""
+    regimes: list[str] = choice(["independent"], REGIMES)
+    """independent: every adapter starts from its own A; shared: all start from one A."""
     repeats: int = 1
     """Seeds: seed, seed + 1, ...; base, adapters, clustering and test split are all drawn anew."""
     lora_ranks: list[int] = field(default_factory=lambda: [8])

@@ -24,6 +24,7 @@ class ImageFolderConfig:
     name: str = "imagefolder"
     kind: str = "imagefolder"
     path: str | None = None
+    """The folder."""
     side: int = 32
     """Pictures are scaled to side x side pixels."""
     channels: int = 3

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from permlab.data.checks import check_bad_rows, need_path
+from permlab.data.checks import ON_BAD_ROW, check_bad_rows, need_path
 from permlab.data.examples import Corpus, Example, Query
 from permlab.data.texts.rows import BadRows, join_prompt, json_rows, prompt_and_completion
 from permlab.errors import UserError
+from permlab.keys import choice
 
 TRAIN_FILES = {
     "name_first": "p2d_prompts_train",
@@ -43,8 +44,8 @@ class BerglundConfig:
     kind: str = "berglund"
     path: str | None = None
     """Folder with all_prompts_train.jsonl or all.jsonl and the *_prompts_test.jsonl files."""
-    on_bad_row: str = "raise"
-    """raise | skip"""
+    on_bad_row: str = choice("raise", ON_BAD_ROW)
+    """raise ends the run at a bad row; skip leaves it out and says so."""
 
 
 def check_berglund(config: BerglundConfig) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from permlab.data.checks import check_bad_rows, check_file, need_path
+from permlab.data.checks import ON_BAD_ROW, check_bad_rows, check_file, need_path
 from permlab.data.examples import Corpus, Example
 from permlab.data.texts.rows import (
     BadRows,
@@ -20,6 +20,7 @@ from permlab.data.texts.rows import (
     prompt_and_completion,
     text_value,
 )
+from permlab.keys import choice
 
 
 @dataclass
@@ -29,17 +30,21 @@ class JsonlConfig:
     name: str = "jsonl"
     kind: str = "jsonl"
     path: str | None = None
+    """The file; the ending .txt means one text per line, anything else JSON lines."""
     text_field: str = "text"
+    """Field with the text; rows that have it need no prompt."""
     prompt_field: str = "prompt"
+    """Field with the first half of a text."""
     completion_field: str = "completion"
+    """Field with the second half of a text."""
     protected_field: str | None = None
     """Field with a list of strings that no segmenter may split."""
     test_path: str | None = None
     """Prompt/completion rows asked after training as reverse recall."""
     forward_test_path: str | None = None
     """Prompt/completion rows asked after training as forward recall."""
-    on_bad_row: str = "raise"
-    """raise | skip"""
+    on_bad_row: str = choice("raise", ON_BAD_ROW)
+    """raise ends the run at a bad row; skip leaves it out and says so."""
 
 
 def check_jsonl(config: JsonlConfig) -> None:

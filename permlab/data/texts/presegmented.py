@@ -10,11 +10,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from permlab.data.checks import check_bad_rows, check_file, need_path
+from permlab.data.checks import ON_BAD_ROW, check_bad_rows, check_file, need_path
 from permlab.data.examples import Corpus, Example
 from permlab.data.texts.joining import join_units, normalise
 from permlab.data.texts.rows import BadRows, asked_queries, numbered_lines
 from permlab.errors import UserError
+from permlab.keys import choice
 
 
 @dataclass
@@ -24,13 +25,15 @@ class PresegmentedConfig:
     name: str = "presegmented"
     kind: str = "presegmented"
     path: str | None = None
+    """The file, one text per line."""
     separator: str = "[SEP]"
+    """What stands between two units."""
     test_path: str | None = None
     """Prompt/completion JSON lines asked after training as reverse recall."""
     forward_test_path: str | None = None
     """Prompt/completion JSON lines asked after training as forward recall."""
-    on_bad_row: str = "raise"
-    """raise | skip"""
+    on_bad_row: str = choice("raise", ON_BAD_ROW)
+    """raise ends the run at a bad row; skip leaves it out and says so."""
 
 
 def check_presegmented(config: PresegmentedConfig) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from permlab.data.examples import Corpus, Example, Query
 from permlab.errors import UserError, check_choice, check_range
+from permlab.keys import choice
 
 SYLLABLES = tuple(c + v for c in ("B", "D", "F", "G", "K", "L", "M", "N", "P", "R", "S", "T") for v in "aeiou")
 INVERSE = ("{a} has a feature {b}", "{b} is a feature of {a}")
@@ -42,8 +43,8 @@ class SymbolicConfig:
     """Words per entity; a word is two sub-tokens."""
     symbols: int = 24
     """Alphabet of sub-tokens."""
-    forms: str = "inverse"
-    """inverse (a relation and its inverse) | matrix (four surface forms: first entity x relation word)"""
+    forms: str = choice("inverse", FORMS)
+    """inverse: a relation and its inverse; matrix: four surface forms, first entity x relation word."""
     train_form: int = 0
     """forms=matrix: the surface form trained for the asked pairs (0..3)."""
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from permlab.keys import choice
+from permlab.merging.table import DOMAINS, OPTIMIZERS, SCHEDULES
 
 
 @dataclass
@@ -10,13 +13,17 @@ class EndpointTraining:
     """Training of the networks to be merged; null takes the value that suits the architecture."""
 
     epochs: int | None = None
+    """Passes over the training data."""
     batch_size: int | None = None
+    """Examples per step."""
     rate: float | None = None
+    """Learning rate."""
     weight_decay: float = 0.0
-    optimizer: str = "adam"
-    """adam | sgd"""
-    schedule: str = "constant"
-    """constant | cosine"""
+    """Of the optimizer."""
+    optimizer: str = choice("adam", OPTIMIZERS)
+    """What moves the weights."""
+    schedule: str = choice("constant", SCHEDULES)
+    """Of the learning rate."""
 
 
 @dataclass(kw_only=True)
@@ -27,8 +34,8 @@ class PairOptions:
     """Training images that activations, Gram matrices and statistics are taken from; null = all."""
     labels: int = 1
     """Parts the classes are cut into; with 2 the networks of a pair see different classes."""
-    domains: list[str] = field(default_factory=list)
-    """One per network: original | inverted | rotated | blurred; empty is original for all."""
+    domains: list[str] = choice([], DOMAINS)
+    """What each network sees of its images, one per network; empty is original for all."""
     share: float = 1.0
     """Share of the training images each network sees; below 1 the networks see different ones."""
 
@@ -44,3 +51,4 @@ class TextScoring:
     max_tokens: int = 256
     """Longer texts are cut."""
     batch_size: int = 64
+    """Texts per forward pass."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from permlab.keys import choice
 from permlab.probes.layout import Layout
 from permlab.probes.recipes import Optimization, PromptSettings, Recipe, TokenRecipe
-from permlab.probes.table import READOUTS, VARIANTS
+from permlab.probes.table import POSITIONS, READOUTS, VARIANTS
+from permlab.tasks.inverse_permutation.table import MODES
 
 SWEEP_STEPS = 400
 """Steps per point of a scratch sweep, where task.train.steps does not say."""
@@ -33,13 +35,12 @@ class InversePermutationConfig:
     """`task=inverse_permutation`"""
 
     name: str = "inverse_permutation"
-    mode: str = "train"
-    """train | construct | scratch_sweep | tokens | prompt"""
-    variant: str = "scratch"
-    """causal | no_mask | scratch | scratch_both"""
-    readout: str | None = None
-    """permutation | string | scratch: the block that is read; null = scratch where there are scratch rows, else
-    permutation"""
+    mode: str = choice("train", MODES)
+    """What is done."""
+    variant: str = choice("scratch", VARIANTS)
+    """Mask and scratch rows."""
+    readout: str | None = choice(None, READOUTS)
+    """The block that is read; null = scratch where there are scratch rows, else permutation."""
     compare: list[str] = field(default_factory=list)
     """More arms in the same run and figure: variant or variant/readout."""
     n: int = 10
@@ -62,8 +63,8 @@ class InversePermutationConfig:
     """mode=construct: problems measured per temperature."""
     scratch_counts: list[int] = field(default_factory=list)
     """mode=scratch_sweep: numbers of scratch rows; empty = 0, 1, ..., 2n."""
-    positions: list[str] = field(default_factory=lambda: ["after", "before"])
-    """mode=scratch_sweep: after | before | both"""
+    positions: list[str] = choice(["after", "before"], POSITIONS)
+    """mode=scratch_sweep: where the scratch rows stand."""
     tokens: TokenTraining = field(default_factory=TokenTraining)
     """mode=tokens"""
     prompt: PromptSettings = field(default_factory=PromptSettings)

@@ -16,6 +16,7 @@ from permlab.adapters.merge_rule import MergeRule, check_rule
 from permlab.adapters.table import EXTRA_RULES
 from permlab.config import Config
 from permlab.errors import UserError, check_range
+from permlab.keys import choice
 from permlab.tasks.lora_lego.table import LORA_STUDIES
 
 if TYPE_CHECKING:
@@ -39,10 +40,10 @@ class LoraLegoConfig(MergeRule, BenchmarkSettings):
     """Rows read per file."""
     spread_seeds: int = 2
     """With adapters and method=lego: merge again with as many other seeds and report the difference; 0 skips it."""
-    extra: str = "same"
-    """Tensors beside the LoRA factors (modules_to_save): same | average | first | drop"""
-    study: str = "merge"
-    """merge (every method on trained adapters) | prune (one adapter, fewer ranks) | identities (no training)"""
+    extra: str = choice("same", EXTRA_RULES)
+    """What becomes of tensors beside the LoRA factors (modules_to_save)."""
+    study: str = choice("merge", LORA_STUDIES)
+    """Without task.adapters: what is compared on adapters that are made here."""
 
 
 def validate(config: Config[LoraLegoConfig]) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from permlab.keys import choice
+from permlab.matching.table import MATCHES
 from permlab.merging.networks.options import EndpointTraining, PairOptions, TextScoring
 from permlab.merging.setting import MergeOptions
-from permlab.tasks.merge.table import ANALYSES
+from permlab.merging.table import COMBINES, RENORMS
+from permlab.tasks.merge.table import ANALYSES, STUDIES
 
 
 @dataclass
@@ -14,18 +17,18 @@ class MergeConfig(PairOptions, MergeOptions):
     """`task=merge`"""
 
     name: str = "merge"
-    study: str = "merge"
-    """merge (arms and barrier curves) | lmc (distances, spectra, three models) | pleas (partial merges) | width"""
+    study: str = choice("merge", STUDIES)
+    """merge: arms and barrier curves; lmc: distances, spectra, three models; pleas: partial merges; width: widths."""
     models: list[str] = field(default_factory=list)
     """Networks to merge: Hugging Face folders, or .safetensors files of `model`; empty trains them here."""
     ancestor: str | None = None
     """combine=task_arithmetic|ties: the network that all were fine-tuned from."""
-    match: str = "weight"
-    """identity | random | weight | activation | straight_through | zip"""
-    combine: str = "average"
-    """average | least_squares | regmean | fisher | zip | task_arithmetic | ties"""
-    renorm: str = "none"
-    """none | reset (BatchNorm statistics, or REPAIR where there are none) | rescale | reshift"""
+    match: str = choice("weight", MATCHES)
+    """How units of the networks are matched before they are merged."""
+    combine: str = choice("average", COMBINES)
+    """How matched networks become one."""
+    renorm: str = choice("none", RENORMS)
+    """What is done to the statistics of the merge; reset is BatchNorm's, or REPAIR where there are none."""
     compare: list[str] = field(default_factory=list)
     """study=merge|pleas: more arms beside the controls, as match[/combine][+renorm]: activation/least_squares."""
     controls: bool = True
@@ -36,7 +39,7 @@ class MergeConfig(PairOptions, MergeOptions):
     """Points of the barrier curves, ends included; odd. 3 scores the midpoint only."""
     widths: list[float] = field(default_factory=list)
     """study=width: widths tried; empty takes model.width only."""
-    analyses: list[str] = field(default_factory=lambda: list(ANALYSES))
-    """study=lmc: distances | spectra | trace | taylor | causal | three | start, any of them"""
+    analyses: list[str] = choice(list(ANALYSES), ANALYSES)
+    """study=lmc: what is measured, any of them."""
     text: TextScoring = field(default_factory=TextScoring)
     train: EndpointTraining = field(default_factory=EndpointTraining)

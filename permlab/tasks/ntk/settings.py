@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from permlab.keys import choice
 from permlab.ntk.settings import EnsembleSettings
+from permlab.tasks.ntk.table import MODES
 
 
 @dataclass
@@ -12,5 +14,5 @@ class NtkConfig(EnsembleSettings):
     """`task=ntk`"""
 
     name: str = "ntk"
-    mode: str = "law"
-    """law (closed form) | sample (ensembles drawn from the Gaussian process) | train (real finite networks)"""
+    mode: str = choice("law", MODES)
+    """What is computed."""

@@ -37,6 +37,7 @@ class EvaluationConfig(RecallSettings):
     """Recall after training, and what is kept."""
 
     save_model: bool = True
+    """Keep the trained model, or its adapter, in artifacts/model."""
 
 
 @dataclass
