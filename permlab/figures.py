@@ -15,6 +15,7 @@ from permlab import registry
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 PALETTE = {
@@ -67,6 +68,8 @@ STYLE: dict[str, Any] = {
     "svg.hashsalt": "permlab",
 }
 COLUMN_INCHES = {1: 3.4, 2: 7.0}
+NARROW_LOG = 1000
+"""Largest over smallest value up to which a logarithmic axis is labelled at 1, 2 and 5."""
 SMALL = 6
 """Points of labels where many must fit; nothing is smaller."""
 
@@ -100,6 +103,20 @@ def color(method: str | registry.Row) -> str:
 def numbered(number: int) -> str:
     """Return the colour of the first, second, ... of things that have no names of their own in other figures."""
     return list(PALETTE.values())[number % len(PALETTE)]
+
+
+def readable_log(axis: Axis) -> None:
+    """Label a logarithmic axis with plain numbers at 1, 2 and 5, or at powers of ten where it spans many decades.
+
+    Matplotlib's own labels are `10^0` alone on a short axis, or `2 x 10^0, 3 x 10^0, 4 x 10^0` over each other.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = sorted(axis.get_view_interval())
+    if low > 0 and high / low < NARROW_LOG:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def heat_map(

@@ -150,6 +150,11 @@ def words(values: Iterable[Any], digits: int = 3) -> str:
     return f"{found.mean:.{digits}f}{end}"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return `1 run` or `2 runs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def plain(value: Any) -> str:
     """Write a cell as text: numbers with four figures, whole ones as they are."""
     if value is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from types import ModuleType
 
 from permlab import registry
 from permlab.errors import first_line
@@ -18,9 +19,9 @@ from permlab.reports.collect import RunRecord
 from permlab.reports.collection import Collection, collections, words
 from permlab.reports.document import Block, Details, Links, Section, Table, Text
 from permlab.reports.writer import Output
-from permlab.tables import Row, number_columns
+from permlab.runs import comparison
+from permlab.tables import Row
 
-MOST_METRICS = 8
 MOST_COLLECTIONS = 12
 """Experiments and sweeps of one task that are shown with figures; the rest is in the table of runs."""
 MOST_KEYS = 8
@@ -81,31 +82,31 @@ def headline(collection: Collection, out: Output) -> list[Block]:
 
 def headline_metrics(collection: Collection) -> list[str]:
     """Return the metrics that the task puts first, or the first few there are."""
-    present = number_columns(run.metrics for run in collection.runs)
-    try:
-        wanted = registry.task(collection.task).HEADLINE
-    except Exception:
-        wanted = ()
-    chosen = [name for name in wanted if name in present]
-    return (chosen or present)[:MOST_METRICS]
+    return comparison.headline(task_module(collection.task), [numbers(run) for run in collection.runs])
 
 
 def sweep_figures(collection: Collection, out: Output) -> list[Block]:
-    """The task's own figures of a comparison (its `sweep_figures`), drawn over all groups of the collection."""
-    try:
-        draw = getattr(registry.task(collection.task), "sweep_figures", None)
-    except Exception:
-        draw = None
-    if draw is None:
-        return []
+    """The figures of a comparison over all groups of the collection: the task's own, else its headline."""
     names = ", ".join(group.label for group in collection.groups)
-    given = [
-        (g.varied, [{k: v for k, v in r.metrics.items() if v is not None} for r in g.runs]) for g in collection.groups
-    ]
+    given = [(g.varied, [numbers(run) for run in g.runs]) for g in collection.groups]
+    drawn = comparison.sweep_figures(task_module(collection.task), given)
     return [
         out.figure(collection.prefix(name), drawing, f"{words(name)} for {names}", f"{words(name)}, all finished runs.")
-        for name, drawing in draw(given).items()
+        for name, drawing in drawn.items()
     ]
+
+
+def task_module(task: str) -> ModuleType | None:
+    """Return the module of a task; None for one of another version or package."""
+    try:
+        return registry.task(task)
+    except Exception:
+        return None
+
+
+def numbers(run: RunRecord) -> dict[str, float]:
+    """Return the metrics of a run that were measured."""
+    return {name: value for name, value in run.metrics.items() if value is not None}
 
 
 def closing(collection: Collection, out: Output) -> list[Block]:

@@ -23,6 +23,7 @@ PLAIN_SECONDS = 5.0
 """Seconds between progress lines when the output is not a terminal."""
 PLAIN_WIDTH = 1000
 """Columns of a table when the output is not a terminal."""
+PLAIN_HEIGHT = 25
 PROSE_WIDTH = 80
 """The same for tables of prose, which are read rather than searched."""
 
@@ -46,8 +47,15 @@ def console() -> Console:
         # An empty or zero width is no width. Through a pipe nobody sees a right margin; wrapped tables would be harder
         # to read and to grep.
         width = int(asked) if asked.isdigit() and int(asked) > 0 else None if mirror.isatty() else PLAIN_WIDTH
-        _console = Screen(file=mirror, highlight=False, soft_wrap=True, width=width)
+        # Rich believes a width on a dumb terminal only together with a height.
+        height = None if width is None else PLAIN_HEIGHT
+        _console = Screen(file=mirror, highlight=False, soft_wrap=True, width=width, height=height)
     return _console
+
+
+def watched() -> bool:
+    """Whether a terminal shows the output: FORCE_COLOR colours a pipe, and makes no terminal of it."""
+    return bool(console().file.isatty())
 
 
 class Mirror:
@@ -172,7 +180,8 @@ class Progress:
         self.task: Any = None
 
     def __enter__(self) -> Progress:
-        if console().is_terminal:
+        # A dumb terminal (TERM=dumb, an editor's shell) cannot erase a bar: rich would show nothing at all.
+        if watched() and not console().is_dumb_terminal:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
@@ -223,7 +232,7 @@ def print_table(
     names = columns or list(dict.fromkeys(key for row in rows for key in row))
     if title:
         console().print(title, style="italic", markup=False)
-    if console().is_terminal:
+    if watched():
         for block in fold(rows, names, console().width):
             console().print(block)
         return

@@ -91,8 +91,8 @@ def fits(table: Table, width: int) -> bool:
 
 
 def ruler() -> Console:
-    """A console of any width, to measure with."""
-    return Console(width=10_000)
+    """A console of any width, to measure with; without a height rich takes a dumb terminal to be 80 columns wide."""
+    return Console(width=10_000, height=100)
 
 
 def broken(name: str) -> str:

@@ -6,10 +6,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from permlab.errors import first_line
+from permlab.runs.comparison import Group, headline, number_rows, sweep_figures, word_rows
 from permlab.runs.console import console, print_table
 from permlab.runs.execute import Outcome
 from permlab.storage.files import read_json, save_figure, write_csv, write_json
-from permlab.tables import words
+
+FINISHED = ("done", "skipped")
 
 
 def note_job(sweep: Path, number: int, varied: dict[str, str], outcome: Outcome) -> None:
@@ -30,48 +33,49 @@ def read_jobs(sweep: Path) -> list[dict[str, Any]]:
 
 
 def close_sweep(sweep: Path, expected: int, task: ModuleType) -> int:
-    """Print one table of all jobs, and of means over seeds; write both as CSV, and the task's figures of a sweep.
+    """Print one table of all jobs, and of means over seeds; write both as CSV, and the figures of the comparison.
+
+    `jobs.csv` names the run directories; `comparison.csv` holds numbers: mean, deviation and count of every metric.
 
     Returns the exit code: 1 when a job failed or is missing.
     """
     notes = read_jobs(sweep)
-    headline = tuple(name for name in task.HEADLINE if any(name in note["metrics"] for note in notes))
-    write_csv(sweep / "jobs.csv", rows := [job_row(note, headline) for note in notes])
+    names = headline(task, [note["metrics"] for note in notes])
+    rows = [job_row(note, names) for note in notes]
+    write_csv(sweep / "jobs.csv", [{**row, "directory": note["directory"]} for row, note in zip(rows, notes)])
     print_table(rows, f"jobs of {sweep}")
     groups = by_configuration(notes)
+    write_csv(sweep / "comparison.csv", number_rows(groups, names))
     if len(groups) < len(notes):
-        write_csv(sweep / "comparison.csv", means := [mean_row(*group, headline) for group in groups])
-        print_table(means, "mean ± standard deviation over seeds")
-    draw = getattr(task, "sweep_figures", None)
-    for name, figure in (draw(groups) if draw else {}).items():
-        save_figure(sweep / "figures", name, figure)
-        console().print(f"figure {sweep / 'figures' / name}.png", markup=False)
-    failed = [note for note in notes if note["status"] not in ("done", "skipped")]
+        print_table(word_rows(groups, names), "mean ± standard deviation over seeds")
+    draw(sweep, task, groups)
+    failed = [note for note in notes if note["status"] not in FINISHED]
     for note in failed:
         console().print(f"job {note['job']} {note['status']}: {note['message']} ({note['directory']})", markup=False)
     return 1 if failed or len(notes) < expected else 0
 
 
-def job_row(note: dict[str, Any], headline: tuple[str, ...]) -> dict[str, Any]:
+def draw(sweep: Path, task: ModuleType, groups: list[Group]) -> None:
+    """Write the figures; one that cannot be drawn is said and costs the sweep nothing."""
+    try:
+        for name, figure in sweep_figures(task, groups).items():
+            save_figure(sweep / "figures", name, figure)
+            console().print(f"figure {sweep / 'figures' / name}.png", markup=False)
+    except Exception as error:  # the jobs are done and their tables written
+        console().print(f"the figures of this sweep could not be drawn: {first_line(error)}", markup=False)
+
+
+def job_row(note: dict[str, Any], names: list[str]) -> dict[str, Any]:
     """Return one row of the job table."""
-    numbers = {name: note["metrics"].get(name) for name in headline}
+    numbers = {name: note["metrics"].get(name) for name in names}
     return {"job": note["job"], **note["varied"], "status": note["status"], **numbers, "seconds": note["seconds"]}
 
 
-Group = tuple[dict[str, str], list[dict[str, float]]]
-"""What was varied besides the seed, and the metrics of every finished job of it."""
-
-
 def by_configuration(notes: list[dict[str, Any]]) -> list[Group]:
-    """Group the jobs that differ in nothing but their seed."""
+    """Group the jobs that differ in nothing but their seed; what did not finish has no numbers to compare."""
     groups: dict[tuple[tuple[str, str], ...], list[dict[str, float]]] = {}
     for note in notes:
         key = tuple((k, v) for k, v in note["varied"].items() if k != "seed")
-        groups.setdefault(key, []).extend([note["metrics"]] if note["metrics"] else [])
+        finished = note["status"] in FINISHED and note["metrics"]
+        groups.setdefault(key, []).extend([note["metrics"]] if finished else [])
     return [(dict(key), metrics) for key, metrics in groups.items()]
-
-
-def mean_row(varied: dict[str, str], metrics: list[dict[str, float]], headline: tuple[str, ...]) -> dict[str, Any]:
-    """Return one row: what was varied, how many seeds, and mean ± sd of the headline numbers."""
-    numbers = {name: [m[name] for m in metrics if isinstance(m.get(name), (int, float))] for name in headline}
-    return {**varied, "seeds": len(metrics), **{name: words(values) for name, values in numbers.items()}}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from permlab import figures
 from permlab.probes.table import POSITIONS, READINGS, READOUTS, STYLES, VARIANTS
+from permlab.tables import spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -230,26 +231,20 @@ def prompts(rows: list[dict[str, Any]]) -> Figure:
 
 
 def scaling(groups: list[tuple[dict[str, str], list[dict[str, float]]]]) -> dict[str, Figure]:
-    """Steps and seconds to the target against n, for a sweep over task.n; nothing for other sweeps."""
-    solved = [
-        (metrics["n"], metrics)
-        for varied, jobs in groups
-        if "task.n" in varied
-        for metrics in jobs
-        if metrics.get("seeds_solved")
-    ]
-    if len({n for n, _ in solved}) < 2:
+    """Steps and seconds to the target against n, mean and deviation over jobs, for a sweep over task.n alone."""
+    solved = [(metrics["n"], metrics) for _, jobs in groups for metrics in jobs if metrics.get("seeds_solved")]
+    sizes = sorted({n for n, _ in solved})
+    if len(sizes) < 2 or any(list(varied) != ["task.n"] for varied, _ in groups):
         return {}
-    solved.sort(key=lambda point: point[0])
-    fig, (left, right) = figures.new(width=2, columns=2, height=2.5)
-    sizes = [n for n, _ in solved]
-    left.plot(sizes, [m["steps_to_target"] for _, m in solved], "o-", color=figures.color(VARIANTS["scratch"]))
-    right.plot(sizes, [m["train_seconds"] for _, m in solved], "o-", color=figures.color(VARIANTS["scratch"]))
-    left.set_ylabel("steps to the target error")
-    right.set_ylabel("seconds for all seeds")
-    right.set_yscale("log")
-    for ax in (left, right):
-        ax.set_xscale("log", base=2)
-        ax.set_xticks(sorted(set(sizes)), [str(int(n)) for n in sorted(set(sizes))])
-        ax.set_xlabel("n")
+    fig, axes = figures.new(width=2, columns=2, height=2.5)
+    panels = (("steps_to_target", "steps to the target error"), ("train_seconds", "seconds for all seeds"))
+    for ax, (name, label) in zip(axes, panels):
+        found = [spread(m[name] for size, m in solved if size == n) for n in sizes]
+        means, errors = [each.mean if each else 0 for each in found], [(each and each.deviation) or 0 for each in found]
+        ax.errorbar(sizes, means, errors, fmt="o-", color=figures.color(VARIANTS["scratch"]), capsize=2)
+        ax.set(xscale="log", xlabel="n", ylabel=label)
+        ax.set_xticks(sizes, [str(int(n)) for n in sizes])
+        ax.minorticks_off()
+    axes[1].set_yscale("log")
+    figures.readable_log(axes[1].yaxis)
     return {"scaling": fig}

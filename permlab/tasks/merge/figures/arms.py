@@ -90,7 +90,7 @@ def spelled(arm: str) -> str:
 
 
 def draw_sweep(key: str, groups: list[tuple[dict[str, str], list[dict[str, float]]]]) -> Any:
-    """Loss barrier and midpoint accuracy of every arm against a number that was varied over jobs."""
+    """Loss barrier and midpoint accuracy of every arm against a varied number: mean and deviation over jobs."""
     fig, axes = figures.new(width=2, columns=2, height=2.8)
     order = sorted(groups, key=lambda group: float(group[0][key]))
     arms = [name.removesuffix("_loss_barrier") for name in order[0][1][0] if name.endswith("_loss_barrier")]
@@ -98,11 +98,12 @@ def draw_sweep(key: str, groups: list[tuple[dict[str, str], list[dict[str, float
     for ax, metric in zip(axes, SWEPT):
         for arm in arms:
             name = f"{arm}_{metric}"
-            points = [(float(varied[key]), [m[name] for m in found if name in m]) for varied, found in order]
+            points = [(float(varied[key]), [m[name] for m in jobs if name in m]) for varied, jobs in order]
             points = [(x, values) for x, values in points if values]
             label = spelled(arm)
-            means = [statistics.fmean(values) for _, values in points]
-            ax.plot([x for x, _ in points], means, "o-", color=_color(label), label=label)
+            found = [spread(values) for _, values in points]
+            means, errors = [e.mean for e in found if e], [e.deviation or 0.0 for e in found if e]
+            ax.errorbar([x for x, _ in points], means, errors, fmt="o-", color=_color(label), label=label, capsize=2)
         ax.set_xscale("log")
         ax.set_xticks([float(varied[key]) for varied, _ in order], [varied[key] for varied, _ in order])
         ax.minorticks_off()
