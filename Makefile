@@ -4,11 +4,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# DATA: the folder of public data sets that some reproductions and tests read; see README, Tests.
+# DATA: the folder of public data sets that some reproductions and tests read; see README, Adding to it.
 DATA ?= ../shared/data
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint ls
+.PHONY: help setup demo test test-all lint ls wheel
 
 help: ## print this list
 	@grep -hE '^[a-z0-9%-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -42,6 +42,10 @@ lint: setup ## check style, formatting, types and the oldest Python
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/vermin --quiet --violations --target=3.10- --exclude long permlab tests scripts setup.py
+
+wheel: setup ## dist/permlab-VERSION-py3-none-any.whl
+	$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w dist .
+	@ls dist/*.whl
 
 ls: setup ## list tasks, models, datasets, hardware and experiments
 	$(BIN)/permlab ls

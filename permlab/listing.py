@@ -1,7 +1,7 @@
 """What there is, as tables: `permlab ls`, `permlab ls tasks models`, `permlab ls methods`, `permlab ls combines`.
 
 Options of the command line come from the YAML files of conf/ (`permlab.shipped`), methods from the rows of
-`registry.TABLES`; those of plugins are among both. README's tables are these rows as Markdown (`markdown`).
+`registry.TABLES`; those of plugins are among both. The tables of the pages are these rows as Markdown (`markdown`).
 """
 
 from __future__ import annotations

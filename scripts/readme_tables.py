@@ -1,4 +1,4 @@
-"""Keep README.md's tables of methods and experiments as the code has them: `python scripts/readme_tables.py --write`.
+"""Keep the pages' tables of methods and experiments as the code has them: `python scripts/readme_tables.py --write`.
 
 A table stands between `<!-- methods: TABLE -->` (a name of `registry.TABLES`) or `<!-- experiments -->`, and
 `<!-- end -->`. Without `--write` nothing is changed and the exit code says whether all of them are up to date.
@@ -17,20 +17,29 @@ from permlab.tables import Row
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import reproduce  # the module beside this one
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
 MARKED = re.compile(r"(<!-- (methods: (\w+)|experiments) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def main() -> None:
     """Compare, or write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="change README.md")
-    before = README.read_text(encoding="utf-8")
-    after = filled(before)
-    if parser.parse_args().write:
-        README.write_text(after, encoding="utf-8")
-    elif before != after:
-        sys.exit("README.md's tables are not those of the code: python scripts/readme_tables.py --write")
+    parser.add_argument("--write", action="store_true", help="change the pages")
+    write, old = parser.parse_args().write, []
+    for page in pages():
+        before = page.read_text(encoding="utf-8")
+        after = filled(before)
+        if before != after:
+            old.append(page.name)
+            if write:
+                page.write_text(after, encoding="utf-8")
+    if old and not write:
+        sys.exit(f"tables of {', '.join(old)} are not those of the code: python scripts/readme_tables.py --write")
+
+
+def pages() -> list[Path]:
+    """Return README.md and the documents it links to."""
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def filled(text: str) -> str:

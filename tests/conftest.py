@@ -25,7 +25,7 @@ def shared_data() -> Callable[[str], Path]:
     def folder(name: str) -> Path:
         path = DATA / name
         if not path.exists():
-            pytest.skip(f"needs the public data folder {name} under PERMLAB_DATA (see README, Tests)")
+            pytest.skip(f"needs the public data folder {name} under PERMLAB_DATA (see README, Adding to it)")
         return path
 
     return folder

@@ -22,17 +22,18 @@ from permlab.symmetry.spec import Spec
 from permlab.symmetry.verification import verify
 
 
-def infer(model: nn.Module, inputs: Sequence[Any], *, check: bool = True) -> Spec:
+def infer(model: nn.Module, inputs: Tensor | Sequence[Any], *, check: bool = True) -> Spec:
     """Spec of a traceable module, from one example input.
 
     Args:
         model: any module; data-dependent control flow cannot be traced.
-        inputs: positional example inputs (small ones will do; at least two samples).
+        inputs: an example input, or several positional ones (small ones will do; at least two samples).
         check: verify every group in float64 before returning.
 
     Raises:
         UserError: torch.fx cannot trace the module, or the result does not pass `verify`.
     """
+    inputs = (inputs,) if isinstance(inputs, Tensor) else inputs
     try:
         graph = fx.symbolic_trace(model)
     except Exception as error:  # torch.fx raises many kinds; all mean that the module cannot be traced

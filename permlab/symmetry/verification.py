@@ -34,7 +34,7 @@ def outputs(result: Any) -> list[Tensor]:
 def verify(
     spec: Spec,
     model: nn.Module,
-    inputs: Sequence[Any] | Mapping[str, Any],
+    inputs: Tensor | Sequence[Any] | Mapping[str, Any],
     *,
     seed: int = 0,
     tolerance: float = TOLERANCE,
@@ -47,7 +47,7 @@ def verify(
     Args:
         spec: the declared or inferred symmetry.
         model: the network; left untouched.
-        inputs: positional arguments (a sequence) or keyword arguments (a mapping) of one forward call.
+        inputs: of one forward call: a tensor, positional arguments (a sequence) or keyword arguments (a mapping).
         seed: of the random elements and of the shaking.
         tolerance: largest accepted change relative to the largest output.
 
@@ -57,6 +57,7 @@ def verify(
     Raises:
         UserError: a group changes the function, or a tensor does not fit; names the group and its tensors.
     """
+    inputs = (inputs,) if isinstance(inputs, Tensor) else inputs
     generator = torch.Generator().manual_seed(seed)
     check_state(spec, model.state_dict())
     shaken = shaken_copy(model, generator)

@@ -1,4 +1,4 @@
-"""The tasks, `permlab task=NAME`: a module, a YAML in conf/task/ and a row here make one (README, Adding a task)."""
+"""The tasks, `permlab task=NAME`: a module, a YAML in conf/task/ and a row here make one (docs/adding_a_task.md)."""
 
 from __future__ import annotations
 

@@ -197,3 +197,11 @@ def test_untraceable_modules_are_refused_with_the_way_out():
 
     with pytest.raises(UserError, match=r"cannot trace Branch.*by hand"):
         infer(Branch(), (torch.ones(2),))
+
+
+def test_one_tensor_is_an_example_input():
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    inputs = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    spec = infer(net, inputs)
+    assert [group.size for group in spec.groups.values()] == [6]
+    assert max(verify(spec, net, inputs).values()) < 1e-9

@@ -1,4 +1,4 @@
-"""The example of "Adding a task" in README.md, taken from the page, works in a copy of the package."""
+"""The example of docs/adding_a_task.md, taken from the page, works in a copy of the package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BLOCK = re.compile(r"<!-- (file|line): (\S+) -->\n```\w+\n(.*?)```", re.DOTALL)
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
     """The package and conf/ with the pieces of the page added."""
-    blocks = BLOCK.findall((ROOT / "README.md").read_text())
+    blocks = BLOCK.findall((ROOT / "docs" / "adding_a_task.md").read_text())
     assert [kind for kind, *_ in blocks] == ["file", "file", "line", "file"]
     files = {path: text for kind, path, text in blocks if kind == "file"}
     rows = {path: (TASK_ROWS, text) for kind, path, text in blocks if kind == "line"}
