@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from permlab import shipped
 from permlab.errors import Interrupted, UserError, as_lines, did_you_mean, first_line
+from permlab.runs.signals import impatient
 from permlab.version import __version__
 
 if TYPE_CHECKING:
@@ -31,23 +33,31 @@ def main(argv: list[str] | None = None) -> None:
     # Idle OpenMP threads sleep instead of spinning: beside another busy process a run of two threads is otherwise up to
     # 20 times slower. Read by the runtime when torch is loaded, which is later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    before = impatient()
     try:
-        code = dispatch(arguments)
-    except UserError as error:
-        complain(str(error))
-        code = 2
+        code = exit_code(arguments)
     except KeyboardInterrupt:
         code = 130
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            # Python takes a moment to end; an impatient second Ctrl-C would only print where it was.
+            signal.signal(signal.SIGINT, signal.SIG_IGN if argv is None else before)
+    sys.exit(code)
+
+
+def exit_code(arguments: list[str]) -> int:
+    """Carry out a command line; every way to end has its code."""
+    try:
+        return dispatch(arguments)
+    except UserError as error:
+        complain(str(error))
+        return 2
     except Interrupted as stopped:
-        code = 128 + stopped.signum
+        return 128 + stopped.signum
     except BrokenPipeError:
         # Someone closed our pipe (`permlab ls | head`): not an error, and python must not complain about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    # Python takes a moment to end; an impatient second Ctrl-C would only print where it was.
-    if argv is None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.exit(code)
+        return 0
 
 
 def complain(message: str) -> None:
@@ -264,6 +274,7 @@ class SweepJob:
 def launch(arguments: list[str], job: Callable[[Any], None]) -> int:
     """Call Hydra's main with our conf folder; its errors come back as exceptions, not as its own exit."""
     import hydra
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.errors import HydraException
 
     from permlab.compose import VERSION_BASE, explain
@@ -273,11 +284,15 @@ def launch(arguments: list[str], job: Callable[[Any], None]) -> int:
     before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = ["permlab", *arguments]
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    # Every job has been composed and checked; Hydra's sweeper would compose all of them again before the first starts.
+    composing_again = BasicSweeper.validate_batch_is_legal
+    BasicSweeper.validate_batch_is_legal = lambda *_: None  # type: ignore[method-assign]
     try:
         hydra.main(version_base=VERSION_BASE, config_path=str(shipped.conf_dir()), config_name="config")(job)()
     except HydraException as error:
         raise UserError(explain(error, [a for a in arguments if "=" in a])) from error
     finally:
+        BasicSweeper.validate_batch_is_legal = composing_again  # type: ignore[method-assign]
         sys.argv = before[0]
         if before[1] is None:
             del os.environ["HYDRA_FULL_ERROR"]

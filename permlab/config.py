@@ -8,6 +8,7 @@ result onto the dataclasses, which also refuses what `+key=value` smuggled in. N
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -21,6 +22,8 @@ from permlab.hardware import HardwareConfig, check_hardware
 from permlab.keys import choice
 from permlab.version import __version__
 
+KEPT_PARTS = 100
+"""Parts of configurations that `typed` remembers."""
 TRACKERS = ("wandb", "none")
 TRACKER_MODES = ("auto", "online", "offline", "disabled")
 
@@ -212,12 +215,27 @@ def schema_for(group: str, values: Any) -> type:
     return options[name]
 
 
+_typed: dict[tuple[str, Any, str], Any] = {}
+
+
 def typed(prefix: str, schema: Any, values: dict[str, Any]) -> Any:
     """Merge plain values onto a dataclass and return the instance.
+
+    The jobs of a sweep share most of their parts: what was merged before is copied, which is far faster.
 
     Raises:
         UserError: naming the key, for an unknown key or a value of the wrong type.
     """
+    key = (prefix, schema, repr(values))
+    if key not in _typed:
+        made = _merge_typed(prefix, schema, values)
+        if len(_typed) >= KEPT_PARTS:
+            _typed.clear()
+        _typed[key] = made
+    return copy.deepcopy(_typed[key])
+
+
+def _merge_typed(prefix: str, schema: Any, values: dict[str, Any]) -> Any:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 

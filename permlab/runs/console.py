@@ -213,7 +213,12 @@ class Progress:
         elif now - self.last_line >= PLAIN_SECONDS:
             self.last_line = now
             eta = (self.total - done) / rate if rate > 0 else float("inf")
-            LOGGER.info("%s %d/%d %s rate %.3g/s eta %.0fs", self.description, done, self.total, shown, rate, eta)
+            counted = f"{self.description} {done}/{self.total} {shown}".rstrip()
+            line = f"{counted} rate {rate:.3g}/s eta {eta:.0f}s"
+            if LOGGER.handlers:
+                LOGGER.info("%s", line)
+            else:  # before a run, where there is no run.log
+                console().print(line, markup=False)
 
 
 def print_table(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from permlab.errors import UserError, shortened
-from permlab.storage.files import read_json
+from permlab.storage.files import TEMPORARY, read_json
 
 LONGEST_NAME = 255
 """Bytes of one name on the usual file systems."""
@@ -47,9 +47,9 @@ def claim(path: Path) -> Path:
 
 
 def check_free(path: Path) -> None:
-    """Refuse a run directory that holds something, or is a file."""
+    """Refuse a run directory that is a file or holds something, but not one whose run was killed before it began."""
     with writable(path):
-        taken = path.is_file() or (path.is_dir() and any(path.iterdir()))
+        taken = path.is_file() or (path.is_dir() and not all(TEMPORARY.fullmatch(each.name) for each in path.iterdir()))
     if taken:
         raise UserError(f"run.dir={path} is not empty; choose another, or continue it with `permlab resume {path}`")
 

@@ -15,7 +15,7 @@ from permlab.errors import Interrupted, UserError, as_lines, first_line
 from permlab.runs import directory
 from permlab.runs.console import LOGGER, logging_to
 from permlab.runs.environment import describe_environment
-from permlab.runs.run import Run, RunLostError
+from permlab.runs.run import RESERVE, Run, RunLostError
 from permlab.runs.signals import listening
 from permlab.runs.trackers import open_tracker
 from permlab.storage.files import read_json, remove_temporaries, write_json, write_text
@@ -70,12 +70,16 @@ def resume(path: Path) -> Outcome:
     try:
         plain = read_yaml(path / "config.yaml")
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path} is not a run directory: it has no config.yaml") from None
+        died = any(path.glob(".config.yaml.*.tmp"))
+        why = " (a run that was killed before it began; remove it and start it again)" if died else ""
+        raise UserError(f"{path} is not a run directory: it has no config.yaml{why}") from None
     except UnreadableError as error:
         raise UserError(f"{path} cannot be resumed: {error}") from None
     result = read_json(path / "result.json")
     result = result if isinstance(result, dict) else {}
     if result.get("status") == "done":
+        with suppress(OSError, UserError), hold(path):  # killed when all was done: only what a run holds is left
+            sweep_up(path)
         return Outcome(path, "skipped", 0, f"{path} is finished; nothing to resume")
     config = build_config(without_interpolations(plain, path / "config.yaml"))
     before = result.get("fingerprint", config.fingerprint())
@@ -85,6 +89,12 @@ def resume(path: Path) -> Outcome:
             f"({str(result.get('version'))[:20]}): its checkpoints do not belong to these settings; start a new run"
         )
     return carry_out(config, path, resumed=True)
+
+
+def sweep_up(path: Path) -> None:
+    """Remove what a killed process left in a run directory that is held now."""
+    remove_temporaries(path)
+    (path / RESERVE).unlink(missing_ok=True)
 
 
 def without_interpolations(plain: Any, path: Path) -> Any:
@@ -111,8 +121,7 @@ def carry_out(config: Config[TaskSettings], path: Path, resumed: bool) -> Outcom
         with directory.writable(path):
             lock = opened.enter_context(hold(path))
             stop = opened.enter_context(listening())
-            if resumed:
-                remove_temporaries(path)
+            sweep_up(path)
             opened.enter_context(logging_to(path / "run.log"))
             run = Run(config, path, stop, resumed, lock)
             run.write_result("running")

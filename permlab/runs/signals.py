@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 from permlab.errors import Interrupted
 
@@ -19,6 +23,8 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self.insisted = float("-inf")
+        """When the task was last stopped where it was: signals in quick succession do so once."""
         self.closing = False
         """Set when the run is being closed: further signals change nothing then."""
 
@@ -26,6 +32,28 @@ class StopRequest:
         """Raise `Interrupted` if a stop signal has arrived."""
         if self.signum is not None:
             raise Interrupted(self.signum)
+
+
+def impatient() -> Any:
+    """Let the first SIGINT outside a run raise KeyboardInterrupt, and the next end the process at once, in silence.
+
+    Python's own handler raises again and again, also where the first is being dealt with, and prints where it was.
+    Returns the handler that was there; a SIGINT that a shell has us ignore stays ignored.
+    """
+
+    def at_once(*_: object) -> None:
+        with suppress(Exception):  # what was said so far; it may be just being written
+            sys.stdout.flush()
+        os._exit(128 + signal.SIGINT)
+
+    def on_interrupt(*_: object) -> None:
+        signal.signal(signal.SIGINT, at_once)
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT) or signal.SIG_DFL
+    if threading.current_thread() is threading.main_thread() and callable(before):
+        signal.signal(signal.SIGINT, on_interrupt)
+    return before
 
 
 @contextmanager
@@ -39,13 +67,17 @@ def listening() -> Iterator[StopRequest]:
     def on_stop(signum: int, _: FrameType | None) -> None:
         if request.closing:
             return
-        if request.signum is not None:
+        if request.signum is None:
+            request.signum = signum
+            signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
+        elif time.monotonic() - request.insisted > GRACE_SECONDS:
+            # Once: a third one would break into what the second has begun, saving a checkpoint for instance.
+            request.insisted = time.monotonic()
             raise Interrupted(signum)
-        request.signum = signum
-        signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
 
     def on_alarm(*_: object) -> None:
-        if not request.closing:
+        if not request.closing and time.monotonic() - request.insisted > GRACE_SECONDS:
+            request.insisted = time.monotonic()
             request.check()
 
     handlers: dict[int, Callable[[int, FrameType | None], None]]

@@ -157,6 +157,25 @@ def test_a_resumed_run_lists_what_it_wrote_before_and_sweeps_up(start, toy):
     assert not list(path.rglob("*.tmp"))
 
 
+def test_a_run_that_was_killed_when_all_was_done_is_tidied_up(start):
+    path = start(lambda config, run: None).directory
+    for name in (".reserve", "run.lock", "tables/.numbers.csv.0123abcd.tmp"):
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).write_text("")
+    assert resume_toy(path).status == "skipped"
+    assert not [p.name for p in path.rglob("*") if p.name.endswith((".tmp", ".reserve", ".lock"))]
+
+
+def test_a_run_that_was_killed_before_it_began_is_told_apart_and_started_again(start, tmp_path):
+    path = tmp_path / "named"
+    path.mkdir()
+    (path / ".config.yaml.0123abcd.tmp").write_text("half")
+    with pytest.raises(UserError, match=r"has no config\.yaml \(a run that was killed before it began"):
+        execute.resume(path)
+    assert start(lambda config, run: None, dir=str(path)).status == "done"
+    assert not list(path.glob(".*"))
+
+
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [

@@ -85,6 +85,8 @@ def prompt(config: Config[InversePermutationConfig], run: Run) -> None:
     for one in asked:
         check_context(model, tokenizer, one, run.seed)
     done: dict[str, Any] = (run.load_checkpoint() or {}).get("done", {})
+    if run.resumed:
+        run.rewind_metrics(len(done) - 1)  # lines are numbered from 0
     with run.progress("asking", keys.examples * len(asked), keys.examples * len(done)) as bar:
         for number, one in enumerate(asked):
             name = f"{one.style}_n{one.n}"
