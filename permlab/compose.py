@@ -16,6 +16,7 @@ from typing import Any
 from permlab import registry, shipped
 from permlab.config import Config, TaskSettings, build_config, register_schemas
 from permlab.errors import UserError, did_you_mean, first_line
+from permlab.points import Points
 from permlab.runs.console import Progress
 from permlab.runs.directory import check_free, check_writable
 
@@ -79,7 +80,7 @@ def plan_jobs(overrides: list[str], multirun: bool, config_dir: str | None = Non
         raise UserError(f"{key} has several values; add -m to sweep over them (permlab -m {' '.join(overrides)})")
     combinations = [list(point) for point in itertools.product(*choices)]
     # The first is composed already, unless an experiment has added values to it: composing is most of the start-up.
-    points = Points(parsed, search, {tuple(first): composed})
+    points = Points(parsed, lambda point: compose_one([*point, *search]), {tuple(first): composed})
     jobs: list[Job] = []
     with Progress("checking jobs", len(combinations)) if len(combinations) > FEW_JOBS else nullcontext() as bar:
         for point in combinations:
@@ -88,84 +89,6 @@ def plan_jobs(overrides: list[str], multirun: bool, config_dir: str | None = Non
                 bar.update(len(jobs))
     check_directories(jobs)
     return Plan(jobs, [*overrides, *added], varied, multirun or len(jobs) > 1, search)
-
-
-class Points:
-    """Composed configurations of the points of a sweep.
-
-    Where the points differ in plain values only (`seed=0,1`), the groups are composed once and the values set in that,
-    which takes a tenth of the time; where they differ in options (`model=mlp,resnet`), each is composed.
-
-    Args:
-        parsed: every override of the command line.
-        search: see `search_path`.
-        known: overrides of a point -> what it composes to.
-    """
-
-    def __init__(self, parsed: list[Any], search: list[str], known: dict[tuple[str, ...], Any]) -> None:
-        self._parsed, self._search, self._known = parsed, search, known
-        self._varied = [number for number, override in enumerate(parsed) if override.is_sweep_override()]
-        self._keys = [override.key_or_group for override in parsed]
-        self._values: dict[str, Any] = {}
-        self._base: Any = None
-
-    def composed(self, point: list[str]) -> Any:
-        """Return the configuration of a point; the next call may overwrite it.
-
-        Raises:
-            UserError: it does not compose.
-        """
-        known = self._known.get(tuple(point))
-        found = known if known is not None else self._with_values(point)
-        if found is None:
-            found = compose_one([*point, *self._search])
-            self._base = found if all(self._is_plain(found, number) for number in self._varied) else None
-        return found
-
-    def _with_values(self, point: list[str]) -> Any:
-        """Set the values of a point where the one before has its own; None where Hydra has to look at it."""
-        from omegaconf import OmegaConf
-        from omegaconf.errors import OmegaConfBaseException
-
-        if self._base is None:
-            return None
-        try:
-            for number in self._varied:
-                value = self._value(point[number])
-                if isinstance(value, dict):
-                    return None  # a mapping is merged into what is there
-                OmegaConf.update(self._base, self._keys[number], value)
-        except OmegaConfBaseException:  # Hydra says what is wrong with it
-            self._base = None
-            return None
-        return self._base
-
-    def _value(self, text: str) -> Any:
-        if text not in self._values:
-            self._values[text] = parse([text])[0].value()
-        return self._values[text]
-
-    def _is_plain(self, composed: Any, number: int) -> bool:
-        """Whether a varied key is a value that is there, and that no other override has to do with."""
-        key = self._keys[number]
-        if not self._is_value(composed, key) or key.startswith("hydra"):
-            return False
-        # An override of a mapping with a mapping touches what is below; with a name it chooses an option of a group.
-        touching = [
-            other.key_or_group
-            for place, other in enumerate(self._parsed)
-            if place != number and (isinstance(other.value(), dict) or self._is_value(composed, other.key_or_group))
-        ]
-        return not any(f"{key}.".startswith(f"{other}.") or other.startswith(f"{key}.") for other in touching)
-
-    @staticmethod
-    def _is_value(composed: Any, key: str) -> bool:
-        """Whether a key is there and holds no mapping."""
-        from omegaconf import OmegaConf
-
-        parent, _, name = key.rpartition(".")
-        inside = OmegaConf.select(composed, parent) if parent else composed
-        return OmegaConf.is_dict(inside) and name in inside and not OmegaConf.is_dict(inside._get_node(name))
 
 
 def activate_plugins(parsed: list[Any]) -> None:

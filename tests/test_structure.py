@@ -27,7 +27,7 @@ FLOORS = (
     ("reports", "compose"),
     ("runs",),
     ("config",),
-    ("hardware", "experiment", "listing"),
+    ("hardware", "experiment", "listing", "points"),
     ("merging",),
     ("matching", "text", "probes", "ntk", "adapters"),
     ("symmetry",),
