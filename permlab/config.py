@@ -55,6 +55,8 @@ class RunConfig:
     """Seconds between checkpoints."""
     checkpoint_steps: int | None = None
     """Steps between checkpoints, for tasks that count steps; replaces checkpoint_seconds."""
+    deterministic: bool = False
+    """Only algorithms that give the same bits every time, on GPUs too; slower, and an operation without one fails."""
     sweep: str | None = None
     """Set by permlab: the sweep directory that this run belongs to."""
 

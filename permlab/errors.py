@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import warnings
 from collections.abc import Iterable
 
 LONGEST_LINE = 300
@@ -41,6 +42,23 @@ class Interrupted(Exception):
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by signal {signum}")
         self.signum = signum
+
+
+class DivergedError(Exception):
+    """Training left the finite numbers: exit code 1. A run names its last good checkpoint before the `remedy`."""
+
+    def __init__(self, found: str, remedy: str) -> None:
+        super().__init__(f"{found}; {remedy}")
+        self.found, self.remedy = found, remedy
+
+
+class Caution(UserWarning):
+    """A result that stands, but was not fully decided by the data; `result.json` lists them under `warnings`."""
+
+
+def caution(message: str) -> None:
+    """Warn about a result; the line that is blamed is the one outside the function that calls this."""
+    warnings.warn(message, Caution, stacklevel=3)
 
 
 def visible(text: str) -> str:

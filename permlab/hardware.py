@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+CUBLAS_WORKSPACES = (":4096:8", ":16:8")
+"""Settings with which cuBLAS promises the same bits every time."""
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -85,6 +89,39 @@ def set_threads(hardware: HardwareConfig) -> None:
 
     limit = os.environ.get("OMP_NUM_THREADS", "")
     torch.set_num_threads(hardware.threads or (int(limit) if limit.isdigit() else usable_cores()))
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Have torch, cuDNN and cuBLAS use reproducible algorithms only; everything is put back at the end.
+
+    An operation that has none raises RuntimeError. cuBLAS reads its workspace setting when it is first used in a
+    process: set `CUBLAS_WORKSPACE_CONFIG` yourself where another run used the GPU before.
+    """
+    if not wanted:
+        yield
+        return
+    import torch
+
+    cudnn, variable = torch.backends.cudnn, "CUBLAS_WORKSPACE_CONFIG"
+    enabled, warn_only = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    before = cudnn.benchmark, cudnn.deterministic, os.environ.get(variable)
+    if before[2] not in CUBLAS_WORKSPACES:
+        os.environ[variable] = CUBLAS_WORKSPACES[0]
+    cudnn.benchmark, cudnn.deterministic = False, True
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        cudnn.benchmark, cudnn.deterministic = before[:2]
+        if before[2] is None:
+            os.environ.pop(variable, None)
+        else:
+            os.environ[variable] = before[2]
 
 
 def usable_cores() -> int:

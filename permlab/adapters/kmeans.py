@@ -21,6 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from permlab.errors import caution
+
 
 @dataclass(frozen=True)
 class Clusters:
@@ -78,7 +80,16 @@ def kmeans(
     scale = torch.diagonal(gram, dim1=1, dim2=2).sum(1, keepdim=True).clamp_min(1e-300)
     best = ((inertia / scale) * 1e10).round().argmin(dim=1)
     rows = torch.arange(sets, device=gram.device)
-    return Clusters(labels[rows, best], signs[rows, best], inertia[rows, best])
+    labels, signs = labels[rows, best][:, None], signs[rows, best][:, None]
+    natural, _, _ = _assign(gram, labels, signs, n_clusters, signed)
+    sizes = torch.nn.functional.one_hot(natural[:, 0], n_clusters).sum(dim=-2)
+    without = int((sizes == 0).any(dim=-1).sum())
+    if without:
+        caution(
+            f"k-means: {without} of {sets} sets have fewer distinct points than the {n_clusters} clusters asked for; "
+            "the empty clusters were given the points farthest from their centroids, which is arbitrary among equals"
+        )
+    return Clusters(labels[:, 0], signs[:, 0], inertia[rows, best])
 
 
 def _draws(seed: int, n_init: int, n_clusters: int, trials: int) -> Tensor:

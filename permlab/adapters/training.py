@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from permlab.adapters.benchmark.questions import Benchmark, Group, Questions
 from permlab.adapters.benchmark.table import ANSWER_METRICS
+from permlab.diverged import check_losses, check_weights
 from permlab.models.causal_lm import build_scratch
 from permlab.models.causal_lm_config import CausalLMConfig, ScratchConfig
 from permlab.storage.folders import replacing_folder
@@ -93,12 +94,15 @@ def fit(
 
     Returns:
         The running mean of the loss, in nats per answer token.
+
+    Raises:
+        DivergedError: the loss left the finite numbers.
     """
     generator = torch.Generator().manual_seed(seed)
     trained = list(parameters)
     optimizer = torch.optim.AdamW(trained, lr=schedule.learning_rate, weight_decay=0.0)
     rate = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.factor)
-    running = 0.0
+    running, unchecked, remedy = 0.0, [], f"lower learning_rate={schedule.learning_rate:g}"
     for step in range(schedule.steps):
         batch = _draw(questions, schedule.batch, generator)
         if replay is not None:
@@ -112,11 +116,16 @@ def fit(
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         rate.step()
+        unchecked.append(loss.detach())
         if step % 10 == 9 or step + 1 == schedule.steps:
-            value = float(loss.detach())
+            losses = torch.stack(unchecked)[:, None].tolist()
+            check_losses(losses, step + 2 - len(losses), remedy)
+            unchecked.clear()
+            value = losses[-1][0]
             running = value if running == 0.0 else 0.8 * running + 0.2 * value
             if progress is not None:
                 progress(step + 1, schedule.steps, running)
+    check_weights(trained, schedule.steps, remedy)
     return running
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from permlab.errors import UserError, check_range
-from permlab.matching.assign import score, solve
+from permlab.matching.assign import score, solve, tied, warn_of_ties
 from permlab.matching.result import Matching
 from permlab.matching.setting import MatchOptions, MatchSetting
 from permlab.matching.table import SIMILARITIES
@@ -255,6 +255,8 @@ def match_moments(
             costs = against(k, [other for other in everyone if other != k])
             _fill(result, k, name, group, costs)
             result.objective += score(group, costs, result.permutations[k])
+    ties = {name: max(tied(each[name]) for each in result.costs[1:]) for name in spec.groups}
+    warn_of_ties(result.method, ties)
     result.sweeps = 1
     return result
 

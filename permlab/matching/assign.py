@@ -18,6 +18,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from torch import Tensor
 
+from permlab.errors import caution
 from permlab.symmetry import ChannelGroup, Group, HeadGroup, Permutation
 
 EXACT_QUERIES = 3
@@ -43,6 +44,21 @@ def assign(similarity: Tensor) -> Tensor:
     # Negating the float64 copy here keeps SciPy from making a second one for `maximize=True`.
     negative = np.negative(similarity.detach().cpu().numpy().astype(np.float64))
     return torch.from_numpy(linear_sum_assignment(negative)[1])
+
+
+def tied(similarity: Tensor) -> int:
+    """Units that compare with every other unit just as another one of their model does: rows or columns that repeat."""
+    return max(len(similarity) - len(torch.unique(similarity, dim=dim)) for dim in (0, 1)) if len(similarity) else 0
+
+
+def warn_of_ties(method: str, found: Mapping[str, int]) -> None:
+    """Say which groups (name -> units that are `tied`) an equally good assignment would order otherwise."""
+    names = [f"{name} ({count})" for name, count in found.items() if count]
+    if names:
+        caution(
+            f"{method} matching: units of {', '.join(names[:4])}{' and other groups' if len(names) > 4 else ''} look "
+            "alike (dead or doubled units): other assignments are as good, and which one is taken says nothing"
+        )
 
 
 def _outstanding(similarity: Tensor, dim: int, z: float) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from permlab.errors import UserError, check_choice, check_range
-from permlab.matching.assign import gain, improve, solve
+from permlab.matching.assign import gain, improve, solve, tied, warn_of_ties
 from permlab.matching.cost import CostBuilder
 from permlab.matching.result import Matching
 from permlab.matching.setting import MatchOptions
@@ -128,7 +128,7 @@ def _shifted(progress: Progress | None, restart: int, restarts: int, sweeps: int
 
 def finish(result: Matching, builder: CostBuilder, permutation: Permutation, *, keep_costs: bool) -> None:
     """Fill in costs and scores of the last model at its final permutation, in its original frame."""
-    costs, scores = {}, {}
+    costs, scores, ties = {}, {}, {}
     for name in builder.groups:
         group = builder.spec.groups[name]
         full = builder.costs(name, permutation)
@@ -136,9 +136,11 @@ def finish(result: Matching, builder: CostBuilder, permutation: Permutation, *, 
             cost, index = solve(group, full).cost, group.index(permutation, "key")[:: group.key_dim] // group.key_dim
         else:
             cost, index = full.get("unit", torch.zeros(group.size, group.size)), permutation[name]
+        ties[name] = tied(cost) if full else 0
         scores[name] = cost[torch.arange(len(index)), index].clone()
         if keep_costs:
             costs[name] = cost
+    warn_of_ties(result.method, ties)
     result.costs = [{} for _ in result.permutations[1:]] + [costs]
     result.scores = [{} for _ in result.permutations[1:]] + [scores]
 

@@ -15,9 +15,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from permlab.errors import UserError
+from permlab.diverged import check_losses
+from permlab.errors import DivergedError
 from permlab.ntk.finite import ELEMENTS, FiniteEnsemble, Problem, Spec
 
+EPOCHS_BETWEEN_CHECKS = 64
 SHRINK = 1e-6
 """Factor by which the slowest training mode shrinks with the default number of epochs."""
 
@@ -82,42 +84,47 @@ class DescentEnsemble(FiniteEnsemble):
         """Trained outputs (members, tests, k), float64 on the CPU.
 
         Raises:
-            UserError: training diverged; the message gives the largest stable learning rate.
+            DivergedError: the message gives the member and the largest stable learning rate.
         """
         blocks = list(self.blocks(members))
         columns = torch.cat([first.transpose(1, 2) for first, _ in blocks], dim=2)  # U1^T, (members, k, width)
         last = torch.cat([block for _, block in blocks], dim=2)  # U2, (members, k, width)
         del blocks
-        self._train(columns, last)
+        self._train(columns, last, members)
         return self._predict(columns, last).cpu()
 
-    def _train(self, columns: torch.Tensor, last: torch.Tensor) -> None:
+    def _train(self, columns: torch.Tensor, last: torch.Tensor, members: Sequence[int]) -> None:
         """Gradient descent in place."""
         first_gain, last_gain = self.spec.gains
         targets = self.targets.to(self.dtype)
         # The loss is a mean over k^2 squared errors: its gradient carries this factor, and so does the stable step.
         step = self.learning_rate * 2.0 / self.spec.k**2
+        # Full-batch descent on a quadratic is stable up to 2 / largest curvature; wide networks are nearly quadratic.
+        limit = 2.0 / curvatures(self.spec)[1]
+        remedy = f"lower learning_rate={self.learning_rate:g} (the largest stable one is about {limit:.3g})"
+        names = [f"network {member}" for member in members]
         for epoch in range(self.epochs):
             hidden = torch.relu(columns)
             error = (hidden @ last.transpose(1, 2)).sub_(targets)
+            if epoch % EPOCHS_BETWEEN_CHECKS == 0:
+                losses = [error.double().square().mean((1, 2)).tolist()]
+                check_losses(losses, epoch, remedy, members=names, step="epoch")
             last_gradient = error.transpose(1, 2) @ hidden
             # U1 first, while U2 still has the weights that `error` was computed with: one step of both layers at once.
             if first_gain:
                 columns.sub_(((error @ last) * (columns > 0)).mul_(step * first_gain))
             last.sub_(last_gradient.mul_(step * last_gain))
-            if self.on_epoch is not None and epoch % 64 == 0:
+            if self.on_epoch is not None and epoch % EPOCHS_BETWEEN_CHECKS == 0:
                 self.on_epoch(epoch, self.epochs)
         error = torch.relu(columns) @ last.transpose(1, 2) - targets
-        worst = float(error.abs().max())
-        # Full-batch descent on a quadratic is stable up to 2 / largest curvature; wide networks are nearly quadratic.
-        limit = 2.0 / curvatures(self.spec)[1]
+        each = error.abs().amax((1, 2)).tolist()
+        allowed = 0.1 if self.learning_rate > limit else 10.0
         # A step beyond the limit either overflows (NaN fails both comparisons) or kills the units: outputs stay at 0.
-        if not worst < (0.1 if self.learning_rate > limit else 10.0):
-            raise UserError(
-                f"gradient descent diverged at learning_rate={self.learning_rate:g}: the largest stable step "
-                f"is about {limit:.3g}; lower it, or leave it out"
-            )
-        self.training_error = max(self.training_error, worst)
+        for name, worst in zip(names, each):
+            if not worst < allowed:
+                found = f"training diverged: an output is {worst:.4g} off at epoch {self.epochs} ({name})"
+                raise DivergedError(found, remedy)
+        self.training_error = max(self.training_error, *each)
 
     def _predict(self, columns: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
         count, k, width = len(columns), self.spec.k, self.spec.width

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from permlab.diverged import check_losses, check_weights
 from permlab.probes.architectures import FILLER, START, TokenProblem, build, parameter_count
 from permlab.probes.readings import check_combination
 from permlab.probes.recipes import TokenRecipe
@@ -141,6 +142,9 @@ def train_tokens(
 
     Returns:
         Accuracy on fixed test examples, stopping early when all but 1 - `target` of the symbols are right.
+
+    Raises:
+        DivergedError: the loss left the finite numbers.
     """
     recipe = recipe or TokenRecipe()
     recipe.check()
@@ -152,6 +156,7 @@ def train_tokens(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, recipe.steps))
     test_ids, test_answer = _batch(problem, recipe.test_examples, derived_seed("tokens-test", seed), device)
     started, curve = time.perf_counter(), []
+    unchecked: list[Tensor] = []
     for step in range(recipe.steps):
         ids, answer = _batch(problem, recipe.batch, derived_seed("tokens", seed, step), device)
         model.train()
@@ -162,7 +167,13 @@ def train_tokens(
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
+        unchecked.append(loss.detach())
         if (step + 1) % recipe.test_every == 0 or step + 1 == recipe.steps:
+            losses = torch.stack(unchecked)[:, None].tolist()
+            remedy = f"lower learning_rate={recipe.learning_rate:g}"
+            check_losses(losses, step + 2 - len(losses), remedy)
+            check_weights(model.parameters(), step + 1, remedy)
+            unchecked.clear()
             model.eval()
             right = answers(model, problem, reading, test_ids) == test_answer
             curve.append((step + 1, float(right.float().mean())))

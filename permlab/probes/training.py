@@ -8,13 +8,14 @@ seed trained beside others follow the same path up to rounding, and a run contin
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from permlab.diverged import check_losses
 from permlab.probes.layout import Layout
 from permlab.probes.problem import heldout_batch, row_accuracy, squared_error, training_batch
 from permlab.probes.recipes import Optimization, Recipe
@@ -63,16 +64,17 @@ class Training:
         recipe.check()
         self.model, self.recipe, self.seeds, self.device = model, recipe, list(seeds), torch.device(device)
         found = recipe.resolved(model.layout.n)
-        self.steps, self.batch = found.steps, found.batch
+        self.steps, self.batch, self.learning_rate = found.steps, found.batch, found.learning_rate
         spread = default_init_std(model.layout) if recipe.init_std is None else recipe.init_std
         self.weights = model.initial(self.seeds, spread).to(self.device).requires_grad_()
         self.optimizer: torch.optim.Optimizer = OPTIMIZERS[recipe.optimizer].load()(
-            self.weights, recipe, found.learning_rate
+            self.weights, recipe, self.learning_rate
         )
         share = SCHEDULES[recipe.schedule].load()
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: share(step, self.steps))
         self.step, self.seconds, self.last_loss = 0, 0.0, torch.zeros(len(self.seeds))
         self.curve: list[Evaluation] = []
+        self._unchecked: list[Tensor] = []
         self._tests = self._stack([heldout_batch(model.layout, recipe.test_examples, seed) for seed in self.seeds])
 
     def _stack(self, pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -92,6 +94,7 @@ class Training:
         self.optimizer.step()
         self.schedule.step()
         self.last_loss = loss.detach()
+        self._unchecked.append(self.last_loss)
         self.step += 1
 
     @torch.no_grad()
@@ -106,8 +109,15 @@ class Training:
             test_mse=squared_error(output, y).tolist(),
             row_accuracy=row_accuracy(output, y).tolist(),
         )
+        self._check([result.test_mse])
         self.curve.append(result)
         return result
+
+    def _check(self, losses: Sequence[Sequence[float]]) -> None:
+        """Stop before a diverged network is measured or checkpointed; `losses` end with those of this step."""
+        names = [f"seed {seed}" for seed in self.seeds]
+        remedy = f"lower learning_rate={self.learning_rate:g}"
+        check_losses(losses, self.step - len(losses) + 1, remedy, members=names)
 
     @property
     def finished(self) -> bool:
@@ -125,7 +135,11 @@ class Training:
         return [steps[0] if steps else None for steps in hits]
 
     def run(self, callback: Callable[[Training, Evaluation], None] | None = None) -> Evaluation:
-        """Train until `finished` and return the last test; `callback` gets every test and may raise to stop."""
+        """Train until `finished` and return the last test; `callback` gets every test and may raise to stop.
+
+        Raises:
+            DivergedError: a network's loss left the finite numbers.
+        """
         # Attention that has decided is full of denormal numbers, which the processor takes ten times longer for.
         torch.set_flush_denormal(True)
         try:
@@ -143,6 +157,11 @@ class Training:
         until = min(self.steps, (self.step // every + 1) * every)
         while self.step < until:
             self.train_step()
+        if self._unchecked:
+            # All at once: reading every step's loss would make a GPU wait for each.
+            losses = torch.stack(self._unchecked).tolist()
+            self._unchecked.clear()
+            self._check(losses)
         self.seconds += time.perf_counter() - started
 
     def state_dict(self) -> dict[str, Any]:

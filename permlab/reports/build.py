@@ -117,6 +117,13 @@ def problem_section(runs: Sequence[RunRecord], out: Output) -> Section:
     ]
     if notes:
         section.blocks.append(out.table("notes", notes, "Files left out"))
+    cautions: list[Row] = [
+        {"run": out.link(run.directory, run.id), "task": run.task, "caution": text}
+        for run in runs
+        for text in run.cautions
+    ]
+    if cautions:
+        section.blocks.append(out.table("cautions", cautions, "What runs warn about"))
     if not section.blocks:
         section.blocks.append(Text("Every run finished and every file could be read."))
     return section

@@ -70,6 +70,12 @@ class RunRecord:
         value = self.config.get("experiment")
         return value if isinstance(value, dict) and isinstance(value.get("name"), str) else {}
 
+    @property
+    def cautions(self) -> list[str]:
+        """What the run warned about, shortened."""
+        found = self.result.get("warnings")
+        return [text[:300] for text in found[:50] if isinstance(text, str)] if isinstance(found, list) else []
+
     @cached_property
     def metrics(self) -> dict[str, float | None]:
         """Flat numbers of result.json; a number that was not finite is None."""

@@ -28,6 +28,7 @@ def describe_environment(seed: int) -> dict[str, Any]:
         "cpu": cpu_name(),
         "cores": usable_cores(),
         "gpu": gpu_names(),
+        "deterministic": deterministic_settings(),
         "seed": seed,
         "argv": sys.argv,
         "host": platform.node(),
@@ -66,6 +67,19 @@ def cpu_name() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def deterministic_settings() -> dict[str, Any]:
+    """Return the switches that decide whether a GPU repeats its numbers, asking torch only when it is loaded."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {}
+    return {
+        "algorithms": torch.are_deterministic_algorithms_enabled(),
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+    }
 
 
 def gpu_names() -> list[str]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import shutil
 import traceback
-from contextlib import ExitStack, suppress
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from permlab import registry
 from permlab.config import Config, TaskSettings, build_config
-from permlab.errors import Interrupted, UserError, as_lines, first_line
+from permlab.errors import Caution, DivergedError, Interrupted, UserError, as_lines, first_line
+from permlab.hardware import deterministic
 from permlab.runs import directory
 from permlab.runs.console import LOGGER, logging_to
 from permlab.runs.environment import describe_environment
@@ -130,8 +133,10 @@ def carry_out(config: Config[TaskSettings], path: Path, resumed: bool) -> Outcom
             LOGGER.info("%s %s", "resuming" if resumed else "run directory", path)
             run.tracker = open_tracker(config, path)
             prepare_process(config)
+            opened.enter_context(deterministic(config.run.deterministic))
             write_json(path / "environment.json", describe_environment(config.seed))
-            registry.task(config.task.name).run(config, run)
+            with cautions_of(run):
+                registry.task(config.task.name).run(config, run)
             run.write_result("done")
             exit_code = 0
             return Outcome(path, "done", 0)
@@ -145,6 +150,13 @@ def carry_out(config: Config[TaskSettings], path: Path, resumed: bool) -> Outcom
             exit_code = 2
             conclude(run, "failed", str(error))
             return Outcome(path, "refused", 2, str(error))
+        except DivergedError as error:
+            kept = run.last_kept
+            good = f"the last good checkpoint is {kept}" if kept else "there is no checkpoint from before"
+            message = f"{error.found}; {good}; {error.remedy}"
+            LOGGER.error("failed: %s", message)
+            conclude(run, "failed", message)
+            return Outcome(path, "failed", 1, message)
         except RunLostError as error:
             LOGGER.error("failed: %s", error)
             return Outcome(path, "failed", 1, str(error))
@@ -161,6 +173,23 @@ def carry_out(config: Config[TaskSettings], path: Path, resumed: bool) -> Outcom
                 # What the user got wrong leaves nothing behind: this directory was made, or found empty, by this run.
                 # A job of a sweep keeps its directory, because the sweep's table names it.
                 shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def cautions_of(run: Run) -> Iterator[None]:
+    """List what the library warns about in this run's result; other warnings go where they went."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", Caution)
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, Caution):
+                run.warn(str(message))
+            else:
+                others(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def conclude(run: Run, status: str, message: str | None = None) -> None:

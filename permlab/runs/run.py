@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 KEPT_CHECKPOINTS = 2
+KEPT = ("checkpoints", "artifacts/trained/*")
+"""Where tasks keep what a resumed run starts from; nothing is put there before its numbers were found finite."""
+MOST_WARNINGS = 50
 RESERVE = ".reserve"
 RESERVED_BYTES = 64 * 1024
 """Given free when the disk is full, so that result.json can still say how the run ended."""
@@ -58,7 +61,7 @@ class Run:
         self._last_checkpoint = self._started
         before = read_json(directory / "result.json") if resumed else None
         before = before if isinstance(before, dict) else {}
-        seconds, known = before.get("seconds"), before.get("artifacts")
+        seconds, known, warned = (before.get(key) for key in ("seconds", "artifacts", "warnings"))
         self._seconds_before = float(seconds) if is_number(seconds) else 0.0
         listed = [name for name in known if isinstance(name, str)] if isinstance(known, list) else []
         self._result: dict[str, Any] = {
@@ -67,6 +70,7 @@ class Run:
             "metrics": {},
             # What an earlier part of the run wrote is not written again after a resume.
             "artifacts": [name for name in listed if (directory / name).exists()],
+            "warnings": [text for text in warned if isinstance(text, str)] if isinstance(warned, list) else [],
             "seconds": self._seconds_before,
             "peak_rss_mb": 0.0,
             "seed": config.seed,
@@ -148,6 +152,13 @@ class Run:
         self.record(f"artifacts/{name}")
         return path
 
+    def warn(self, message: str) -> None:
+        """Say once what one should know before believing the result, and list it in result.json."""
+        warned = self._result["warnings"]
+        if message not in warned and len(warned) < MOST_WARNINGS:
+            warned.append(message)
+            LOGGER.warning("caution: %s", message)
+
     def say(self, message: str) -> None:
         """Print one line and keep it in run.log."""
         LOGGER.info("%s", message)
@@ -220,6 +231,13 @@ class Run:
                 raise UserError(f"{path} belongs to a run with other settings than {self.dir / 'config.yaml'}")
             return state
         return None
+
+    @property
+    def last_kept(self) -> str:
+        """The newest of what a stopped run would go on from, a path in the run directory; empty when there is none."""
+        found = [path for folder in KEPT for path in self.dir.glob(f"{folder}/[!.]*")]
+        newest = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+        return "" if newest is None else str(newest.relative_to(self.dir))
 
     def _checkpoints(self) -> list[Path]:
         return sorted((self.dir / "checkpoints").glob("state-*.pt"))

@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from permlab.diverged import check_losses, check_weights
 from permlab.storage.files import sync, write_text
 from permlab.storage.hashes import sha256_of
 from permlab.text.settings import TrainingSettings
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from permlab.text.orders import OrderedTexts
 
+STEPS_BETWEEN_CHECKS = 20
+"""On a GPU: reading every step's loss would make it wait each time."""
 COMPLETE = "complete"
 """Marker file: a checkpoint folder without it was cut off while it was written."""
 
@@ -57,15 +60,37 @@ class Hooks(TrainerCallback):
     def __init__(self, on_step: Callable[[int, torch.Tensor, float], tuple[bool, bool]]) -> None:
         self.on_step = on_step
         self.losses: list[torch.Tensor] = []
+        self.unchecked: list[torch.Tensor] = []
 
-    def on_step_end(self, args: Any, state: Any, control: Any, lr_scheduler: Any = None, **_: Any) -> Any:
-        """Report the step and ask whether to save or stop."""
+    def on_step_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, lr_scheduler: Any = None, **_: Any
+    ) -> Any:
+        """Report the step and ask whether to save or stop.
+
+        Raises:
+            DivergedError: the loss, or a weight that would be saved, left the finite numbers.
+        """
         loss = torch.stack(self.losses).sum()
         self.losses.clear()
+        self.unchecked.append(loss)
+        if loss.device.type == "cpu" or len(self.unchecked) >= STEPS_BETWEEN_CHECKS:
+            self.check(args, state)
         save, stop = self.on_step(state.global_step, loss, float(lr_scheduler.get_last_lr()[0]))
+        if save or state.global_step >= state.max_steps:
+            self.check(args, state, model)
         control.should_save = control.should_save or save
         control.should_training_stop = control.should_training_stop or stop
         return control
+
+    def check(self, args: Any, state: Any, model: Any = None) -> None:
+        """Check the losses that were not read yet, and the weights of `model`."""
+        remedy = f"lower learning_rate={args.learning_rate:g}"
+        if self.unchecked:
+            losses = torch.stack(self.unchecked)[:, None].tolist()
+            self.unchecked.clear()
+            check_losses(losses, state.global_step + 1 - len(losses), remedy)
+        if model is not None:
+            check_weights(model.parameters(), state.global_step, remedy)
 
 
 class OrderedTrainer(Trainer):

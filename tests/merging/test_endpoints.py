@@ -6,7 +6,7 @@ from architectures import build
 from torch import nn
 
 from permlab.data.images import ImageData, load_digits_images
-from permlab.errors import UserError
+from permlab.errors import DivergedError, UserError
 from permlab.matching import activation_matching, weight_matching
 from permlab.merging import (
     Layout,
@@ -91,7 +91,7 @@ def test_training_options(digits):
     assert seen == [(1, 5), (2, 5)] and found.provenance["epochs"] == 2 and "share" in found.provenance["data"]
     assert not model.training
     plain = build_vision_model("mlp", shape=digits.shape, classes=10, width=4)
-    with pytest.raises(UserError, match="diverged in epoch"):
+    with pytest.raises(DivergedError, match=r"the loss is .* at step \d+; lower rate=1e\+12"):
         train_endpoint(plain, part, start=plain.state_dict(), epochs=9, batch_size=8, optimizer="sgd", rate=1e12)
     with pytest.raises(UserError, match="did you mean 'adam'"):
         train_endpoint(model, part, start=start, optimizer="adma")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from permlab.errors import caution
 from permlab.merging.partial.macs import layer_kind
 from permlab.symmetry import Spec
 from permlab.symmetry.functional import call
@@ -147,6 +148,24 @@ def choose_rows(rows: Rows, limit: int, generator: torch.Generator) -> Tensor | 
     """Index of `limit` rows drawn at random, or None when there are no more than that."""
     count = len(rows[0])
     return torch.randperm(count, generator=generator)[:limit].to(rows[0].device) if count > limit else None
+
+
+def singular(gram: Tensor) -> bool:
+    """Whether a Gram matrix [D, D] float64 has directions without data, to the rounding of its entries."""
+    mean = float(gram.diagonal().mean())
+    factor, failed = torch.linalg.cholesky_ex(gram + 1e-13 * mean * torch.eye(len(gram)).to(gram))
+    return bool(failed) or float(factor.diagonal().min()) ** 2 <= 1e-10 * mean
+
+
+def warn_of_singular(method: str, grams: Mapping[str, Tensor]) -> None:
+    """Say which layers (name -> Gram matrix) have inputs that leave some directions of their weights open."""
+    layers = [name for name, gram in grams.items() if singular(gram)]
+    if layers:
+        caution(
+            f"{method}: the data do not span the inputs of {', '.join(layers[:4])}"
+            f"{f' and {len(layers) - 4} more layers' if len(layers) > 4 else ''} (singular Gram matrices); in the "
+            "directions without data the averaged weights stay"
+        )
 
 
 def solve_ridge(gram: Tensor, cross: Tensor, start: Tensor, ridge: float) -> Tensor:

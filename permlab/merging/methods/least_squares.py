@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from permlab.errors import UserError, check_range
 from permlab.matching.activation import as_inputs
 from permlab.matching.weight import Progress
-from permlab.merging.methods.grams import Layer, LayerReader, Rows, choose_rows, layers_of, solve_ridge
+from permlab.merging.methods.grams import (
+    Layer,
+    LayerReader,
+    Rows,
+    choose_rows,
+    layers_of,
+    solve_ridge,
+    warn_of_singular,
+)
 from permlab.merging.networks.states import State
 from permlab.merging.partial.layout import MERGED, ONLY_A, ONLY_B, Layout
 
@@ -131,6 +139,7 @@ def least_squares(
             _fit(result, layer, mixers[layer.name], grams[layer.name], ridge)
         else:
             result.notes[layer.name] = "no data passed through it"
+    warn_of_singular("least squares", {name: gram.inputs for name, gram in grams.items()})
     return result
 
 

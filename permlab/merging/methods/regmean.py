@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from permlab.errors import UserError, check_range
 from permlab.matching.activation import as_inputs
 from permlab.merging.methods.average import average
-from permlab.merging.methods.grams import Layer, LayerReader, choose_rows, layers_of, solve_ridge
+from permlab.merging.methods.grams import (
+    Layer,
+    LayerReader,
+    choose_rows,
+    layers_of,
+    solve_ridge,
+    warn_of_singular,
+)
 from permlab.merging.networks.states import State
 from permlab.symmetry import Spec
 
@@ -86,6 +93,7 @@ def regmean(
     # W = (sum_k G_k)^-1 sum_k G_k W_k: the closed form of arXiv 2212.09849
     for layer in (layer for layer in layers if layer.name in grams):
         _put(result, layer, solve_ridge(grams[layer.name], cross[layer.name], _matrix(layer, result), ridge))
+    warn_of_singular("RegMean", grams)
     return result
 
 

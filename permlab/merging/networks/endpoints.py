@@ -18,7 +18,8 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
 from permlab.data.images import ImageData
-from permlab.errors import UserError, check_range
+from permlab.diverged import check_losses, check_weights
+from permlab.errors import check_range
 from permlab.matching.weight import Progress
 from permlab.merging.measure.evaluate import batches_of, labels_of, logits_of, score_logits
 from permlab.merging.table import OPTIMIZERS, SCHEDULES
@@ -88,7 +89,8 @@ def train_endpoint(
         should_stop: asked after every epoch; true ends training there.
 
     Raises:
-        UserError: a value out of range, or training diverged.
+        UserError: a value out of range.
+        DivergedError: the loss, or a weight, left the finite numbers.
     """
     make, share = OPTIMIZERS.check("optimizer", optimizer).load(), SCHEDULES.check("schedule", schedule).load()
     for key, value in (("epochs", epochs), ("batch_size", batch_size)):
@@ -102,11 +104,11 @@ def train_endpoint(
     shares = LambdaLR(steps, lambda epoch: float(share(epoch, epochs)))
     history: list[dict[str, float]] = []
     for epoch in range(epochs):
-        loss = _epoch(model, steps, data, batch_size, generator, outputs)
+        losses = _epoch(model, steps, data, batch_size, generator, outputs)
+        check_losses([[value] for value, _ in losses], len(losses) * epoch + 1, f"lower rate={rate:g}")
+        loss = sum(value * size for value, size in losses) / sum(size for _, size in losses)
         shares.step()
         history.append({"epoch": float(epoch + 1), "loss": loss})
-        if not math.isfinite(loss):
-            raise UserError(f"training diverged in epoch {epoch + 1} (loss {loss}): lower rate={rate:g}")
         if progress is not None:
             progress(epoch + 1, epochs)
         if should_stop is not None and should_stop():
@@ -116,6 +118,7 @@ def train_endpoint(
         "batch_size": batch_size, "rate": rate, "weight_decay": weight_decay, "optimizer": optimizer,
         "schedule": schedule, **(provenance or {}),
     }  # fmt: skip
+    check_weights(model.state_dict().values(), len(history) * len(losses), f"lower rate={rate:g}")
     return _finish(model, data, record, history, begin, outputs)
 
 
@@ -157,8 +160,6 @@ def _finish(
 ) -> Endpoint:
     """Score the trained network on its own labels and take its tensors along."""
     model.eval()
-    if not all(bool(torch.isfinite(value).all()) for value in model.state_dict().values()):
-        raise UserError(f"training ended with weights that are not finite: lower rate={record['rate']:g}")
     state = {name: value.detach().clone() for name, value in model.state_dict().items()}
     device = next(model.parameters()).device
     found = Endpoint(state, sorted(data.y_train.unique().tolist()), record, history)
@@ -178,18 +179,21 @@ def _epoch(
     batch_size: int,
     generator: torch.Generator,
     outputs: Sequence[int] | None,
-) -> float:
-    """One pass in random order; the mean loss. A last batch of one is left out: BatchNorm cannot use it."""
+) -> list[tuple[float, int]]:
+    """One pass in random order; the mean loss and size of every batch.
+
+    A last batch of one is left out: BatchNorm cannot use it.
+    """
     order = torch.randperm(len(data.x_train), generator=generator)
-    total, count = 0.0, 0
+    losses: list[tuple[float, int]] = []
     device = next(model.parameters()).device
     for chosen in order.split(batch_size):
-        if len(chosen) == 1 and count:
+        if len(chosen) == 1 and losses:
             continue
         x, y = data.x_train[chosen].to(device), data.y_train[chosen].to(device)
         loss = functional.cross_entropy(*_own(model(x), y, outputs))
         steps.zero_grad()
         loss.backward()
         steps.step()
-        total, count = total + float(loss.detach()) * len(chosen), count + len(chosen)
-    return total / count
+        losses.append((float(loss.detach()), len(chosen)))
+    return losses
