@@ -155,7 +155,7 @@ def test_descent_defaults_converge_and_too_large_a_step_is_refused():
     assert ensemble.training_error < 1e-3
     rate = default_learning_rate(spec)
     assert default_epochs(spec, rate / 10) > 5 * default_epochs(spec, rate)
-    with pytest.raises(DivergedError, match=r"\(network 0\); lower learning_rate=.* the largest stable one"):
+    with pytest.raises(DivergedError, match=r"\(network 0\); lower learning_rate=.*the largest stable one"):
         DescentEnsemble(spec, problem(5), 0, learning_rate=100 * rate, epochs=200).outputs([0])
 
 

@@ -296,7 +296,6 @@ def test_dry_run_opens_the_data_and_names_the_arms(capsys):
         (["task.density=0"], "above 0"),
         (["task.study=width", "task.widths=[0]"], "task.widths=0"),
         (["dataset=imagefolder", "dataset.path=."], "class folder(s)"),
-        (["task.train.optimizer=sgd", "task.train.rate=1e6"], "lower rate"),
     ],
 )
 def test_bad_input_gets_one_line_and_leaves_nothing(arguments, words, capsys):
