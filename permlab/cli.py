@@ -194,6 +194,9 @@ def run_hydra(arguments: list[str]) -> int:
 
     from permlab.compose import activate_plugins, parse, plan_jobs, search_path
 
+    parser = get_args_parser()
+    parser.error = refuse_flags  # type: ignore[method-assign]  # argparse would print its usage and exit
+    args = parser.parse_intermixed_args(arguments)
     if any(argument.split("=")[0] in PASS_THROUGH for argument in arguments):
         activate_plugins(parse([text for text in arguments if text.startswith("plugins=")]))
         # Beside the other overrides: Hydra's parser takes only one row of them.
@@ -202,9 +205,6 @@ def run_hydra(arguments: list[str]) -> int:
             return launch([*arguments[:at], *search_path(), *arguments[at:]], lambda _: None)
         except ValueError as error:  # Hydra's own about --shell-completion
             raise UserError(f"{first_line(error)}; see `permlab --hydra-help`") from None
-    parser = get_args_parser()
-    parser.error = refuse_flags  # type: ignore[method-assign]  # argparse would print its usage and exit
-    args = parser.parse_intermixed_args(arguments)
     if args.config_path or args.config_name:
         raise UserError("permlab keeps its own primary config; add options of yours with --config-dir DIR")
 

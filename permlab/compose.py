@@ -6,6 +6,7 @@ Hydra's own sweeper composes every job too, but only after it has made the sweep
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -19,10 +20,13 @@ from permlab.errors import UserError, did_you_mean, first_line
 from permlab.points import Points
 from permlab.runs.console import Progress
 from permlab.runs.directory import check_free, check_writable
+from permlab.runs.sweep_values import check_jobs, count_values, expansions, first_values
 
 VERSION_BASE = "1.3"
 FEW_JOBS = 20
 """Checked before anybody would want to see a progress bar."""
+BRACKETS = 1_000
+"""Most of one override: Hydra's grammar needs many seconds for thousands of levels."""
 LAUNCHERS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm"}
 """Hydra launcher -> the extra of permlab that brings it."""
 SWEEPS = (
@@ -67,14 +71,16 @@ def plan_jobs(overrides: list[str], multirun: bool, config_dir: str | None = Non
     activate_plugins(parsed)
     search = search_path(config_dir)
     check_task_of_experiment({override.key_or_group: str(override.value()) for override in parsed})
-    first = [choices[0] for choices in expansions(parsed)]
+    first = first_values(parsed)
     composed = compose_one([*first, *search])
     sweep = composed.experiment.sweep
     given = {override.key_or_group for override in parsed}
     added = [f"{key}={values}" for key, values in sweep.items() if key not in given]
     parsed += parse(added)
-    choices = expansions(parsed)
-    varied = [o.key_or_group for o, c in zip(parsed, choices) if len(c) > 1]
+    counts = [count_values(override) for override in parsed]
+    check_jobs(math.prod(counts), composed.run.max_jobs)
+    choices = [list(each) for each in expansions(parsed)]
+    varied = [o.key_or_group for o, count in zip(parsed, counts) if count > 1]
     if varied and not (multirun or sweep):
         key = varied[0]
         raise UserError(f"{key} has several values; add -m to sweep over them (permlab -m {' '.join(overrides)})")
@@ -138,35 +144,14 @@ def parse(overrides: list[str]) -> list[Any]:
     parser = OverridesParser.create()
     parsed = []
     for text in overrides:
+        if sum(map(text.count, "[{(")) > BRACKETS:
+            raise UserError(f"cannot read '{text[:60]}...': it has more than {BRACKETS} brackets")
         try:
             parsed += parser.parse_overrides([text])
-        except OverrideParseException as error:
+        except (OverrideParseException, RecursionError) as error:
             hint = "" if "=" in text else f"; write {text}=VALUE, or see `permlab --help`"
             raise UserError(f"cannot read '{text}': {first_line(error)}{hint}") from error
     return parsed
-
-
-def expansions(parsed: list[Any]) -> list[list[str]]:
-    """Return, per override, the single-valued override strings it stands for."""
-    expanded = []
-    for override in parsed:
-        if override.is_sweep_override():
-            key = override.get_key_element()
-            expanded.append([f"{key}={value}" for value in sweep_values(override)])
-        else:
-            expanded.append([override.input_line])
-    return expanded
-
-
-def sweep_values(override: Any) -> list[str]:
-    """Return the values of a sweep override (`a,b`, choice, range, glob) in Hydra's syntax."""
-    if override.is_discrete_sweep():
-        from hydra.core.override_parser.types import Glob
-
-        if isinstance(override.value(), Glob):
-            return override.value().filter(shipped.names(override.key_or_group))
-        return [str(value) for value in override.sweep_string_iterator()]
-    raise UserError(f"{override.input_line}: interval() needs a sweeper plugin; use a list or range()")
 
 
 def compose_one(overrides: list[str]) -> Any:

@@ -57,6 +57,8 @@ class RunConfig:
     """Steps between checkpoints, for tasks that count steps; replaces checkpoint_seconds."""
     deterministic: bool = False
     """Only algorithms that give the same bits every time, on GPUs too; slower, and an operation without one fails."""
+    max_jobs: int = 2000
+    """Most jobs of one sweep; more are refused before the first is composed."""
     sweep: str | None = None
     """Set by permlab: the sweep directory that this run belongs to."""
 
@@ -291,6 +293,7 @@ def validate(config: Config[TaskSettings]) -> None:
     check_range("tracker.init_timeout", config.tracker.init_timeout, 0, 10)
     check_hardware(config.hardware)
     check_range("run.checkpoint_seconds", config.run.checkpoint_seconds, 0)
+    check_range("run.max_jobs", config.run.max_jobs, 1)
     if config.run.checkpoint_steps is not None:
         check_range("run.checkpoint_steps", config.run.checkpoint_steps, 1)
     check_range("seed", config.seed, 0, 2**32 - 1)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 LONGEST_LINE = 300
 MOST_LINES = 2
@@ -97,6 +98,20 @@ def as_lines(text: str, most: int = LONGEST_LINE, lines: int = MOST_LINES) -> st
 def first_line(error: object, most: int = LONGEST_LINE) -> str:
     """Return the first line of an error's message, or its type where it has none, fit to be shown."""
     return as_lines(str(error).strip() or type(error).__name__, most, 1)
+
+
+@contextmanager
+def blaming(what: str, remedy: str) -> Iterator[None]:
+    """Turn whatever a library raises on a file of the user into one line: `{what} (reason): {remedy}`.
+
+    For calls whose errors nobody has listed: what transformers raises on a config.json depends on the value in it.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{what} ({first_line(error, 150)}): {remedy}") from error
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from permlab.errors import UserError
+from permlab.data.texts.rows import BadRows, json_rows
 
 
 def read_questions(path: str | Path, limit: int | None = None) -> list[tuple[str, str]]:
@@ -26,16 +26,14 @@ def read_questions(path: str | Path, limit: int | None = None) -> list[tuple[str
         UserError: naming file and line.
     """
     rows: list[tuple[str, str]] = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip() or (limit is not None and len(rows) >= limit):
-            continue
-        try:
-            entry = json.loads(line)
-            rows.append((str(entry["prompt"]), str(entry["completion"])))
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise UserError(f"{path}:{number} is not a JSON object with prompt and completion") from None
-    if not rows:
-        raise UserError(f"{path} holds no questions")
+    bad = BadRows()
+    for source, entry in islice(json_rows(Path(path), bad), limit):
+        pair = entry.get("prompt"), entry.get("completion")
+        if all(isinstance(part, (str, int, float)) for part in pair):
+            rows.append((str(pair[0]), str(pair[1])))
+        else:
+            bad.add(source, "no object with prompt and completion")
+    bad.finish(str(path), len(rows))
     return rows
 
 

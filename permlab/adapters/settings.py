@@ -12,7 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from permlab.errors import UserError
+import regex
+
+from permlab.errors import UserError, first_line
 
 # Initialisations that also rewrite the base weights when the adapter is created. Such a file is only right on top of
 # the rewritten base, which PEFT rebuilds at loading time, so its product B A is not the update of the original model.
@@ -33,6 +35,8 @@ _VARIANTS = {
     "trainable_token_indices": "trainable_token_indices replaces rows of the embedding",
     "layer_replication": "layer_replication changes the layers of the base model",
 }
+SECONDS, LONGEST = 0.25, 2_000
+"""Longest match of one pattern with one module, and longest of both in characters."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +69,11 @@ class LoraSettings:
                 rslora=bool(raw.get("use_rslora", False)),
             )
             for pattern in (*settings.rank_pattern, *settings.alpha_pattern):
-                re.compile(pattern)
-        except (TypeError, ValueError, AttributeError, re.error) as problem:
-            raise UserError(f"{where}: a rank, alpha or pattern cannot be read ({problem})") from None
+                regex.compile(pattern[:LONGEST])
+        except (TypeError, ValueError, AttributeError, OverflowError, regex.error) as problem:
+            raise UserError(f"{where}: a rank, alpha or pattern cannot be read ({first_line(problem, 120)})") from None
+        if not all(map(math.isfinite, (settings.alpha, *settings.alpha_pattern.values()))):
+            raise UserError(f"{where}: lora_alpha and alpha_pattern must be numbers")
         if settings.rank < 1 or any(rank < 1 for rank in settings.rank_pattern.values()):
             raise UserError(f"{where}: ranks must be at least 1 (r={settings.rank})")
         return settings
@@ -95,9 +101,26 @@ def match_pattern(patterns: Iterable[str], module: str) -> str | None:
     to its end: `q_proj` fits every q_proj, `^model.q_proj` only the one at the top.
     """
     for pattern in patterns:
-        if re.match(rf"(.*\.)?({pattern})$", module):
+        if _matches(rf"(.*\.)?({pattern})$", module):
             return pattern
     return None
+
+
+def _matches(pattern: str, text: str) -> bool:
+    """Match from the start, as `re.match`, for a limited time: a pattern of a few letters can need years.
+
+    Raises:
+        UserError: no regular expression, or one that takes longer than `SECONDS`.
+    """
+    if len(pattern) > LONGEST or len(text) > LONGEST:
+        raise UserError(f"the pattern {pattern[:60]} or the module {text[:60]} has more than {LONGEST:,} characters")
+    try:
+        return regex.match(pattern, text, timeout=SECONDS) is not None
+    except TimeoutError:
+        said = f"the pattern {pattern[:100]} takes too long to match {text[:60]}"
+        raise UserError(f"{said}: write it without nested repeats") from None
+    except regex.error as error:
+        raise UserError(f"the pattern {pattern[:100]} is no regular expression ({error})") from None
 
 
 def targets(target_modules: str | list[str] | None, module: str) -> bool:
@@ -105,7 +128,7 @@ def targets(target_modules: str | list[str] | None, module: str) -> bool:
     if target_modules is None:
         return False
     if isinstance(target_modules, str):
-        return target_modules == "all-linear" or re.fullmatch(target_modules, module) is not None
+        return target_modules == "all-linear" or _matches(rf"(?:{target_modules})\Z", module)
     return any(module == name or module.endswith(f".{name}") for name in target_modules)
 
 

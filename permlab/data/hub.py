@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 from permlab.data.checks import ON_BAD_ROW, check_bad_rows, check_pictures, need_path
 from permlab.data.examples import Corpus, Example
 from permlab.data.texts.rows import BadRows
-from permlab.errors import UserError, check_range, did_you_mean
+from permlab.errors import UserError, check_range, did_you_mean, first_line
 from permlab.keys import choice
 from permlab.storage.hub import offline, trouble
 
 if TYPE_CHECKING:
     from permlab.data.images.image_set import ImageData
+
+MOST_CLASSES = 100_000
+"""Class numbers are counted from 0 without gaps, so that a larger one is no class number."""
 
 
 @dataclass
@@ -140,7 +143,7 @@ def read_hub(
     if limit is not None:
         rows = rows.select(range(min(limit, len(rows))))
     bad, examples = BadRows(on_bad_row), []
-    for number, text in enumerate(rows[text_column], start=1):
+    for number, text in enumerate(_column(rows, text_column, id_or_path), start=1):
         source = f"{id_or_path}[{split}]:{number}"
         if isinstance(text, str) and text.strip():
             examples.append(Example(text.strip(), source=source))
@@ -148,6 +151,18 @@ def read_hub(
             bad.add(source, f"'{text_column}' empty or not a string")
     bad.finish(f"{id_or_path}[{split}]", len(examples))
     return Corpus("hub", examples, rejected=bad.rows)
+
+
+def _column(rows: Any, column: str, name: str) -> Any:
+    """Return the values of a column, which are decoded only now.
+
+    Raises:
+        UserError: what is stored cannot be decoded.
+    """
+    try:
+        return rows[column][:]
+    except Exception as error:  # datasets, its decoders and Arrow have errors of their own
+        raise UserError(f"column '{column}' of {name} cannot be read ({first_line(error, 120)}): mend it") from None
 
 
 def load_rows(id_or_path: str, split: str, subset: str | None = None) -> Any:
@@ -237,10 +252,18 @@ def load_hub_images(
     halves: list[tuple[Tensor, Tensor]] = []
     for rows in parts:
         try:
-            pictures = torch.stack([picture_tensor(image, size, channels) for image in rows[image_column]])
+            images = _column(rows, image_column, name)
+            pictures = torch.stack([picture_tensor(image, size, channels) for image in images])
         except AttributeError:
             raise UserError(f"column '{image_column}' of {name} holds no pictures: name another") from None
-        numbers = torch.tensor([names.index(v) if isinstance(v, str) else int(v) for v in rows[label_column]])
+        except UserError:
+            raise
+        except Exception as error:  # every decoder has errors of its own
+            raise UserError(f"{name} has a picture that cannot be read ({first_line(error, 120)}): mend it") from None
+        labels = [names.index(v) if isinstance(v, str) else v for v in _column(rows, label_column, name)]
+        if not all(isinstance(v, int) and 0 <= v < len(names) for v in labels):
+            raise UserError(f"column '{label_column}' of {name} holds what is no class number: name another")
+        numbers = torch.tensor(labels)
         halves.append((pictures, numbers))
     x, y = halves[0]
     split_up = (x, y, *halves[1]) if test_split else split_images(x, y, test_share, seed)
@@ -253,7 +276,14 @@ def _class_names(parts: list[Any], column: str) -> list[str]:
     known = getattr(parts[0].features[column], "names", None)
     if known:
         return list(known)
-    values = {value for rows in parts for value in rows[column]}
+    values = [value for rows in parts for value in _column(rows, column, "the data set")]
+    if not all(isinstance(value, (str, int)) for value in values):
+        raise UserError(f"column '{column}' holds neither class numbers nor names: name another with label_column")
     if any(isinstance(value, str) for value in values):
-        return sorted(map(str, values))
-    return [str(number) for number in range(int(max(values)) + 1)]
+        return sorted(set(map(str, values)))
+    last = int(max(values, default=-1))
+    if not 0 <= last < MOST_CLASSES:
+        raise UserError(
+            f"column '{column}' holds class numbers up to {last}: they must be from 0 to {MOST_CLASSES - 1}"
+        )
+    return [str(number) for number in range(last + 1)]

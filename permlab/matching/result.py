@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from permlab.errors import UserError
+from permlab.errors import UserError, blaming, first_line
 from permlab.symmetry import Permutation
 
 
@@ -99,19 +99,23 @@ class Matching:
             with safe_open(str(path), framework="pt") as file:
                 plain = json.loads((file.metadata() or {}).get("permlab", "null"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise UserError(f"{path} is not a safetensors file ({error}): save it with Matching.save") from None
-        if not plain:
+        except (SafetensorError, OSError, ValueError, RecursionError) as error:
+            reason = first_line(error, 120)
+            raise UserError(f"{path} is not a safetensors file ({reason}): save it with Matching.save") from None
+        if not isinstance(plain, dict) or not plain:
             raise UserError(f"{path} holds tensors but no matching: save it with Matching.save")
-        count = plain.pop("models")
-        result = cls(permutations=[{} for _ in range(count)], **plain)
-        for name, value in tensors.items():
-            kind, rest = name.split("/", 1)
-            if kind == "clusters":
-                result.clusters[rest] = value
-                continue
-            number, group = rest.split("/", 1)
-            values = getattr(result, kind)
-            values += [{} for _ in range(count - len(values))]
-            values[int(number)][group] = value
+        with blaming(f"{path} holds no whole matching", "save it with Matching.save"):
+            count = plain.pop("models")
+            if not 0 <= count <= len(tensors):
+                raise ValueError(f"{count} models, {len(tensors)} tensors")
+            result = cls(permutations=[{} for _ in range(count)], **plain)
+            for name, value in tensors.items():
+                kind, rest = name.split("/", 1)
+                if kind == "clusters":
+                    result.clusters[rest] = value
+                    continue
+                number, group = rest.split("/", 1)
+                values = getattr(result, kind)
+                values += [{} for _ in range(count - len(values))]
+                values[int(number)][group] = value
         return result

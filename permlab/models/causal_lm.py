@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from permlab.errors import UserError, first_line
 from permlab.models.causal_lm_config import CausalLMConfig, is_local
+from permlab.models.sizes import check_config, check_sizes
 from permlab.models.table import TOKENIZERS, WEIGHTS
+from permlab.storage.files import read_object
 from permlab.storage.hub import in_cache, offline
+from permlab.storage.shards import read_weights
 
 if TYPE_CHECKING:
     import torch
@@ -175,10 +178,28 @@ def from_hub(load: Any, config: CausalLMConfig, **options: Any) -> Any:
     """Call a `from_pretrained`, and turn what can go wrong into one line with the remedy."""
     path = config.path
     options |= {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    if path and (Path(path) / "config.json").exists():
+        check_folder(Path(path))
     try:
         return load(path, **{key: value for key, value in options.items() if value is not None})
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # what a broken file makes transformers raise, nobody has listed
         raise UserError(explain_loading(str(path), error)) from error
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a model folder whose configuration or weights are absurd, by their headers.
+
+    Raises:
+        UserError: a size that no network has or that the weights do not hold; an object that is none; torn weights.
+    """
+    path = folder / "config.json"
+    config = check_config(read_object(path), path)
+    for name in ("tokenizer_config.json", "generation_config.json", "special_tokens_map.json"):
+        if (folder / name).exists():
+            read_object(folder / name)
+    tensors = read_weights(folder, "model.safetensors")
+    if tensors is not None:
+        check_sizes(config, path, tensors)
 
 
 def explain_loading(path: str, error: Exception) -> str:
@@ -195,7 +216,7 @@ def explain_loading(path: str, error: Exception) -> str:
     if "safetensors" in folded and is_local(path):
         return f"{path} has no safetensors weights (pickled weights are refused); save it with safe_serialization"
     if is_local(path) or Path(path).exists():
-        return f"{path} cannot be loaded: {(text or type(error).__name__).splitlines()[0]}"
+        return f"{path} cannot be loaded: {first_line(error, 200)}"
     return explain_missing(path)
 
 
@@ -220,22 +241,21 @@ def training_bytes(config: CausalLMConfig, parameters: int) -> int:
 
 def estimate_parameters(config: CausalLMConfig) -> int | None:
     """Return the parameter count from sizes or a local config.json, without building anything; None when unknown."""
-    import json
-
     if config.path is None:
         sizes, vocabulary = config.scratch, config.vocab_size
         hidden, inner, layers = sizes.hidden_size, sizes.intermediate_size, sizes.layers
         keys = hidden * sizes.kv_heads // sizes.heads
         tied = True
     elif (Path(config.path) / "config.json").is_file():
-        described = json.loads((Path(config.path) / "config.json").read_text())
+        path = Path(config.path) / "config.json"
+        described = check_config(read_object(path), path)
         try:
             hidden, layers, vocabulary = (described[k] for k in ("hidden_size", "num_hidden_layers", "vocab_size"))
             inner = described["intermediate_size"]
             heads = described["num_attention_heads"]
             keys = hidden * described.get("num_key_value_heads", heads) // heads
             tied = bool(described.get("tie_word_embeddings", False))
-        except KeyError:
+        except (KeyError, TypeError, ZeroDivisionError):
             return None
     else:
         return None

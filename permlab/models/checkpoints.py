@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from permlab.errors import UserError
+from permlab.models.sizes import check_config, check_sizes
 from permlab.storage.files import read_object
 from permlab.storage.hashes import sha256_of
 from permlab.storage.hub import PICKLES, is_hub_id, snapshot
@@ -100,13 +101,14 @@ def open_checkpoint(path: str) -> Checkpoint:
 def _open_folder(path: str, folder: Path) -> Checkpoint:
     if (folder / "adapter_config.json").is_file() and not (folder / CONFIG).is_file():
         raise UserError(f"{path} is a LoRA adapter, not a whole network: merge adapters with task=lora_lego")
-    config = _object(folder / CONFIG)
-    record = _object(folder / RECORD) if not config else {}
+    config = check_config(_object(folder / CONFIG), folder / CONFIG)
+    record = check_config(_object(folder / RECORD), folder / RECORD) if not config else {}
     if not config and not record:
         raise UserError(f"{path} has no config.json: it is no Hugging Face model folder and no network of permlab")
     if config.get("quantization_config"):
         raise UserError(f"{path} holds quantised weights, which have no mean: dequantise the model and save it again")
     tensors = _weights_of(path, folder)
+    check_sizes(config or record, folder / (CONFIG if config else RECORD), tensors)
     return Checkpoint(path, "huggingface" if config else "permlab", folder, tensors, config, record)
 
 

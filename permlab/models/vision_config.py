@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from permlab.errors import UserError, check_choice, check_range
 from permlab.models.table import VISION
 
+DEEPEST, MOST_UNITS = 1_000, 2**16
+"""Largest depth, and units of a layer: above, building alone takes minutes and the memory of a large machine."""
 WIDEST = 64
 """Largest multiple of the usual channel counts: more is a number of units given by mistake."""
 
@@ -51,7 +53,7 @@ def check_architecture(name: str, width: float, depth: int | None, norm: str | N
     if depth is not None:
         if row.depth is None:
             raise UserError(f"{prefix}depth does not fit {name}, which has {row.fixed_depth}: leave it out")
-        check_range(f"{prefix}depth", depth, 1)
+        check_range(f"{prefix}depth", depth, 1, DEEPEST)
     if norm is not None:
         check_choice(f"{prefix}norm", norm, row.norms)
 
@@ -69,6 +71,7 @@ def check_width(name: str, width: float, key: str) -> None:
     """
     row = VISION[name]
     check_range(key, width, 0, open_interval=True)
+    check_range(key, width, None, MOST_UNITS)
     if row.counts_units and width != int(width):
         raise UserError(f"{key}={width:g}: the width of {row.title} is a number of units, for example 512")
     if not row.counts_units and width > WIDEST:

@@ -10,7 +10,7 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 LARGEST = 32 * 2**20
 """Bytes of a JSON file that is still read."""
@@ -24,12 +24,12 @@ class UnreadableError(ValueError):
     """A file that is not what it should be; the message is one line that names the file."""
 
 
-def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
-    """Read a regular file.
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading; a pipe would hang, a device never ends.
 
     Raises:
         FileNotFoundError: it is not there.
-        UnreadableError: no regular file, too large, or not allowed.
+        UnreadableError: no regular file, or not allowed.
     """
     try:
         # Non-blocking, so that opening a pipe returns and can be refused.
@@ -38,12 +38,23 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
         raise
     except OSError as error:
         raise UnreadableError(f"{path.name} cannot be read ({error.strerror})") from None
-    with os.fdopen(descriptor, "rb") as file:
-        about = os.fstat(descriptor)
-        if not stat.S_ISREG(about.st_mode):
-            raise UnreadableError(f"{path.name} is no regular file")
-        if about.st_size > largest:
-            raise UnreadableError(f"{path.name} has {about.st_size:,} bytes; more than {largest:,} are not read")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UnreadableError(f"{path.name} is no regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
+    """Read a regular file.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        UnreadableError: no regular file, too large, or not allowed.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > largest:
+            raise UnreadableError(f"{path.name} has {size:,} bytes; more than {largest:,} are not read")
         return file.read(largest + 1)
 
 

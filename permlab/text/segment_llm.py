@@ -23,6 +23,7 @@ from permlab.data.texts.joining import normalise
 from permlab.data.texts.presegmented import split_marked
 from permlab.errors import UserError
 from permlab.models.causal_lm_config import is_local
+from permlab.storage.plain import UnreadableError, read_bytes
 from permlab.text.prompts import MARKER, PROMPT_VERSION, Assistant, Failure
 from permlab.text.segment import Progress, Proposal
 from permlab.text.units import check_units, project_units
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from permlab.text.settings import SegmenterSettings
 
 NO_MARKER = "no marker in the answer"
+LARGEST_CACHE = 2**28
+"""Bytes of a cache that is read: a million answers."""
 EMPTY_ANSWER = "empty answer"
 NO_ANSWER = "no answer from the assistant"
 
@@ -105,16 +108,20 @@ class AnswerCache:
         self.model = model
         self._answers: dict[str, str] = {}
         try:
-            raw = self.path.read_bytes() if self.path and self.path.exists() else b""
+            raw = read_bytes(self.path, LARGEST_CACHE) if self.path and os.path.lexists(self.path) else b""
         except OSError as error:
             raise UserError(f"answer cache {self.path} cannot be read: {error.strerror}") from None
+        except UnreadableError as error:
+            raise UserError(f"answer cache {self.path} cannot be read: {error}") from None
         self._open_line = bool(raw) and not raw.endswith(b"\n")
         for line in raw.split(b"\n"):
             try:
                 row = json.loads(line)
-                self._answers[str(row["key"])] = str(row["answer"])
-            except (ValueError, KeyError, TypeError, RecursionError):
-                continue  # blank or half-written: asked again
+                answer = row["answer"]
+                answer.encode()
+                self._answers[str(row["key"])] = answer
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+                continue  # blank, half-written or no text: asked again
 
     def key(self, text: str) -> str:
         """Return the content key of one question."""

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from permlab.compose import activate_plugins, compose_one, expansions, parse, search_path
+from permlab.compose import activate_plugins, compose_one, parse, search_path
 from permlab.errors import UserError
 from permlab.keys import text_of
+from permlab.runs.sweep_values import first_values
 
 FIRST = ("task", "experiment", "plugins")
 """What the command line may choose before anything counts as changed."""
@@ -41,7 +42,7 @@ def tree(overrides: list[str], config_dir: str | None = None) -> list[Line]:
     parsed = parse(overrides)
     activate_plugins(parsed)
     search = search_path(config_dir)
-    chosen = [choices[0] for choices in expansions(parsed)]
+    chosen = first_values(parsed)
     usual = [text for text, each in zip(chosen, parsed) if each.key_or_group in FIRST]
     shown = composed([*chosen, *search])
     before = shown if usual == chosen else composed([*usual, *search])

@@ -89,8 +89,18 @@ def split_images(x: Tensor, y: Tensor, test_share: float, seed: int) -> tuple[Te
     return x[train], y[train], x[test], y[test]
 
 
+MOST_PIXELS = 50_000_000
+"""Of one picture that is opened; a file of a few kilobytes can unpack to more than the memory holds."""
+
+
 def picture_tensor(image: Any, size: int, channels: int) -> Tensor:
-    """A PIL image as float32 [channels, size, size] in [0, 1]."""
+    """A PIL image as float32 [channels, size, size] in [0, 1].
+
+    Raises:
+        ValueError: more than `MOST_PIXELS`.
+    """
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels, at most {MOST_PIXELS:,} are opened")
     image = image.convert("L" if channels == 1 else "RGB").resize((size, size))
     array = np.asarray(image, dtype=np.float32) / 255
     return torch.from_numpy(array.reshape(size, size, channels).copy()).permute(2, 0, 1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from permlab.data.checks import check_image_folder, check_pictures, check_test_share
-from permlab.errors import UserError, check_range
+from permlab.errors import UserError, check_range, first_line
+from permlab.storage.plain import open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,10 +80,15 @@ def load_image_folder(
             for file in sorted(entry.iterdir()):
                 if file.suffix.lower() in IMAGE_SUFFIXES:
                     try:
-                        with Image.open(file) as image:
-                            x.append(picture_tensor(image, size, channels))
-                    except (UnidentifiedImageError, OSError) as error:
-                        raise UserError(f"{file} cannot be read as an image ({error}): remove or mend it") from None
+                        with open_regular(file) as stored, warnings.catch_warnings():
+                            warnings.simplefilter("ignore")  # of damaged tags, and of sizes that are refused below
+                            with Image.open(stored) as image:
+                                x.append(picture_tensor(image, size, channels))
+                    except UnidentifiedImageError:
+                        raise UserError(f"{file} cannot be read as an image: remove or mend it") from None
+                    except Exception as error:  # every decoder has errors of its own
+                        reason = first_line(error, 120)
+                        raise UserError(f"{file} cannot be read as an image ({reason}): remove or mend it") from None
                     y.append(labels.index(entry.name))
         if not x:
             raise UserError(f"{half} holds no images ({', '.join(IMAGE_SUFFIXES)})")

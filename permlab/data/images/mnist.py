@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import gzip
+import math
+import os
 import struct
+import zlib
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from permlab.data.checks import check_image_folder, check_test_share
-from permlab.errors import UserError, check_range
+from permlab.errors import UserError, check_range, first_line
+from permlab.storage.plain import open_regular
 
 if TYPE_CHECKING:
     import numpy as np
 
     from permlab.data.images.image_set import ImageData
+
+SMALL, PACKED = 2**25, 50
+"""A gzipped file unpacks to at most so many bytes, or so many times its own size; pictures reach 3 times, labels 4."""
 
 
 @dataclass
@@ -49,15 +57,23 @@ def read_idx(path: Path) -> np.ndarray:
     import numpy as np
 
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            raw = file.read()
-        zero, kind, axes = struct.unpack(">HBB", raw[:4])
-        shape = struct.unpack(f">{axes}I", raw[4 : 4 + 4 * axes])
-        if zero or kind != 8:
-            raise ValueError("it does not start with the IDX mark for bytes")
-        return np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * axes).reshape(shape)
-    except (OSError, EOFError, ValueError, struct.error) as error:
-        raise UserError(f"{path} is not a complete IDX file ({error}): get it again") from None
+        with open_regular(path) as stored, ExitStack() as opened:
+            file: Any = opened.enter_context(gzip.GzipFile(fileobj=stored)) if path.suffix == ".gz" else stored
+            zero, kind, axes = struct.unpack(">HBB", file.read(4))
+            if zero or kind != 8 or not 1 <= axes <= 4:
+                raise ValueError("it does not start with the IDX mark for bytes")
+            shape = struct.unpack(f">{axes}I", file.read(4 * axes))
+            # The header is believed as far as the file can hold what it says: nothing larger is unpacked.
+            wanted, size = math.prod(shape), os.fstat(stored.fileno()).st_size
+            most = max(SMALL, PACKED * size) if path.suffix == ".gz" else size
+            if not 0 < wanted <= most:
+                raise ValueError(f"its header names {wanted:,} bytes, the file has {size:,}")
+            raw = file.read(wanted + 1)
+        if len(raw) != wanted:
+            raise ValueError(f"it holds {'fewer' if len(raw) < wanted else 'more'} than the {wanted:,} bytes it names")
+        return np.frombuffer(raw, dtype=np.uint8).reshape(shape)
+    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
+        raise UserError(f"{path} is not a complete IDX file ({first_line(error, 120)}): get it again") from None
 
 
 def load_mnist(path: str | Path, test_share: float = 0.2, seed: int = 0) -> ImageData:

@@ -6,17 +6,22 @@ Every reader names file and line of what it rejects.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from permlab.data.checks import ON_BAD_ROW
 from permlab.data.examples import Query
-from permlab.errors import UserError, check_choice
+from permlab.errors import UserError, check_choice, first_line
+from permlab.storage.plain import UnreadableError, open_regular
 
 _SHOWN = 2
 _LONGEST_ROW = 100
 """Characters; a long path loses its beginning."""
+LONGEST_LINE = 4 * 2**20
+"""Bytes of one line: no text to train on is longer, and cutting one into units takes many times its size."""
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class BadRows:
@@ -56,9 +61,11 @@ def numbered_lines(path: Path, bad: BadRows) -> Iterator[tuple[str, str]]:
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file in it")
     try:
-        with path.open("rb") as stream:
-            for number, raw in enumerate(stream, start=1):
+        with open_regular(path) as stream:
+            for number, raw in enumerate(iter(lambda: stream.readline(LONGEST_LINE + 1), b""), start=1):
                 source = f"{path}:{number}"
+                if len(raw) > LONGEST_LINE:
+                    raise UserError(f"{source} is longer than {LONGEST_LINE:,} bytes: is it one text per line?")
                 try:
                     line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                 except UnicodeDecodeError as error:
@@ -68,8 +75,8 @@ def numbered_lines(path: Path, bad: BadRows) -> Iterator[tuple[str, str]]:
                     yield source, line
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: check the path (relative paths start at {Path.cwd()})") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (OSError, UnreadableError) as error:
+        raise UserError(f"{path.parent}: {first_line(error)}: name a file of texts") from None
 
 
 def json_rows(path: Path, bad: BadRows) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -87,10 +94,21 @@ def json_rows(path: Path, bad: BadRows) -> Iterator[tuple[str, dict[str, Any]]]:
             )
             bad.add(source, f"not JSON ({detail})")
             continue
-        if isinstance(row, dict):
+        if _HALF.search(line) and not _is_text(row):
+            bad.add(source, "half of a surrogate pair, which is no text")
+        elif isinstance(row, dict):
             yield source, row
         else:
             bad.add(source, "not a JSON object")
+
+
+def _is_text(row: Any) -> bool:
+    """Whether all strings of a row can be written; an escape such as \\ud800 alone stands for no character."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):
+        return False
+    return True
 
 
 def text_value(row: dict[str, Any], key: str) -> str | None:

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from permlab.errors import UserError, first_line
+from permlab.errors import UserError, blaming, first_line
 from permlab.merging.networks.loaded import Loaded, read_tensors, say_differences, tensor_differences, unique_names
 from permlab.merging.networks.verification import empty_module, verify_huggingface
 from permlab.models.checkpoints import CONFIG, Checkpoint
+from permlab.storage.plain import UnreadableError, parse_json, read_bytes
 from permlab.symmetry import Spec, declare_huggingface
 from permlab.symmetry.table import SYMMETRIES
 
@@ -35,6 +36,8 @@ VIT_NAMES = (
     ("attention.output.dense", "attention.o_proj"), ("intermediate.dense", "mlp.fc1"), ("output.dense", "mlp.fc2"),
 )  # fmt: skip
 """(old, new) parts of names, replaced in this order."""
+LARGEST_TOKENIZER = 2**28
+"""Bytes of a tokenizer.json that is compared; the largest have 40 million."""
 NOTED = {"max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "id2label", "n_positions"}
 """Keys that are told to the user; where they matter, the shapes of the tensors differ too."""
 
@@ -47,21 +50,24 @@ def load_huggingface(checkpoints: Sequence[Checkpoint]) -> Loaded:
     """
     first = checkpoints[0]
     configs, notes = compare_headers(checkpoints)
-    module = empty_module(configs[0], _model_class(first))
+    broken = f"{first.folder / CONFIG} describes no network that transformers can build"
+    with blaming(broken, "mend it, or get it again"):
+        module = empty_module(configs[0], _model_class(first))
     names, extra = file_names(first, module)
     if extra:
         notes.append(f"{len(extra)} tensors that {type(module).__name__} does not use are left out ({extra[0]})")
     stored = [read_tensors(each, names) for each in checkpoints]
     for each, state in zip(checkpoints, stored):
         drop_aliases(each.path, module, state)
-    spec = declare_huggingface(configs[0], stored[0])
     own_names = all(name in module.state_dict() for name in stored[0])
-    _check_coverage(first, spec, configs[0], module)
-    checks, verified_on = verify_huggingface(configs[0], type(module), stored[0] if own_names else None)
     kind = _kind(type(module).__name__)
-    if own_names and kind == "image_huggingface":
-        module = type(module)(configs[0]).float().eval()
-        module.load_state_dict({name: value.float() for name, value in stored[0].items()})
+    with blaming(f"{first.path}: its tensors and its config.json do not belong together", "get both again"):
+        spec = declare_huggingface(configs[0], stored[0])
+        _check_coverage(first, spec, configs[0], module)
+        checks, verified_on = verify_huggingface(configs[0], type(module), stored[0] if own_names else None)
+        if own_names and kind == "image_huggingface":
+            module = type(module)(configs[0]).float().eval()
+            module.load_state_dict({name: value.float() for name, value in stored[0].items()})
     return Loaded(
         kind=kind,
         names=unique_names(checkpoints),
@@ -173,14 +179,14 @@ def _check_vocabulary(first: Checkpoint, other: Checkpoint) -> None:
     files = [each.folder / "tokenizer.json" for each in (first, other)]
     if not all(file.is_file() for file in files):
         return
-    texts = [file.read_text(encoding="utf-8") for file in files]
-    if texts[0] == texts[1]:
-        return
     try:
-        one, two = (json.loads(text)["model"]["vocab"] for text in texts)
-    except (ValueError, KeyError, TypeError):
+        texts = [read_bytes(file, LARGEST_TOKENIZER) for file in files]
+        if texts[0] == texts[1]:
+            return
+        one, two = (parse_json(text)["model"]["vocab"] for text in texts)
+    except (OSError, UnreadableError, KeyError, TypeError):
         return
-    if one != two:
+    if one != two and hasattr(one, "__len__") and hasattr(two, "__len__"):
         raise UserError(
             f"{first.name} and {other.name} have different vocabularies ({len(one)} | {len(two)} tokens): "
             "the rows of their embeddings mean different words, so they cannot be averaged"

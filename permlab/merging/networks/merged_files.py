@@ -16,6 +16,7 @@ from torch import Tensor
 
 from permlab.errors import UserError
 from permlab.models.checkpoints import RECORD, WEIGHTS
+from permlab.storage.files import read_object
 from permlab.storage.folders import replacing_folder
 
 
@@ -62,7 +63,7 @@ def load_merged(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if not (path / name).is_file():
             raise UserError(f"{path} is no merged network: it has no file {name}")
     try:
-        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+        record = read_object(path / RECORD)
         state = load_file(str(path / WEIGHTS))
         tied = dict(record["tied"])
     except (SafetensorError, ValueError, KeyError, TypeError) as error:

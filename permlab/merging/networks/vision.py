@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,9 +17,14 @@ from permlab.merging.networks.loaded import (
     tensor_differences,
     unique_names,
 )
-from permlab.models.checkpoints import Checkpoint
+from permlab.models.checkpoints import RECORD, Checkpoint
+from permlab.models.table import VISION
 from permlab.models.vision import build_vision_model
+from permlab.models.vision_config import check_architecture
 from permlab.symmetry import declare, verify
+
+MOST_PIXELS = 2**20
+"""Values of one image that a recorded network may take: the symmetry is tried out on four."""
 
 
 def vision_record(model: Any, data: Any) -> dict[str, Any]:
@@ -46,17 +52,14 @@ def load_vision(checkpoints: list[Checkpoint], model: Any, data: Any) -> Loaded:
             "and model.width=, or give the folder with its config.json"
         )
     record = records[0] if records else vision_record(model, data)
-    module = build_vision_model(
-        record["network"],
-        shape=tuple(record["shape"]),
-        classes=record["classes"],
-        width=record["width"],
-        depth=record.get("depth"),
-        norm=record.get("norm"),
-    ).eval()
-    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    for each in checkpoints:
+        if each.record and each.record in records:
+            _check_record(each)
+    with torch.device("meta"):  # shapes only: what the files do not hold is not built
+        expected = {name: tuple(value.shape) for name, value in _build(record).state_dict().items()}
     for each in checkpoints:
         _fits(each, expected, record, bool(records))
+    module = _build(record)
     for other in checkpoints[1:]:
         if tensor_differences(checkpoints[0], other):
             raise UserError(say_differences(checkpoints[0], other, []))
@@ -67,6 +70,33 @@ def load_vision(checkpoints: list[Checkpoint], model: Any, data: Any) -> Loaded:
     loaded = Loaded("vision", unique_names(checkpoints), checkpoints, stored, spec, module, record, checks=checks)
     loaded.verified_on = "the network itself"
     return loaded
+
+
+def _build(record: Mapping[str, Any]) -> torch.nn.Module:
+    options = {key: record.get(key) for key in ("depth", "norm")}
+    return build_vision_model(
+        record["network"], shape=tuple(record["shape"]), classes=record["classes"], width=record["width"], **options
+    ).eval()
+
+
+def _check_record(each: Checkpoint) -> None:
+    """Refuse a merge.json whose entries are of the wrong type or size."""
+    record = each.record
+    shape, classes, width, depth = (record.get(key) for key in ("shape", "classes", "width", "depth"))
+    try:
+        if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)):
+            raise UserError("shape must be [channels, height, width]")
+        if math.prod(shape) > MOST_PIXELS:
+            raise UserError(f"shape stands for more than {MOST_PIXELS:,} values per image")
+        if type(classes) is not int or classes < 1:
+            raise UserError("classes must be a number above 0")
+        if type(width) not in (int, float) or type(depth) not in (int, type(None)):
+            raise UserError("width and depth must be numbers")
+        VISION.check("network", str(record["network"]))
+        norm = record.get("norm")
+        check_architecture(str(record["network"]), width, depth, None if norm is None else str(norm))
+    except UserError as error:
+        raise UserError(f"{each.folder / RECORD}: {error}") from None
 
 
 def _fits(each: Checkpoint, expected: Mapping[str, tuple[int, ...]], record: Mapping[str, Any], known: bool) -> None:
