@@ -31,10 +31,15 @@ class HardwareConfig:
     """auto | cpu | cuda | cuda:N | mps; auto takes the first GPU that is there."""
     dtype: str = choice("auto", DTYPES)
     """For training; auto is bfloat16 on GPUs that have it, else float32."""
-    threads: int | None = None
-    """CPU threads; null = all cores this process may use."""
+    threads: int | str | None = "auto"
+    """CPU threads: a number, or auto: one for small models, more for large ones, as many as other programs leave."""
     workers: int = 0
     """Data loader processes; the order of the data does not depend on it."""
+
+
+def threads_given(hardware: HardwareConfig) -> int | None:
+    """Return the number of threads that the user asked for, or None for `auto`."""
+    return hardware.threads if isinstance(hardware.threads, int) else None
 
 
 def check_hardware(hardware: HardwareConfig) -> None:
@@ -45,7 +50,9 @@ def check_hardware(hardware: HardwareConfig) -> None:
     """
     check_choice("hardware.dtype", hardware.dtype, DTYPES)
     check_choice("hardware.device", hardware.device.split(":")[0], DEVICES)
-    if hardware.threads is not None:
+    if hardware.threads not in (None, "auto"):
+        if not isinstance(hardware.threads, int):
+            raise UserError(f"hardware.threads={hardware.threads} is neither a number nor auto")
         check_range("hardware.threads", hardware.threads, 1)
     check_range("hardware.workers", hardware.workers, 0)
 
@@ -83,14 +90,6 @@ def resolve_dtype(hardware: HardwareConfig) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
 
 
-def set_threads(hardware: HardwareConfig) -> None:
-    """Set torch's CPU threads; always, because an earlier job of a sweep may have changed them."""
-    import torch
-
-    limit = os.environ.get("OMP_NUM_THREADS", "")
-    torch.set_num_threads(hardware.threads or (int(limit) if limit.isdigit() else usable_cores()))
-
-
 @contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
     """Have torch, cuDNN and cuBLAS use reproducible algorithms only; everything is put back at the end.
@@ -122,11 +121,6 @@ def deterministic(wanted: bool) -> Iterator[None]:
             os.environ.pop(variable, None)
         else:
             os.environ[variable] = before[2]
-
-
-def usable_cores() -> int:
-    """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_memory() -> int:

@@ -32,13 +32,13 @@ def bench_training(rounds: int, epochs: int) -> None:
     from transformers.trainer_callback import PrinterCallback
 
     from permlab.data import people_corpus
-    from permlab.hardware import HardwareConfig, set_threads
     from permlab.models.causal_lm import load_causal_lm
     from permlab.models.causal_lm_config import CausalLMConfig
     from permlab.text import Hooks, OrderedTexts, Ordering, TrainingSettings, encoder, make_trainer
     from permlab.text.training import Collator
+    from permlab.threads import set_threads
 
-    set_threads(HardwareConfig())
+    set_threads(None)
     corpus = people_corpus()
     texts = [example.text for example in corpus.examples]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from permlab.errors import UserError
-from permlab.hardware import HardwareConfig, check_memory, resolve_device, resolve_dtype, set_threads, usable_cores
+from permlab.hardware import HardwareConfig, check_hardware, check_memory, resolve_device, resolve_dtype
 
 
 def test_auto_takes_what_is_there():
@@ -25,18 +25,16 @@ def test_number_types():
     assert resolve_dtype(HardwareConfig(device="cpu", dtype="bfloat16")) is torch.bfloat16
 
 
-def test_threads_are_set_for_every_job(monkeypatch):
-    before = torch.get_num_threads()
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    set_threads(HardwareConfig(threads=1))
-    assert torch.get_num_threads() == 1
-    set_threads(HardwareConfig())
-    assert torch.get_num_threads() == usable_cores()
-    torch.set_num_threads(before)
-
-
 def test_what_cannot_fit_is_refused_on_the_cpu_only():
     with pytest.raises(UserError, match="needs about"):
         check_memory("training", 2.0**60, HardwareConfig(device="cpu"))
     check_memory("training", 2.0**60, HardwareConfig(device="cuda"))
     check_memory("training", 1.0, HardwareConfig(device="cpu"))
+
+
+@pytest.mark.parametrize("threads", ["many", "0", 0, -2])
+def test_threads_are_a_number_or_auto(threads):
+    with pytest.raises(UserError, match=r"hardware\.threads"):
+        check_hardware(HardwareConfig(threads=threads))
+    check_hardware(HardwareConfig(threads="auto"))
+    check_hardware(HardwareConfig(threads=3))

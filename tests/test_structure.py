@@ -33,7 +33,7 @@ FLOORS = (
     ("symmetry",),
     ("models", "data"),
     ("storage", "figures", "shipped", "rules", "keys"),
-    ("registry", "tables", "seeding", "diverged"),
+    ("registry", "tables", "seeding", "threads", "diverged"),
     ("errors", "version"),
 )
 """From the roof to the ground: a room imports from itself and from floors below its own."""

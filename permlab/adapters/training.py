@@ -25,6 +25,7 @@ from permlab.diverged import check_losses, check_weights
 from permlab.models.causal_lm import build_scratch
 from permlab.models.causal_lm_config import CausalLMConfig, ScratchConfig
 from permlab.storage.folders import replacing_folder
+from permlab.threads import for_work
 
 # Called with (steps done, steps in all, loss); may raise to stop.
 Progress = Callable[[int, int, float], None]
@@ -98,8 +99,21 @@ def fit(
     Raises:
         DivergedError: the loss left the finite numbers.
     """
+    rows = min(schedule.batch, len(questions)) * (1 if replay is None else 2)
+    with for_work(3.0 * sum(p.numel() for p in model.parameters()) * rows * questions.ids.shape[1]):
+        return _fit(model, list(parameters), schedule, questions, seed, replay, progress)
+
+
+def _fit(
+    model: Any,
+    trained: list[nn.Parameter],
+    schedule: Schedule,
+    questions: Questions,
+    seed: int,
+    replay: Questions | None,
+    progress: Progress | None,
+) -> float:
     generator = torch.Generator().manual_seed(seed)
-    trained = list(parameters)
     optimizer = torch.optim.AdamW(trained, lr=schedule.learning_rate, weight_decay=0.0)
     rate = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.factor)
     running, unchecked, remedy = 0.0, [], f"lower learning_rate={schedule.learning_rate:g}"

@@ -18,6 +18,7 @@ import torch
 from permlab.diverged import check_losses
 from permlab.errors import DivergedError
 from permlab.ntk.finite import ELEMENTS, FiniteEnsemble, Problem, Spec
+from permlab.threads import for_work
 
 EPOCHS_BETWEEN_CHECKS = 64
 SHRINK = 1e-6
@@ -90,7 +91,8 @@ class DescentEnsemble(FiniteEnsemble):
         columns = torch.cat([first.transpose(1, 2) for first, _ in blocks], dim=2)  # U1^T, (members, k, width)
         last = torch.cat([block for _, block in blocks], dim=2)  # U2, (members, k, width)
         del blocks
-        self._train(columns, last, members)
+        with for_work(3.0 * columns.numel() * self.spec.k):
+            self._train(columns, last, members)
         return self._predict(columns, last).cpu()
 
     def _train(self, columns: torch.Tensor, last: torch.Tensor, members: Sequence[int]) -> None:

@@ -30,6 +30,7 @@ from permlab.probes.recipes import TokenRecipe
 from permlab.probes.schedules import warmup_cosine
 from permlab.probes.table import ARCHITECTURES, READINGS
 from permlab.seeding import derived_seed
+from permlab.threads import for_work
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -157,30 +158,32 @@ def train_tokens(
     test_ids, test_answer = _batch(problem, recipe.test_examples, derived_seed("tokens-test", seed), device)
     started, curve = time.perf_counter(), []
     unchecked: list[Tensor] = []
-    for step in range(recipe.steps):
-        ids, answer = _batch(problem, recipe.batch, derived_seed("tokens", seed, step), device)
-        model.train()
-        scores = logits(model, reading, ids, answer)
-        loss = nn.functional.cross_entropy(scores.flatten(0, 1), answer.flatten())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        unchecked.append(loss.detach())
-        if (step + 1) % recipe.test_every == 0 or step + 1 == recipe.steps:
-            losses = torch.stack(unchecked)[:, None].tolist()
-            remedy = f"lower learning_rate={recipe.learning_rate:g}"
-            check_losses(losses, step + 2 - len(losses), remedy)
-            check_weights(model.parameters(), step + 1, remedy)
-            unchecked.clear()
-            model.eval()
-            right = answers(model, problem, reading, test_ids) == test_answer
-            curve.append((step + 1, float(right.float().mean())))
-            if progress is not None:
-                progress(step + 1, curve[-1][1])
-            if curve[-1][1] >= recipe.target:
-                break
+    macs = 3.0 * parameter_count(model) * recipe.batch * (test_ids.shape[1] + test_answer.shape[1])
+    with for_work(macs):
+        for step in range(recipe.steps):
+            ids, answer = _batch(problem, recipe.batch, derived_seed("tokens", seed, step), device)
+            model.train()
+            scores = logits(model, reading, ids, answer)
+            loss = nn.functional.cross_entropy(scores.flatten(0, 1), answer.flatten())
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            unchecked.append(loss.detach())
+            if (step + 1) % recipe.test_every == 0 or step + 1 == recipe.steps:
+                losses = torch.stack(unchecked)[:, None].tolist()
+                remedy = f"lower learning_rate={recipe.learning_rate:g}"
+                check_losses(losses, step + 2 - len(losses), remedy)
+                check_weights(model.parameters(), step + 1, remedy)
+                unchecked.clear()
+                model.eval()
+                right = answers(model, problem, reading, test_ids) == test_answer
+                curve.append((step + 1, float(right.float().mean())))
+                if progress is not None:
+                    progress(step + 1, curve[-1][1])
+                if curve[-1][1] >= recipe.target:
+                    break
     return TokenResult(
         architecture=architecture,
         reading=reading,

@@ -21,6 +21,7 @@ from permlab.probes.problem import heldout_batch, row_accuracy, squared_error, t
 from permlab.probes.recipes import Optimization, Recipe
 from permlab.probes.table import OPTIMIZERS, SCHEDULES
 from permlab.probes.transformer import Transformer
+from permlab.threads import for_work
 
 
 def default_init_std(layout: Layout) -> float:
@@ -143,11 +144,13 @@ class Training:
         # Attention that has decided is full of denormal numbers, which the processor takes ten times longer for.
         torch.set_flush_denormal(True)
         try:
-            while not self.finished:
-                self._train_until_test()
-                result = self.evaluate()
-                if callback is not None:
-                    callback(self, result)
+            # Each parameter meets every row of every example once forward and twice backward.
+            with for_work(3.0 * self.weights.numel() * self.batch * self.model.layout.length):
+                while not self.finished:
+                    self._train_until_test()
+                    result = self.evaluate()
+                    if callback is not None:
+                        callback(self, result)
         finally:
             torch.set_flush_denormal(False)
         return self.curve[-1]

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from permlab.hardware import usable_cores
+from permlab.threads import usable_cores
 
 PACKAGES = (
     *("hydra-core", "omegaconf", "torch", "transformers", "datasets", "peft", "accelerate", "tokenizers"),
@@ -18,8 +18,8 @@ PACKAGES = (
 )
 
 
-def describe_environment(seed: int) -> dict[str, Any]:
-    """Return git state, package versions, python, processor, GPU, seed and command line."""
+def describe_environment(seed: int, threads: int) -> dict[str, Any]:
+    """Return git state, package versions, python, processor, threads, GPU, seed and command line."""
     return {
         "git": git_state(),
         "packages": {name: package_version(name) for name in ("permlab", *PACKAGES)},
@@ -27,6 +27,7 @@ def describe_environment(seed: int) -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": cpu_name(),
         "cores": usable_cores(),
+        "threads": threads,
         "gpu": gpu_names(),
         "deterministic": deterministic_settings(),
         "seed": seed,

@@ -132,9 +132,9 @@ def carry_out(config: Config[TaskSettings], path: Path, resumed: bool) -> Outcom
         try:
             LOGGER.info("%s %s", "resuming" if resumed else "run directory", path)
             run.tracker = open_tracker(config, path)
-            prepare_process(config)
+            threads = prepare_process(config, threads_of(path) if resumed else None)
             opened.enter_context(deterministic(config.run.deterministic))
-            write_json(path / "environment.json", describe_environment(config.seed))
+            write_json(path / "environment.json", describe_environment(config.seed, threads))
             with cautions_of(run):
                 registry.task(config.task.name).run(config, run)
             run.write_result("done")
@@ -212,13 +212,24 @@ def write_traceback(message: str) -> None:
                 handler.flush()
 
 
-def prepare_process(config: Config[TaskSettings]) -> None:
-    """Set threads and every random state, so that a job of a sweep does not depend on the jobs before it."""
-    from permlab.hardware import set_threads
-    from permlab.seeding import seed_everything
+def prepare_process(config: Config[TaskSettings], threads: int | None = None) -> int:
+    """Set threads and every random state, so that a job of a sweep does not depend on the jobs before it.
 
-    set_threads(config.hardware)
+    `threads` of a run that is resumed are those it began with: their number decides how sums are rounded.
+    """
+    from permlab.hardware import threads_given
+    from permlab.seeding import seed_everything
+    from permlab.threads import set_threads
+
     seed_everything(config.seed)
+    return set_threads(threads_given(config.hardware), begun_with=threads)
+
+
+def threads_of(path: Path) -> int | None:
+    """Return the threads that a run began with, or None where its environment.json does not say."""
+    environment = read_json(path / "environment.json")
+    threads = environment.get("threads") if isinstance(environment, dict) else None
+    return threads if isinstance(threads, int) and 0 < threads < 10_000 else None
 
 
 def to_yaml(config: Config[TaskSettings]) -> str:

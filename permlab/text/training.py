@@ -22,6 +22,7 @@ from permlab.storage.files import sync, write_text
 from permlab.storage.hashes import sha256_of
 from permlab.text.settings import TrainingSettings
 from permlab.text.table import SCHEDULES
+from permlab.threads import for_work
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -97,6 +98,16 @@ class OrderedTrainer(Trainer):
     """A Trainer that reads the stream in order and marks a checkpoint complete only when all of it is on disk."""
 
     hooks: Hooks
+
+    def train(self, *arguments: Any, **options: Any) -> Any:
+        """Train with the threads that a step has work for."""
+        stream: Any = self.train_dataset
+        rows = self.args.per_device_train_batch_size
+        tokens = rows * trained_tokens(stream, 0, sample=64) / min(len(stream), 64)
+        model: Any = self.model
+        parameters = sum(p.numel() for p in model.parameters())
+        with for_work(3.0 * parameters * tokens):
+            return super().train(*arguments, **options)
 
     def training_step(self, *arguments: Any, **options: Any) -> torch.Tensor:
         """Train on one micro-batch and remember its share of the step's loss."""

@@ -24,6 +24,7 @@ from permlab.matching.weight import Progress
 from permlab.merging.measure.evaluate import batches_of, labels_of, logits_of, score_logits
 from permlab.merging.table import OPTIMIZERS, SCHEDULES
 from permlab.models.vision import build_vision_model
+from permlab.threads import for_work, macs_of
 
 
 @dataclass
@@ -103,8 +104,10 @@ def train_endpoint(
     steps: torch.optim.Optimizer = make(model.parameters(), rate, weight_decay)
     shares = LambdaLR(steps, lambda epoch: float(share(epoch, epochs)))
     history: list[dict[str, float]] = []
+    macs = macs_of(model, data.x_train[:1].to(next(model.parameters()).device)) * batch_size
     for epoch in range(epochs):
-        losses = _epoch(model, steps, data, batch_size, generator, outputs)
+        with for_work(macs):
+            losses = _epoch(model, steps, data, batch_size, generator, outputs)
         check_losses([[value] for value, _ in losses], len(losses) * epoch + 1, f"lower rate={rate:g}")
         loss = sum(value * size for value, size in losses) / sum(size for _, size in losses)
         shares.step()
