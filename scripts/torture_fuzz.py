@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import gc
 import http.server
+import math
 import os
 import pickle
 import random
@@ -314,11 +315,17 @@ def attempt(number: int, seed: int, kinds: Sequence[Kind], templates: Path, plac
 
 
 def run(
-    tries: int, seed: int, quick: bool, only: int | None = None, first: int = 0, kept: Path | None = None
+    tries: int,
+    seed: int,
+    quick: bool,
+    only: int | None = None,
+    first: int = 0,
+    kept: Path | None = None,
+    minutes: float = math.inf,
 ) -> tuple[Tally, str]:
     """Try inputs `first` to `first + tries`, or one; return the table and the largest time and memory.
 
-    `kept`: a folder for the good files, which are made where it is not there.
+    `kept`: a folder for the good files, which are made where it is not there. After `minutes` no other one is begun.
     """
     kinds = [kind for kind in KINDS if kind.quick or not quick]
     tally, slowest, largest = Tally("spoiled input"), 0.0, 0
@@ -329,14 +336,18 @@ def run(
         if not templates.exists():
             _in_fork(lambda: make_templates(templates, {kind.folder for kind in kinds}))
         gc.freeze()  # children would copy every page that a collection touches
+        until = time.monotonic() + 60 * minutes
         for number in [only] if only is not None else range(first, first + tries):
+            if time.monotonic() > until:
+                break
             each, seen = attempt(number, seed, kinds, templates, place)
             how = f"--seed {seed} --only {number}{' --quick' * quick}"
             said = "; ".join(each.said) or " ".join(each.command[:6])
             tally.add(each.kind.name, not seen.wrong, ascii(f"{how}: {said[:300]}: {'; '.join(seen.wrong)}")[1:-1])
             slowest, largest = max(slowest, seen.seconds), max(largest, seen.bytes)
             if only is not None:
-                print(f"{' '.join(each.command)[:2000]}\n{each.said}\n{seen}")
+                shown = (place / "try" / "stdout").read_text(errors="replace")[-3000:]
+                print(f"{ascii(' '.join(each.command))[:2000]}\n{each.said}\n{seen}\n{shown!a}")
             elif seen.wrong:
                 print(f"OPEN {tally.failures[-1]}", flush=True)
     return tally, f"slowest {slowest:.1f} s, largest {largest / 2**30:.2f} GiB"
@@ -367,11 +378,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     parser.add_argument("--only", type=int, help="repeat one input and print what it did")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no other input after so long")
     parser.add_argument("--templates", type=Path, help="folder that keeps the good files for other calls")
     parser.add_argument("--quick", action="store_true", help="only kinds that need no transformers")
     given = parser.parse_args()
     started = time.monotonic()
-    tally, largest = run(given.tries, given.seed, given.quick, given.only, given.first, given.templates)
+    tally, largest = run(given.tries, given.seed, given.quick, given.only, given.first, given.templates, given.minutes)
     code = tally.report()
     print(f"{(time.monotonic() - started) / 60:.1f} minutes; {largest}")
     return code

@@ -5,6 +5,7 @@ A hub id or a folder in one of its formats, with a column of texts or with colum
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,6 +177,10 @@ def load_rows(id_or_path: str, split: str, subset: str | None = None) -> Any:
     check_local(id_or_path)
     import datasets  # here: it takes a second, and messages above need nothing
 
+    # What goes wrong is raised as well; its own lines and bars would stand between ours.
+    datasets.utils.logging.set_verbosity(logging.CRITICAL)
+    if local:
+        datasets.disable_progress_bars()
     try:
         if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
             return _saved_split(datasets.load_from_disk(str(folder)), id_or_path, split)

@@ -9,7 +9,9 @@ are those that the interrupted one would have seen.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from permlab.diverged import check_losses, check_weights
 from permlab.storage.files import sync, write_text
 from permlab.storage.hashes import sha256_of
+from permlab.storage.plain import UnreadableError, read_bytes
 from permlab.text.settings import TrainingSettings
 from permlab.text.table import SCHEDULES
 from permlab.threads import for_work
@@ -121,8 +124,9 @@ class OrderedTrainer(Trainer):
         return SequentialSampler(stream)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        make_room(folder)
+        super()._save_checkpoint(model, trial)
         for path in [*folder.rglob("*"), folder]:
             sync(path)
         write_text(folder / COMPLETE, contents(folder))
@@ -214,14 +218,25 @@ def weights_dtype(dtype: torch.dtype) -> torch.dtype:
 def latest_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint that was written completely and is as it was written, or None."""
     complete = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")]
-    for path in sorted(complete, key=lambda path: int(path.name.split("-")[1]), reverse=True):
-        if (path / COMPLETE).read_text(encoding="utf-8", errors="replace") == contents(path):
-            return path
+    numbered = [path for path in complete if path.name.partition("-")[2].isdecimal() and not path.is_symlink()]
+    for path in sorted(numbered, key=lambda path: int(path.name.partition("-")[2][:18]), reverse=True):
+        with suppress(OSError, UnreadableError):
+            if read_bytes(path / COMPLETE).decode("utf-8", "replace") == contents(path):
+                return path
     return None
+
+
+def make_room(folder: Path) -> None:
+    """Remove what lies where a checkpoint will be written: a save into it would follow the links in it."""
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
 
 
 def contents(checkpoint: Path) -> str:
     """Return the names of a checkpoint's files and the hash of all of them."""
-    files = [path for path in checkpoint.rglob("*") if path.is_file() and path.name != COMPLETE]
+    found = checkpoint.rglob("*")
+    files = [path for path in found if path.is_file() and not path.is_symlink() and path.name != COMPLETE]
     names = sorted(str(path.relative_to(checkpoint)) for path in files)
     return "\n".join([*names, sha256_of(files), ""])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from permlab.text.training import COMPLETE, contents, latest_checkpoint
+from permlab.text.training import COMPLETE, contents, latest_checkpoint, make_room
 
 
 @pytest.fixture
@@ -24,7 +26,18 @@ def test_the_newest_whole_one_is_taken(folder):
     assert latest_checkpoint(folder).name == "checkpoint-100"
 
 
+def replaced(path, make):
+    """Put something else in the place of a file."""
+    path.unlink()
+    make(path)
+
+
 DAMAGE = {
+    "a pipe for a mark": lambda path: replaced(path / COMPLETE, os.mkfifo),
+    "a link for a file": lambda path: replaced(
+        path / "inner" / "state.json", lambda at: at.symlink_to("/etc/hostname")
+    ),
+    "a device for a file": lambda path: replaced(path / "model.safetensors", lambda at: at.symlink_to("/dev/zero")),
     "a flipped byte": lambda path: (path / "model.safetensors").write_bytes(bytes([100]) * 63 + b"x"),
     "cut short": lambda path: (path / "model.safetensors").write_bytes(bytes([100]) * 10),
     "a file gone": lambda path: (path / "inner" / "state.json").unlink(),
@@ -40,3 +53,22 @@ def test_a_damaged_one_is_passed_over(folder, how):
     DAMAGE["an empty mark"](folder / "checkpoint-40")
     DAMAGE["an empty mark"](folder / "checkpoint-20")
     assert latest_checkpoint(folder) is None
+
+
+def test_a_folder_without_a_number_is_no_checkpoint(folder):
+    for name in ("checkpoint-x", "checkpoint-", f"checkpoint-{'9' * 200}"):
+        (folder / name).mkdir()
+        (folder / name / COMPLETE).write_text("")
+    assert latest_checkpoint(folder).name == "checkpoint-100"
+
+
+def test_nothing_is_written_through_a_link_in_the_place_of_a_checkpoint(tmp_path):
+    outside = tmp_path / "outside.json"
+    outside.write_text("mine")
+    (tmp_path / "checkpoint-8").mkdir()
+    (tmp_path / "checkpoint-8" / "config.json").symlink_to(outside)
+    (tmp_path / "checkpoint-9").symlink_to(tmp_path / "elsewhere")
+    for name in ("checkpoint-8", "checkpoint-9", "checkpoint-10"):
+        make_room(tmp_path / name)
+        assert not os.path.lexists(tmp_path / name)
+    assert outside.read_text() == "mine"
