@@ -30,6 +30,7 @@ PASS_THROUGH = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completi
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit with its code: 0 done, 1 failed, 2 user mistake, 130/143 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    occupy_standard_streams()
     # Idle OpenMP threads sleep instead of spinning: beside another busy process a run of two threads is otherwise up to
     # 20 times slower. Read by the runtime when torch is loaded, which is later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -58,6 +59,19 @@ def exit_code(arguments: list[str]) -> int:
         # Someone closed our pipe (`permlab ls | head`): not an error, and python must not complain about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def occupy_standard_streams() -> None:
+    """Open the null device as standard input, output and error where these are closed.
+
+    Otherwise the next files that are opened, the metrics of a run among them, get their numbers, and what a library
+    prints lands there.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one
 
 
 def complain(message: str) -> None:

@@ -1,6 +1,6 @@
 """Losses that diverge, systems without one solution, and runs that must repeat: every task, many times.
 
-python scripts/torture_numbers.py [--tries 5] [--seed 0]
+python scripts/torture_numbers.py [--tries 5] [--repeats 2] [--seed 0]
 
 - diverging: a learning rate of 1e3 to 1e30, and a loss that is NaN at a step drawn at random: the run fails with
   exit 1 and one line with step, loss, last good checkpoint and remedy; its files are strict JSON without NaN, its
@@ -230,9 +230,13 @@ def warned(call: Callable[[], Any], words: str) -> str:
 
 def numbers(root: Path) -> dict[str, Any]:
     """Return metrics, logged lines and tables of the only run of a folder, without what the clock decides."""
+    return numbers_of(only_run(root))
+
+
+def numbers_of(path: Path) -> dict[str, Any]:
+    """The same of one run directory."""
     import csv
 
-    path = only_run(root)
     result = strict((path / "result.json").read_text())
     found: dict[str, Any] = {"status": result["status"], "metrics": untimed(result["metrics"])}
     found["log"] = [untimed(strict(line)) for line in (path / "metrics.jsonl").read_text().splitlines()]
@@ -274,6 +278,7 @@ def difference(one: dict[str, Any], two: dict[str, Any]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tries", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=2, help="seeds that are run again")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     started, draws, tally = time.monotonic(), random.Random(arguments.seed), Tally("numbers")
@@ -284,7 +289,7 @@ def main() -> int:
         for fault, (call, words) in ambiguous().items():
             wrong = warned(call, words)
             tally.add(fault, not wrong, wrong)
-        for number in range(2):
+        for number in range(arguments.repeats):
             for task in tiny_runs.TINY:
                 repeat(tally, task, arguments.seed + number, root / f"repeat-{number}" / task, (1, 2))
     code = tally.report()

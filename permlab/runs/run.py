@@ -19,7 +19,7 @@ from permlab.runs.console import LOGGER, Progress, print_table
 from permlab.runs.environment import peak_rss_mb
 from permlab.runs.signals import StopRequest
 from permlab.runs.trackers import NullTracker, Tracker
-from permlab.storage.files import finite, read_json, replacing, save_figure, sync, write_csv, write_json
+from permlab.storage.files import finite, overwrite_json, read_json, replacing, save_figure, sync, write_csv, write_json
 from permlab.storage.locks import Lock
 from permlab.tables import is_number
 from permlab.version import __version__
@@ -264,7 +264,10 @@ class Run:
             if problem.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             (self.dir / RESERVE).unlink(missing_ok=True)
-            write_json(self.dir / "result.json", self._result)
+            try:
+                write_json(self.dir / "result.json", self._result)
+            except OSError:  # no room for a second file even now
+                overwrite_json(self.dir / "result.json", self._result)
 
     def close(self) -> None:
         """Close the metrics file, flushed to disk as far as that is possible."""

@@ -80,7 +80,23 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically; NaN and infinities become null, because strict readers refuse them."""
-    write_text(path, json.dumps(finite(value), indent=2, default=str) + "\n")
+    write_text(path, as_json(value))
+
+
+def as_json(value: Any) -> str:
+    """Return strict JSON, in lines, with a line end."""
+    return json.dumps(finite(value), indent=2, default=str) + "\n"
+
+
+def overwrite_json(path: Path, value: Any) -> None:
+    """Write JSON into a file that is there, in one piece but not atomically: for a disk without room for a second file.
+
+    Raises:
+        OSError: there is no such file, or it cannot be written.
+    """
+    with path.open("r+b", buffering=0) as file:
+        file.write(as_json(value).encode())
+        file.truncate()
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:

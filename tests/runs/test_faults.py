@@ -103,6 +103,22 @@ def test_a_full_disk_still_says_how_the_run_ended(start, monkeypatch):
     assert result(failed.directory)["status"] == "failed"
 
 
+def test_a_disk_without_room_for_a_second_file_still_says_how_the_run_ended(start, monkeypatch):
+    from permlab.storage import files
+
+    beside = files.beside
+
+    def no_room(path):
+        if path.name == "result.json" and ended:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return beside(path)
+
+    ended = []
+    monkeypatch.setattr(files, "beside", no_room)
+    failed = start(lambda config, run: ended.append(True) or 1 / 0)
+    assert failed.exit_code == 1 and result(failed.directory)["status"] == "failed"
+
+
 def test_a_result_that_cannot_be_written_at_all_is_no_traceback(start, monkeypatch):
     from permlab.runs import run as module
 
@@ -114,6 +130,7 @@ def test_a_result_that_cannot_be_written_at_all_is_no_traceback(start, monkeypat
         writing(path, value)
 
     monkeypatch.setattr(module, "write_json", full)
+    monkeypatch.setattr(module, "overwrite_json", full)
     failed = start(lambda config, run: None)
     assert failed.exit_code == 1 and "No space left" in failed.message
     assert result(failed.directory)["status"] == "running" and locks.holder(failed.directory) is None
