@@ -202,6 +202,8 @@ class Run:
         import torch
 
         self._check_there()
+        # First what the result lists: a run that goes on after this checkpoint does not write those files again.
+        self.write_result()
         folder = self.dir / "checkpoints"
         known = self._checkpoints()
         number = int(known[-1].stem.split("-")[1]) + 1 if known else 1
@@ -210,7 +212,6 @@ class Run:
         for old in known[: -(KEPT_CHECKPOINTS - 1) or None]:
             old.unlink()
         self._last_checkpoint = time.monotonic()
-        self.write_result()
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """Return the newest readable checkpoint of a resumed run, or None.
