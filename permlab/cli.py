@@ -249,14 +249,13 @@ def refuse_flags(message: str) -> NoReturn:
 def run_sweep(plan: Plan) -> int:
     """Run every job through Hydra's launcher and close with one table."""
     from permlab import registry
-    from permlab.runs.directory import create
-    from permlab.runs.sweep import close_sweep
+    from permlab.runs.sweep import close_sweep, open_sweep
 
     first = plan.jobs[0].config
-    sweep = create(Path(first.run.root) / "sweeps")
-    placed = [f"run.sweep={sweep}", f"hydra.sweep.dir={sweep}"]
-    launch(["--multirun", *plan.search, *plan.overrides, *placed], SweepJob(str(sweep), plan.varied))
-    return close_sweep(sweep, len(plan.jobs), registry.task(first.task.name))
+    with open_sweep(Path(first.run.root)) as sweep:
+        placed = [f"run.sweep={sweep}", f"hydra.sweep.dir={sweep}"]
+        launch(["--multirun", *plan.search, *plan.overrides, *placed], SweepJob(str(sweep), plan.varied))
+        return close_sweep(sweep, len(plan.jobs), registry.task(first.task.name))
 
 
 class SweepJob:

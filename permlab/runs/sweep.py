@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from permlab.errors import first_line
+from permlab.errors import UserError, first_line
 from permlab.runs.comparison import Group, headline, number_rows, sweep_figures, word_rows
 from permlab.runs.console import console, print_table
+from permlab.runs.directory import create
 from permlab.runs.execute import Outcome
-from permlab.storage.files import read_json, save_figure, write_csv, write_json
+from permlab.storage.files import read_json, remove_temporaries, save_figure, write_csv, write_json
+from permlab.storage.locks import NAME as LOCK
+from permlab.storage.locks import hold
 
 FINISHED = ("done", "skipped")
+
+
+@contextmanager
+def open_sweep(root: Path) -> Iterator[Path]:
+    """Make a sweep directory and hold it while the block runs; first remove what killed sweeps left unfinished."""
+    for lock in root.glob(f"sweeps/*/{LOCK}"):
+        with suppress(OSError, UserError), hold(lock.parent):  # not one that is going
+            remove_temporaries(lock.parent)
+    sweep = create(root / "sweeps")
+    with hold(sweep):
+        yield sweep
 
 
 def note_job(sweep: Path, number: int, varied: dict[str, str], outcome: Outcome) -> None:

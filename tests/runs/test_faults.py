@@ -183,6 +183,20 @@ def test_a_run_that_was_killed_when_all_was_done_is_tidied_up(start):
     assert not [p.name for p in path.rglob("*") if p.name.endswith((".tmp", ".reserve", ".lock"))]
 
 
+def test_a_sweep_tidies_up_after_killed_ones_and_not_after_live_ones(tmp_path):
+    from permlab.runs.sweep import open_sweep
+
+    places = [tmp_path / "sweeps" / name for name in ("killed", "live")]
+    for place in places:
+        (place / "jobs").mkdir(parents=True)
+        (place / "jobs" / ".00000.json.0123abcd.tmp").write_text("half")
+        (place / "run.lock").write_text("")
+    with locks.hold(places[1]), open_sweep(tmp_path) as sweep:
+        assert locks.holder(sweep).pid == os.getpid()
+        assert [len(list(place.rglob("*.tmp"))) for place in places] == [0, 1]
+    assert not (sweep / "run.lock").exists() and not (places[0] / "run.lock").exists()
+
+
 def test_a_run_that_was_killed_before_it_began_is_told_apart_and_started_again(start, tmp_path):
     path = tmp_path / "named"
     path.mkdir()
