@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from permlab.errors import UserError, first_line
 from permlab.models.causal_lm_config import CausalLMConfig, is_local
-from permlab.models.sizes import check_config, check_sizes
+from permlab.models.sizes import check_config, check_files, check_sizes
 from permlab.models.table import TOKENIZERS, WEIGHTS
 from permlab.storage.files import read_object
 from permlab.storage.hub import in_cache, offline
@@ -192,6 +192,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         UserError: a size that no network has or that the weights do not hold; an object that is none; torn weights.
     """
+    check_files(folder)
     path = folder / "config.json"
     config = check_config(read_object(path), path)
     for name in ("tokenizer_config.json", "generation_config.json", "special_tokens_map.json"):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from permlab.errors import UserError
-from permlab.models.sizes import check_config, check_sizes
+from permlab.models.sizes import check_config, check_files, check_sizes
 from permlab.storage.files import read_object
 from permlab.storage.hashes import sha256_of
 from permlab.storage.hub import PICKLES, is_hub_id, snapshot
@@ -101,6 +101,7 @@ def open_checkpoint(path: str) -> Checkpoint:
 def _open_folder(path: str, folder: Path) -> Checkpoint:
     if (folder / "adapter_config.json").is_file() and not (folder / CONFIG).is_file():
         raise UserError(f"{path} is a LoRA adapter, not a whole network: merge adapters with task=lora_lego")
+    check_files(folder)
     config = check_config(_object(folder / CONFIG), folder / CONFIG)
     record = check_config(_object(folder / RECORD), folder / RECORD) if not config else {}
     if not config and not record:

@@ -25,8 +25,25 @@ WIDTHS = (
 """Keys that are lengths of axes, or divide them."""
 MOST = {"num_labels": 10**6, "image_size": 2**12, "patch_size": 2**12, "num_channels": 2**10}
 """Largest values of keys that lists and pictures are made of."""
+TEXTS, LARGEST_TEXT = (".json", ".txt", ".model", ".jinja"), 2**28
+"""Configurations and tokenizers, and the most bytes of one; the largest have 40 million."""
 MOST_LAYERS, LARGEST = 10_000, 2**25
 """Without weights to hold them against: blocks, and any other size; the longest context that is sold is 10 million."""
+
+
+def check_files(folder: Path) -> None:
+    """Refuse pipes, devices and gigabytes among the texts of a model folder, which transformers reads whole.
+
+    Raises:
+        UserError: naming the file.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.suffix in TEXTS:
+            if not path.is_file():
+                raise UserError(f"{path} is no regular file: get it again")
+            size = path.stat().st_size
+            if size > LARGEST_TEXT:
+                raise UserError(f"{path} has {size:,} bytes; more than {LARGEST_TEXT:,} are not read: get it again")
 
 
 def check_config(config: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -126,3 +126,17 @@ def test_an_absurd_merge_json_is_refused_before_it_is_built(recorded, changes, s
 def test_a_true_merge_json_is_read(recorded):
     folder = recorded()
     assert load_networks([folder, folder]).checks
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "vocab.txt", "tokenizer.model"])
+def test_gigabytes_and_devices_among_the_texts_of_a_folder_are_refused(network, name):
+    config = CausalLMConfig(path=str(network), weights="pretrained", tokenizer="pretrained")
+    with (network / name).open("ab") as file:
+        file.truncate(2**40)
+    for read in (lambda: open_checkpoint(str(network)), lambda: load_tokenizer(config, [])):
+        with pytest.raises(UserError, match=rf"{name} has 1,099,511,627,776 bytes"):
+            read()
+    (network / name).unlink()
+    (network / name).symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=rf"{name} is no regular file"):
+        open_checkpoint(str(network))
