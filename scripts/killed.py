@@ -45,13 +45,11 @@ def preload() -> None:
 
     import permlab
     from permlab.compose import plan_jobs
-    from permlab.runs.environment import describe_environment
 
     for module in pkgutil.walk_packages(permlab.__path__, "permlab."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     plan_jobs(["task=ntk", "tracker=none"], False)
-    describe_environment(0)
     gc.freeze()  # a child that collects garbage would copy every page of this process
 
 
