@@ -3,6 +3,7 @@
 permlab                       runs task=spt on the embedded default
 permlab -m seed=0,1,2         a sweep
 permlab resume RUN_DIR        continues a run that was stopped or killed
+permlab report                every run under outputs/ on one page
 """
 
 from __future__ import annotations
@@ -103,6 +104,7 @@ def dispatch(arguments: list[str]) -> int:
         "show": lambda words: show_configuration(words, folder),
         "cp": copy_option,
         "resume": resume_run,
+        "report": lambda words: make_report(words, folder),
     }
     first = words[0] if words else ""
     if first in verbs:
@@ -200,6 +202,14 @@ def resume_run(arguments: list[str]) -> int:
     from permlab.runs.execute import resume
 
     return report_outcome(resume(Path(arguments[0])))
+
+
+def make_report(words: list[str], folder: str | None) -> int:
+    """`permlab report [KEY=VALUE ...]`: task=report."""
+    wrong = next((word for word in words if "=" not in word and word[0:1] not in "-~"), None)
+    if wrong is not None:
+        raise UserError(f"'{wrong}' is not KEY=VALUE; name folders with 'report.runs=[{wrong}]'")
+    return run_hydra([*(["--config-dir", folder] if folder else []), "task=report", *words])
 
 
 def run_hydra(arguments: list[str]) -> int:

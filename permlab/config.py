@@ -93,6 +93,10 @@ class ReportSettings:
     """Heading of the page."""
     figures: int = 4
     """Configurations per experiment whose own figures are embedded; the rest is linked."""
+    watch: bool = False
+    """Write the report again whenever a run has moved on, until Ctrl-C; an open page reads itself again."""
+    interval: float = 10.0
+    """Seconds between two looks at the runs with watch=true."""
 
 
 @dataclass

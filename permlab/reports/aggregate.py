@@ -7,19 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from permlab import registry
 from permlab.reports.collect import RunRecord
-from permlab.rules import flatten
+from permlab.reports.naming import MACHINE, as_text, decisive, differing_keys, short_names, shortened, telling_keys
 from permlab.tables import Row, Spread, grouped, is_number, spread
 
-ASIDE = ("run", "tracker", "experiment", "report", "plugins")
-"""Parts of a configuration that do not decide the result."""
-MACHINE = ("hardware.name", "hardware.threads", "hardware.workers")
-"""Keys that change how fast a run is, not what it computes."""
 LONGEST_LABEL = 5
-"""Keys in a label; where more differ, the run's name is the label."""
+"""Keys in a label; where more differ, the user's name, else the fewest keys that tell the groups apart."""
 
 
 def identity(run: RunRecord) -> str:
@@ -42,37 +37,6 @@ def unfinished(runs: Sequence[RunRecord]) -> list[RunRecord]:
     done = {identity(run) for run in runs if run.status == "done"}
     left = {identity(r): r for r in runs if r.status not in ("done", "corrupt")}
     return [run for key, run in left.items() if key not in done]
-
-
-def decisive(run: RunRecord) -> dict[str, Any]:
-    """Return dotted key -> value of what decides a run's result, seed included."""
-    return flatten({key: value for key, value in run.config.items() if key not in ASIDE})
-
-
-def differing_keys(runs: Sequence[RunRecord]) -> list[str]:
-    """Return the keys that do not have the same value in all runs, seed last; a key that is absent differs too."""
-    flat = [decisive(run) for run in runs]
-    keys = dict.fromkeys(key for one in flat for key in one)
-    differ = [key for key in keys if len({as_text(one.get(key)) for one in flat}) > 1]
-    return sorted(differ, key=lambda key: key == "seed")
-
-
-def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Return key -> its last part, where that is unambiguous; `model.name` and the like are called by their group."""
-    last = {key: key.removesuffix(".name").rsplit(".", 1)[-1] for key in keys}
-    counts = list(last.values())
-    return {key: name if counts.count(name) == 1 else key for key, name in last.items()}
-
-
-def as_text(value: Any) -> str:
-    """Write a configured value as on the command line."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if value is None:
-        return "null"
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join(as_text(v) for v in value) + "]"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @dataclass
@@ -123,24 +87,31 @@ def inner_seeds(run: RunRecord) -> int:
     return count if isinstance(count, int) and count > 1 else 1
 
 
+def repeated(task: str) -> str:
+    """Return what is repeated behind the means of a task: seeds, unless its section says otherwise (`REPEATED`)."""
+    return str(getattr(registry.section(task), "REPEATED", "seed"))
+
+
 def groups(runs: Sequence[RunRecord]) -> list[Group]:
     """Group finished runs by everything but the seed, labelled by the keys that differ."""
     chosen = current(runs)
     keys = [key for key in differing_keys(chosen) if key != "seed" and key not in MACHINE]
-    names = short_names(keys)
+    telling = keys if len(keys) <= LONGEST_LABEL else telling_keys(chosen, keys)
+    names = short_names(telling)
     found: dict[tuple[str, ...], list[RunRecord]] = {}
     for run in chosen:
         flat = decisive(run)
         found.setdefault(tuple(as_text(flat.get(key)) for key in keys), []).append(run)
     made = []
-    for values, members in found.items():
-        varied = dict(zip(keys, values))
-        if not keys:
-            label = members[0].experiment.get("name") or members[0].name
-        elif len(keys) > LONGEST_LABEL:
-            label = members[0].name
-        else:
-            label = ", ".join(f"{names[key]}={value}" for key, value in varied.items())
+    for members in found.values():
+        flat = decisive(members[0])
+        varied = {key: as_text(flat.get(key)) for key in telling}
+        label = ", ".join(f"{names[key]}={shortened(flat.get(key))}" for key in telling)
+        given = members[0].result.get("name")
+        if given and len(keys) > LONGEST_LABEL:
+            label = str(given)
+        elif not label:
+            label = str(members[0].experiment.get("name") or given or f"task={members[0].task}")
         made.append(Group(label, varied, members))
     return made
 

@@ -9,22 +9,33 @@ from datetime import datetime, timezone
 from typing import Any
 
 from permlab import registry
-from permlab.reports.aggregate import as_text
 from permlab.reports.collect import Collected, RunRecord
-from permlab.reports.document import Block, Details, Report, Section, Text
+from permlab.reports.document import Block, Cards, Details, Items, Report, Section, Text
+from permlab.reports.naming import as_text, run_names
 from permlab.reports.task_section import task_section
-from permlab.reports.verdict import Claim, Shipped, judge
+from permlab.reports.verdict import Claim, Shipped, cards, judge
 from permlab.reports.writer import Output
-from permlab.tables import Row
+from permlab.tables import Row, counted, is_number, plain
 from permlab.version import __version__
 
 CLAIM_COLUMNS = {
     "experiment": "experiment",
     "claim": "claim, source",
     "published": "published",
-    "ours": "ours (mean ± sd, seeds)",
+    "ours": "ours (mean ± sd, repeats)",
     "verdict": "verdict",
     "minutes": "minutes used",
+}
+CHECK_COLUMNS = {
+    "experiment": "experiment",
+    "check": "check",
+    "rule": "rule",
+    "measured": "measured",
+    "deviation": "sd",
+    "needed": "needed",
+    "held": "held",
+    "repeats": "n",
+    "of": "of",
 }
 HOW_JUDGED = (
     "The rules stand in the experiment's file. All hold: reproduced, or toy scale only where the experiment is a toy "
@@ -81,31 +92,37 @@ def verdict_section(claims: Sequence[Claim], experiments: Sequence[str], out: Ou
     """The first table: claim, published, ours, verdict, minutes; then every rule with its number."""
     section = Section("paper-against-ours", "Paper against ours")
     if claims:
+        section.blocks.append(Cards(cards(claims)))
         first = out.table("paper_against_ours", [c.row() for c in claims], "Claims and verdicts", CLAIM_COLUMNS)
         first.whole = True
         section.blocks.append(first)
         section.blocks.append(Text(HOW_JUDGED))
         rows = [row for claim in claims for row in claim.check_rows()]
         if rows:
-            section.blocks.append(out.table("checks", rows, "Every rule with its measured number"))
+            every = out.table("checks", rows, "Every rule with its measured number", CHECK_COLUMNS)
+            every.whole = True
+            section.blocks.append(every)
     else:
         section.blocks.append(Text("None of these runs belongs to an experiment (permlab ls experiments)."))
     missing = sorted(set(experiments) - {claim.experiment for claim in claims})
     if missing:
-        section.blocks.append(Text(f"Experiments without runs here: {', '.join(missing)}."))
+        said = f"{counted(len(missing), 'shipped experiment')} without runs here"
+        section.blocks.append(Details(said, [Items(missing)]))
     return section
 
 
 def problem_section(runs: Sequence[RunRecord], out: Output) -> Section:
     """Failed, interrupted, unfinished and corrupt runs with their error line, and files that could not be read."""
     section = Section("problems", "Runs that did not finish, and unreadable files")
+    names = run_names(runs)
     rows: list[Row] = [
         {
-            "run": out.link(run.directory, run.id),
+            "run": out.link(run.directory, names[run.directory]),
             "task": run.task,
             "experiment": run.experiment.get("name"),
             "status": run.status,
-            "what happened": run.problem,
+            "what happened": happened(run),
+            "directory": run.id,
         }
         for run in runs
         if run.status != "done"
@@ -113,7 +130,9 @@ def problem_section(runs: Sequence[RunRecord], out: Output) -> Section:
     if rows:
         section.blocks.append(out.table("problems", rows, "Not counted in any mean"))
     notes: list[Row] = [
-        {"run": out.link(run.directory, run.id), "task": run.task, "note": note} for run in runs for note in run.notes
+        {"run": out.link(run.directory, names[run.directory]), "task": run.task, "note": note, "directory": run.id}
+        for run in runs
+        for note in run.notes
     ]
     if notes:
         section.blocks.append(out.table("notes", notes, "Files left out"))
@@ -129,12 +148,21 @@ def problem_section(runs: Sequence[RunRecord], out: Output) -> Section:
     return section
 
 
+def happened(run: RunRecord) -> str:
+    """Say what became of a run that is not done; of one that is going, also what it logged last."""
+    logged = run.logged()[-1:] if run.status == "running" else []
+    numbers = (
+        ", ".join(f"{key} {plain(value)}" for key, value in logged[0].items() if is_number(value)) if logged else ""
+    )
+    return f"{run.problem}; last logged: {numbers}" if numbers else run.problem
+
+
 def run_section(runs: Sequence[RunRecord], out: Output) -> Section:
     """One row per run directory."""
+    names = run_names(runs)
     rows: list[Row] = [
         {
-            "run": out.link(run.directory, run.id),
-            "name": run.result.get("name"),
+            "run": out.link(run.directory, names[run.directory]),
             "task": run.task,
             "experiment": run.experiment.get("name"),
             "status": run.status,
@@ -142,6 +170,7 @@ def run_section(runs: Sequence[RunRecord], out: Output) -> Section:
             "minutes": round(run.seconds / 60, 2) if run.status != "corrupt" else None,
             "peak memory (MiB)": run.result.get("peak_rss_mb"),
             "log": out.link(run.directory / "run.log", "run.log") if (run.directory / "run.log").is_file() else None,
+            "directory": run.id,
         }
         for run in runs
     ]
@@ -154,6 +183,7 @@ def environment_section(runs: Sequence[RunRecord], out: Output) -> Section:
     section = Section("environments", "Environments")
     found: dict[str, tuple[dict[str, Any], list[RunRecord]]] = {}
     rows: list[Row] = []
+    names = run_names(runs)
     for run in runs:
         environment = run.environment()
         aside = ("seed", "argv", "pid")
@@ -163,7 +193,8 @@ def environment_section(runs: Sequence[RunRecord], out: Output) -> Section:
         argv = environment.get("argv")
         command = " ".join(map(str, argv)) if isinstance(argv, list) else ""
         number = list(found).index(key) + 1
-        rows.append({"run": run.id, "environment": number if environment else "unknown", "command": command})
+        known = number if environment else "unknown"
+        rows.append({"run": names[run.directory], "task": run.task, "environment": known, "command": command})
     for number, (lasting, members) in enumerate(list(found.values())[:MOST_ENVIRONMENTS], start=1):
         if not lasting:
             continue
@@ -189,11 +220,6 @@ def environment_rows(environment: dict[str, Any]) -> list[Row]:
         else:
             rows.append({"what": key, "value": as_text(value)})
     return rows
-
-
-def counted(number: int, what: str) -> str:
-    """Return `1 run` or `2 runs`."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def said(environment: dict[str, Any]) -> str:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from permlab.reports.aggregate import Group, groups
 from permlab.reports.collect import RunRecord
 from permlab.reports.document import Block, Figure, Link, Links
+from permlab.reports.naming import ALONE, part_of, short_names, telling_keys
 from permlab.reports.writer import Output
-from permlab.tables import Row
+from permlab.tables import Row, counted
 
 
 @dataclass
@@ -28,6 +29,11 @@ class Collection:
     title: str
     runs: list[RunRecord]
     groups: list[Group]
+
+    @property
+    def short(self) -> str:
+        """What the index says: the experiment's name, or what a sweep varied."""
+        return self.title.partition(" (")[0] if self.name.startswith("sweep ") else self.name
 
     @property
     def many(self) -> bool:
@@ -47,16 +53,21 @@ def collections(task: str, runs: Sequence[RunRecord]) -> list[Collection]:
     """Sort finished runs of a task into experiments, sweeps and single runs."""
     found: dict[str, list[RunRecord]] = {}
     for run in runs:
-        sweep = run.config.get("run", {}).get("sweep") if isinstance(run.config.get("run"), dict) else None
-        name = run.experiment.get("name") or (
-            f"sweep {str(sweep).rsplit('/', 1)[-1]}" if sweep else "runs on their own"
-        )
-        found.setdefault(str(name), []).append(run)
-    made = []
-    for name in sorted(found, key=lambda n: ("/" not in n, n == "runs on their own", n)):
-        title = name if name == "runs on their own" or name.startswith("sweep ") else f"Experiment {name}"
-        made.append(Collection(task, name, title[0].upper() + title[1:], found[name], groups(found[name])))
-    return made
+        found.setdefault(part_of(run), []).append(run)
+    return [
+        Collection(task, name, title_of(name, found[name]), found[name], groups(found[name]))
+        for name in sorted(found, key=lambda n: ("/" not in n, n == ALONE, n))
+    ]
+
+
+def title_of(name: str, runs: Sequence[RunRecord]) -> str:
+    """Return the heading of a collection; a sweep is called by what it varied, and its stamp comes after."""
+    if name == ALONE:
+        return name[0].upper() + name[1:]
+    if not name.startswith("sweep "):
+        return f"Experiment {name}"
+    varied = ", ".join(short_names(telling_keys(runs)).values()) or "nothing"
+    return f"Sweep over {varied} ({name.removeprefix('sweep ')})"
 
 
 def own_figures(
@@ -79,7 +90,8 @@ def own_figures(
     left = len(collection.groups) - len(collection.shown(out))
     if blocks and left > 0:
         rest = collection.groups[len(collection.shown(out)) :]
-        blocks.append(Links(f"{left} more configurations have such figures:", [folder_link(g, out) for g in rest[:30]]))
+        said = f"Such figures of {counted(left, 'more configuration')}:"
+        blocks.append(Links(said, [folder_link(g, out) for g in rest[:30]]))
     return blocks
 
 
@@ -98,7 +110,9 @@ def newest_tables(collection: Collection, out: Output, names: Sequence[str], tit
             rows += [{**first, **row} for row in group.newest.table(name)]
         if rows:
             left = len(collection.groups) - len(collection.shown(out))
-            note = f"The first {len(collection.shown(out))} configurations; {left} more are in their run directories."
+            note = (
+                f"The first {counted(len(collection.shown(out)), 'configuration')}; {left} more in the run directories."
+            )
             title = titles.get(name, words(name))
             blocks.append(out.table(collection.prefix(name), rows, title, note=note if left > 0 else ""))
     return blocks

@@ -79,6 +79,28 @@ class Links:
     links: Sequence[Link]
 
 
+@dataclass(frozen=True)
+class Card:
+    """One number that is seen at once, with what it counts."""
+
+    count: int
+    label: str
+
+
+@dataclass
+class Cards:
+    """A row of numbers at the top."""
+
+    cards: Sequence[Card]
+
+
+@dataclass
+class Items:
+    """A list of short texts."""
+
+    items: Sequence[str]
+
+
 @dataclass
 class Details:
     """Blocks that are folded away until asked for."""
@@ -87,7 +109,7 @@ class Details:
     blocks: Sequence[Block]
 
 
-Block = Table | Figure | Text | Links | Details
+Block = Table | Figure | Text | Links | Details | Cards | Items
 
 
 @dataclass
@@ -108,3 +130,5 @@ class Report:
     title: str
     subtitle: str
     sections: list[Section] = field(default_factory=list)
+    refresh: int | None = None
+    """Seconds after which an open page reads itself again, while it is being rewritten."""

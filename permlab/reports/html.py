@@ -70,7 +70,7 @@ def environment() -> Environment:
         "lines": lambda value: isinstance(value, Lines),
         "narrow": lambda figure: png_width(figure.png) <= NARROW,
     }
-    for function in (breakable, cell_class, data_uri, neighbours, numeric_columns, sort_value, words):
+    for function in (verdict_class, breakable, cell_class, data_uri, neighbours, numeric_columns, sort_value, words):
         made.filters[function.__name__] = function
     return made
 

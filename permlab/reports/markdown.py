@@ -8,7 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from permlab.errors import shown
-from permlab.reports.document import Block, Details, Figure, Lines, Link, Links, Report, Section, Table, Text
+from permlab.reports.document import (
+    Block,
+    Cards,
+    Details,
+    Figure,
+    Items,
+    Lines,
+    Link,
+    Links,
+    Report,
+    Section,
+    Table,
+    Text,
+)
 from permlab.tables import plain
 
 MOST_ROWS = 60
@@ -46,6 +59,10 @@ def blocks_lines(blocks: Sequence[Block], folder: Path) -> list[str]:
             lines.append(escape(block.text))
         elif isinstance(block, Links):
             lines.append(escape(block.text) + " " + ", ".join(cell(link) for link in block.links))
+        elif isinstance(block, Cards):
+            lines.append(" · ".join(f"**{card.count}** {escape(card.label)}" for card in block.cards))
+        elif isinstance(block, Items):
+            lines += [f"- {escape(item)}" for item in block.items]
         elif isinstance(block, Details):
             lines += [f"**{escape(block.summary)}**", "", *blocks_lines(block.blocks, folder)]
         lines.append("")

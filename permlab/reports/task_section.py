@@ -14,13 +14,14 @@ from types import ModuleType
 from permlab import registry
 from permlab.errors import first_line
 from permlab.reports import generic
-from permlab.reports.aggregate import as_text, decisive, differing_keys, short_names
+from permlab.reports.aggregate import repeated
 from permlab.reports.collect import RunRecord
 from permlab.reports.collection import Collection, collections, words
 from permlab.reports.document import Block, Details, Links, Section, Table, Text
+from permlab.reports.naming import as_text, decisive, differing_keys, run_names, short_names
 from permlab.reports.writer import Output
 from permlab.runs import comparison
-from permlab.tables import Row
+from permlab.tables import Row, counted
 
 MOST_COLLECTIONS = 12
 """Experiments and sweeps of one task that are shown with figures; the rest is in the table of runs."""
@@ -34,14 +35,14 @@ def task_section(task: str, runs: Sequence[RunRecord], out: Output) -> Section:
     section = Section(anchor("task", task), getattr(module, "TITLE", task))
     done = [run for run in runs if run.status == "done"]
     if not done:
-        section.blocks.append(Text(f"No finished runs of task={task}; {len(runs)} did not finish."))
+        section.blocks.append(Text(f"No finished runs of task={task}; {counted(len(runs), 'run')} did not finish."))
         return section
     question = getattr(module, "QUESTION", "")
     if question:
         section.blocks.append(Text(question))
     parts = collections(task, done)
     for collection in parts[:MOST_COLLECTIONS]:
-        child = Section(anchor("part", task, collection.name), collection.title, short=collection.name)
+        child = Section(anchor("part", task, collection.name), collection.title, short=collection.short)
         child.blocks += guarded(collection, lambda c: headline(c, out))
         child.blocks += guarded(collection, lambda c: sweep_figures(c, out))
         child.blocks += guarded(collection, lambda c: module.blocks(c, out))
@@ -74,8 +75,9 @@ def headline(collection: Collection, out: Output) -> list[Block]:
     rows = []
     for group in collection.groups:
         numbers = {name: group.spread(name) for name in names}
-        rows.append({"configuration": group.label, "seeds": group.seeds, **numbers, "minutes": round(group.minutes, 2)})
-    title = "Mean ± standard deviation over seeds"
+        count = {f"{repeated(collection.task)}s": group.seeds}
+        rows.append({"configuration": group.label, **count, **numbers, "minutes": round(group.minutes, 2)})
+    title = f"Mean ± standard deviation over {repeated(collection.task)}s"
     blocks.append(out.table(collection.prefix("groups"), rows, title))
     return blocks
 
@@ -125,7 +127,7 @@ def closing(collection: Collection, out: Output) -> list[Block]:
     differing = differences(collection, out)
     if differing:
         blocks.append(differing)
-    linked = [out.link(group.newest.directory, group.newest.id) for group in collection.groups[:30]]
+    linked = [out.link(group.newest.directory, group.label) for group in collection.groups[:30]]
     blocks.append(Links("Newest run of each configuration:", linked))
     return [Details("All metrics, configuration differences, run directories", blocks)]
 
@@ -137,11 +139,12 @@ def differences(collection: Collection, out: Output) -> Table | None:
         return None
     title = "Configuration differences between these runs"
     if len(keys) <= MOST_KEYS:
-        names = short_names(keys)
+        names, told = short_names(keys), run_names(collection.runs)
         rows: list[Row] = []
         for run in collection.runs:
             flat = decisive(run)
-            rows.append({"run": run.id, **{names[key]: as_text(flat.get(key)) for key in keys}})
+            link = out.link(run.directory, told[run.directory])
+            rows.append({"run": link, **{names[key]: as_text(flat.get(key)) for key in keys}})
     else:
         rows = [{"key": key, "values": value_counts(collection.runs, key)} for key in keys]
     return out.table(collection.prefix("differences"), rows, title)

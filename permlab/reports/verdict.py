@@ -10,29 +10,41 @@ from dataclasses import dataclass
 from typing import Any
 
 from permlab.errors import UserError
-from permlab.reports.aggregate import ASIDE, as_text, current, decisive, differing_keys, inner_seeds, unfinished
+from permlab.reports.aggregate import current, inner_seeds, repeated, unfinished
 from permlab.reports.collect import RunRecord
-from permlab.reports.document import Lines
+from permlab.reports.document import Card, Lines
+from permlab.reports.naming import ASIDE, as_text, decisive, differing_keys
 from permlab.rules import Outcome, Rule, flatten, look_up, parse_rule, same
-from permlab.tables import Row, Spread, plain, spread
+from permlab.tables import Row, Spread, counted, plain, spread
 
 PLACES = ("path", "folder", "units", "file", "threads", "workers", "device", "hardware.name")
 """Last parts of keys that say where something lies or on what it runs, not what is done."""
 SIGNS = {"<=": "≤", ">=": "≥", "==": "=", "!=": "≠"}
 MOST_CHANGED = 4
 """Changed keys that the first table names; all are in the section's configuration differences."""
+ALWAYS_SHOWN = ("reproduced", "toy scale only", "partly", "not reproduced")
+VERDICTS = (*ALWAYS_SHOWN, "not judged", "unfinished")
 Shipped = Callable[[str], Mapping[str, Any] | None]
 """experiment name -> its configuration as shipped today, or None for one that is not."""
 
 
 @dataclass
 class Check:
-    """One rule with what was measured. `spread`: of the rule's metric over runs, when it reads a single one."""
+    """One rule with what was measured. `spread`: of the rule's metric over runs, when it reads a single one.
+
+    `seeds` counts what the task repeats, called `noun`: seeds, or pairs of networks.
+    """
 
     rule: Rule
     outcome: Outcome
     spread: Spread | None
     seeds: int
+    noun: str = "seed"
+
+    @property
+    def over(self) -> str:
+        """How many repetitions stand behind the number, in words; empty when none does."""
+        return counted(self.seeds, self.noun) if self.seeds else ""
 
     @property
     def measured(self) -> str:
@@ -45,8 +57,8 @@ class Check:
 
     @property
     def line(self) -> str:
-        """What was checked on which arm, what was measured, what was needed, and over how many seeds."""
-        seeds = f" ({self.seeds} seed{'' if self.seeds == 1 else 's'})" if self.seeds else ""
+        """What was checked on which arm, what was measured, what was needed, and over how many repetitions."""
+        seeds = f" ({self.over})" if self.seeds else ""
         needed = f"needs {SIGNS.get(self.rule.comparison, self.rule.comparison)} {self.rule.threshold:g}"
         return f"{self.name}: {self.measured}, {needed}{seeds}"
 
@@ -127,10 +139,17 @@ class Claim:
                 "needed": f"{check.rule.comparison} {check.rule.threshold:g}",
                 "held": "not measured" if check.outcome.held is None else check.outcome.held,
                 "runs": check.outcome.runs,
-                "seeds": check.seeds,
+                "repeats": check.seeds,
+                "of": f"{check.noun}s",
             }
             for check in self.checks
         ]
+
+
+def cards(claims: Sequence[Claim]) -> list[Card]:
+    """Return how many claims have each verdict: those a reader asks for always, the others where there are any."""
+    counts = {name: sum(claim.verdict == name for claim in claims) for name in VERDICTS}
+    return [Card(count, name) for name, count in counts.items() if count or name in ALWAYS_SHOWN]
 
 
 def judge(runs: Sequence[RunRecord], shipped: Shipped = lambda name: None) -> list[Claim]:
@@ -196,10 +215,10 @@ def judge_one(
         notes.append("(rules written after these runs)")
     changed = changed_keys(runs[-1], original, told_apart)
     if changed:
-        more = f" and {len(changed) - MOST_CHANGED} more keys" if len(changed) > MOST_CHANGED else ""
+        more = f" and {counted(len(changed) - MOST_CHANGED, 'more key')}" if len(changed) > MOST_CHANGED else ""
         notes.append("run with " + ", ".join(changed[:MOST_CHANGED]) + more)
     if open_ones:
-        notes.append(f"{len(open_ones)} of {len(open_ones) + len(chosen)} jobs did not finish")
+        notes.append(f"{len(open_ones)} of {counted(len(open_ones) + len(chosen), 'job')} did not finish")
     short = missing_jobs(chosen, about)
     if short:
         notes.append(short)
@@ -237,7 +256,7 @@ def check_one(rule: Rule, runs: Sequence[RunRecord]) -> Check:
         found = Spread(found.mean, inner, inner_seeds(fitting[0]))
     # Arms of a sweep share their seeds: three orders with seeds 0, 1, 2 are three seeds, not nine.
     seeds = len({run.seed for run in fitting}) * max([inner_seeds(run) for run in fitting], default=0)
-    return Check(rule, outcome, found, seeds)
+    return Check(rule, outcome, found, seeds, repeated(runs[0].task) if runs else "seed")
 
 
 def changed_keys(run: RunRecord, original: Mapping[str, Any] | None, told_apart: Sequence[str]) -> list[str]:

@@ -29,6 +29,8 @@ MOST_LINES = 9
 """Lines in one panel; beyond, every configuration gets a row of its own."""
 MOST_ROWS = 40
 """Configurations in one figure; the tables have all."""
+LONGEST_VALUE = 40
+"""Letters of a value in a label."""
 LOG_SPAN = 20
 """Largest over smallest value of a swept number from which its axis is logarithmic."""
 
@@ -168,4 +170,5 @@ def number(text: str | None) -> float | None:
 
 def said(varied: dict[str, str]) -> str:
     """Return `order=spt, n=4`: the last parts of keys, as they stand on the command line."""
-    return ", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in varied.items())
+    short = {key: key.removesuffix(".name").rsplit(".", 1)[-1] for key in varied}
+    return ", ".join(f"{short[key]}={value[:LONGEST_VALUE]}" for key, value in varied.items())

@@ -1,11 +1,13 @@
 """Finished runs as tables, figures and one web page, with a verdict per claim.
 
-permlab task=report                                        # every run under run.root
-permlab task=report report.runs=[outputs/sweeps/*,other]   # runs, sweeps, folders or globs
+permlab report                                        # every run under run.root
+permlab report 'report.runs=[outputs/sweeps/*,other]' # runs, sweeps, folders or globs
+permlab report report.watch=true                      # again and again while runs are going, until Ctrl-C
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,12 +16,16 @@ from permlab.errors import UserError, check_range
 
 if TYPE_CHECKING:
     from permlab.config import Config
+    from permlab.reports.collect import Collected
+    from permlab.reports.pages import Written
     from permlab.runs.run import Run
 
 HEADLINE = ("runs", "claims", "reproduced")
 MODELS = ("none",)
 DATASETS = ("none",)
 MOST_FIGURES = 50
+SHORTEST_INTERVAL = 0.2
+"""Seconds between two looks of report.watch."""
 
 
 @dataclass
@@ -32,6 +38,7 @@ class ReportConfig:
 def validate(config: Config[ReportConfig]) -> None:
     """Refuse what would leave an old report standing, and a number of figures that no page can hold."""
     check_range("report.figures", config.report.figures, 0, MOST_FIGURES)
+    check_range("report.interval", config.report.interval, SHORTEST_INTERVAL, 3600)
     if config.run.skip_finished:
         raise UserError("task=report reads runs that change, so it is always made anew; drop run.skip_finished")
 
@@ -51,39 +58,62 @@ def names(runs: Any) -> list[str]:
 
 
 def run(config: Config[ReportConfig], run: Run) -> None:
-    """Read the runs and write index.html, report.md, tables/ and figures/ into the run directory."""
-    from permlab import shipped
-    from permlab.reports.build import build
-    from permlab.reports.collect import collect
-    from permlab.reports.html import to_html
-    from permlab.reports.markdown import to_markdown
-    from permlab.reports.writer import Output
-    from permlab.storage.files import write_text
+    """Read the runs and write index.html, report.md, tables/ and figures/ into the run directory.
 
-    collected = collect(config.report.runs, config.run.root)
+    With report.watch=true again whenever a run has moved on, until a stop signal arrives: so watching ends, and the run
+    is done rather than interrupted.
+    """
+    from permlab import shipped
+    from permlab.reports.collect import collect
+    from permlab.reports.pages import PAGES, About, summary, write_pages
+
+    settings = config.report
+    collected = collect(settings.runs, config.run.root)
     if not collected.runs:
         run.say("there are no runs to report; run something first, or name folders with report.runs=[DIR,...]")
-    out = Output(
-        run.dir,
-        config.report.figures,
-        on_table=lambda name, rows: run.table(name, rows, show=False),
-        on_file=lambda path: run.record(path.relative_to(run.dir).as_posix()),
-    )
-    built = build(collected, out, config.report.title, as_shipped, shipped.names("experiment"))
-    run.check_stop()
-    for name, text in (("report.md", to_markdown(built.report, run.dir)), ("index.html", to_html(built.report))):
-        write_text(run.dir / name, text)
-        run.record(name)
-    verdicts = [claim.verdict for claim in built.claims]
-    run.summary(
-        runs=len(collected.runs),
-        finished=len(collected.with_status("done")),
-        corrupt=len(collected.with_status("corrupt")),
-        claims=len(verdicts),
-        **{verdict.replace(" ", "_"): verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)},
-    )
-    show(built.claims)
+    refresh = max(1, round(settings.interval)) if settings.watch else None
+    about = About(settings.title, settings.figures, as_shipped, shipped.names("experiment"), refresh)
+    written = write_pages(run.dir, collected, about)
+    if settings.watch:
+        collected, written = watch(config, run, collected, written)
+    else:
+        run.check_stop()
+    for name, rows in written.tables.items():
+        run.table(name, rows, show=False)
+    for path in (*written.figures, *(run.dir / name for name in PAGES)):
+        run.record(path.relative_to(run.dir).as_posix())
+    run.summary(**summary(collected, written.built))
+    show(written.built.claims)
     run.say(f"report: {run.dir / 'index.html'}")
+
+
+def watch(config: Config[ReportConfig], run: Run, collected: Collected, written: Written) -> tuple[Collected, Written]:
+    """Write the report again whenever a run has moved on, until a signal; what cannot be read just then is left."""
+    from permlab.reports.build import subtitle
+    from permlab.reports.collect import collect
+    from permlab.reports.pages import watched_once
+
+    seconds = config.report.interval
+    run.say(f"looking every {seconds:g} s, Ctrl-C ends it: {run.dir / 'index.html'}")
+    while waited(run, seconds):
+        try:
+            collected = collect(config.report.runs, config.run.root)
+        except UserError as error:  # a folder that is gone for the moment
+            run.say(str(error))
+            continue
+        before, written = written, watched_once(written, collected)
+        if written is not before:
+            run.say(f"written again: {subtitle(collected)}")
+    written.settle()
+    return collected, written
+
+
+def waited(run: Run, seconds: float) -> bool:
+    """Wait, and return True; False as soon as a stop signal arrives."""
+    end = time.monotonic() + seconds
+    while not run.stopping and (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, 0.1))
+    return not run.stopping
 
 
 def show(claims: Any) -> None:
@@ -93,9 +123,9 @@ def show(claims: Any) -> None:
     rows = []
     for claim in claims:
         held = sum(bool(check.outcome.held) for check in claim.checks)
-        seeds = max((check.seeds for check in claim.checks), default=None)
+        over = max(claim.checks, key=lambda check: check.seeds).over if claim.checks else None
         row = {"experiment": claim.experiment, "verdict": claim.row()["verdict"]}
-        row |= {"rules held": f"{held} of {len(claim.checks)}", "seeds": seeds, "minutes": claim.minutes}
+        row |= {"rules held": f"{held} of {len(claim.checks)}", "over": over, "minutes": claim.minutes}
         rows.append(row)
     print_table(rows, "paper against ours")
     for claim in claims:

@@ -35,6 +35,7 @@ usage: permlab [KEY=VALUE ...]            run one task
        permlab show KEY=VALUE ...         the composed configuration as a tree
        permlab cp GROUP NAME FILE         a copy of an option to change
        permlab resume RUN_DIR             continue a run that was stopped or killed
+       permlab report [KEY=VALUE ...]     finished runs on one page, with verdicts
        permlab --config-dir DIR ...       with options of your own beside these
        permlab --version | --help | --cfg job | --hydra-help
 
@@ -48,7 +49,7 @@ examples:
   permlab task=spt task.order=original
   permlab -m task=spt task.order=original,spt seed=0,1,2 tracker=none
   permlab task=spt model=llama-1b model.lora.rank=16 run.dry_run=true
-  permlab task=report 'report.runs=[outputs]'
+  permlab report report.watch=true
 """
 
 VERBS = {
@@ -56,6 +57,8 @@ VERBS = {
     "show": "permlab show KEY=VALUE ... prints the composed configuration, and what the command line changed in it",
     "cp": "permlab cp task|model|dataset|experiment|hardware|tracker NAME FILE copies an option to start from",
     "resume": "permlab resume RUN_DIR continues a run that was stopped or killed, from its config.yaml and checkpoints",
+    "report": "permlab report [KEY=VALUE ...] is task=report: the runs under run.root, or report.runs=[DIR,...], on "
+    "one page; report.watch=true goes on until Ctrl-C",
     "help": "permlab help is permlab --help",
 }
 """Verb -> what `permlab VERB --help` prints."""
@@ -95,6 +98,7 @@ def topics(words: Sequence[str]) -> list[str]:
         group, equals, name = word.partition("=")
         if word in VERBS:
             lines += wrapped(VERBS[word].format(groups="|".join([*GROUPS, METHODS])), 0, 4)
+            lines += ["", *of_section(word)] if word in SECTIONS else []
         elif equals and group in shipped.GROUPS:
             lines += of_option(group, name)
         elif group in SECTIONS:

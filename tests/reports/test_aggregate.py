@@ -10,7 +10,6 @@ from synthetic import write_run
 from permlab.reports.aggregate import (
     aggregated,
     current,
-    differing_keys,
     groups,
     inner_seeds,
     series,
@@ -18,6 +17,7 @@ from permlab.reports.aggregate import (
     unfinished,
 )
 from permlab.reports.collect import collect
+from permlab.reports.naming import differing_keys
 from permlab.reports.writer import expanded
 from permlab.tables import Spread, plain
 

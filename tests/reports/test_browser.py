@@ -163,6 +163,57 @@ def test_no_horizontal_scrolling_on_a_phone(tab, width):
     assert wide == []
 
 
+@pytest.mark.parametrize("width", [320, 390, 640, 768, 900, 1024, 1100, 1280, 1600])
+def test_claims_and_rules_are_never_cut_off(tab, width):
+    tab.size(width, 900, mobile=width < 500)
+    boxes = tab.evaluate(
+        "Array.from(document.querySelectorAll('.scroll.whole')).map(e => [e.querySelector('table').id,"
+        " e.scrollWidth - e.clientWidth, Math.max(...Array.from(e.querySelectorAll('td, th:not(thead th)')).map("
+        "c => c.scrollWidth - c.clientWidth))])"
+    )
+    assert [name for name, _, _ in boxes] == ["table-paper_against_ours", "table-checks"]
+    assert all(box <= 0 and cell <= 1 for _, box, cell in boxes), boxes
+    if width >= 1280:
+        narrowest = tab.evaluate(
+            "Math.min(...Array.from(document.querySelectorAll('.whole td.verdict')).map(c => c.clientWidth))"
+        )
+        assert narrowest >= 60, "words of a verdict are not broken"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_figures_stand_on_the_ground_of_the_page(tab, tmp_path, scheme):
+    """The corner of a drawing has the colour of the page, and something in it stands out."""
+    from PIL import Image
+
+    tab.scheme(scheme)
+    tab.evaluate("document.documentElement.style.scrollBehavior = 'auto'")
+    tab.evaluate("document.querySelector('figure').scrollIntoView({block: 'center'})")
+    box = tab.evaluate(
+        "(r => [r.left, r.top, r.right, r.bottom])(document.querySelector('.zoom img').getBoundingClientRect())"
+    )
+    tab.screenshot(tmp_path / "figure.png")
+    with Image.open(tmp_path / "figure.png") as image:
+        shown = image.convert("RGB").crop(tuple(round(value) for value in box))
+    ground = tuple(int(part) for part in colours(tab)[0][4:-1].split(","))
+    corner = shown.getpixel((3, 3))
+    assert max(abs(a - b) for a, b in zip(corner, ground)) <= 4, (corner, ground)
+    levels = [sum(pixel) / 3 for _, pixel in shown.getcolors(1 << 24)]
+    assert max(abs(level - sum(ground) / 3) for level in levels) > 150
+
+
+def test_a_watched_page_stays_where_it_was(browser, sample, tmp_path):
+    page = tmp_path / "watched.html"
+    page.write_text(sample.page.replace("<title>", '<meta http-equiv="refresh" content="3600"><title>'))
+    browser.size(1280, 900)
+    browser.open(page)
+    browser.evaluate("document.querySelectorAll('details')[1].open = true")
+    browser.evaluate("document.documentElement.style.scrollBehavior = 'auto'; window.scrollTo(0, 1500)")
+    browser.open(page)
+    assert browser.evaluate("document.querySelectorAll('details')[1].open")
+    assert not browser.evaluate("document.querySelectorAll('details')[0].open")
+    assert abs(browser.evaluate("window.scrollY") - 1500) < 60
+
+
 def test_print_hides_what_cannot_be_used_on_paper(tab):
     tab.scheme("dark", media="print")
     assert colours(tab)[0] == "rgb(255, 255, 255)"

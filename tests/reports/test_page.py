@@ -10,9 +10,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from synthetic import write_run
 
 from permlab.reports import html, markdown
-from permlab.reports.document import Figure, Lines, Link, Report, Section, Table, Text
+from permlab.reports.build import build
+from permlab.reports.collect import collect
+from permlab.reports.document import Card, Cards, Details, Figure, Items, Lines, Link, Report, Section, Table, Text
 from permlab.reports.writer import Output
 from permlab.tables import Spread
 
@@ -121,9 +124,10 @@ def test_corrupt_runs_stand_in_their_table(built):
 
 def test_first_table_is_paper_against_ours(built):
     report, page, text, _ = built
-    first = report.sections[0].blocks[0]
+    counts, first = report.sections[0].blocks[:2]
+    assert isinstance(counts, Cards)
     assert list(first.headings().values()) == [
-        *("experiment", "claim, source", "ours (mean ± sd, seeds)", "verdict", "minutes used")
+        *("experiment", "claim, source", "ours (mean ± sd, repeats)", "verdict", "minutes used")
     ]
     assert page.index("<table") == page.index('<table id="table-paper_against_ours"')
     assert text.index("## Paper against ours") < text.index("| experiment |")
@@ -205,3 +209,52 @@ def test_what_runs_wrote_neither_hides_nor_turns_the_page_nor_shows_a_secret():
         assert "\u202e" not in page and "\x1b" not in page and "hunter2" not in page
         page.encode()
         assert "u202eb" in page.replace("\\\\", "")
+
+
+def test_verdict_cards_count_every_claim():
+    """Five verdicts; those a reader asks for stand there even when no claim has them."""
+    page = minimal(Cards([Card(2, "reproduced"), Card(0, "not reproduced"), Card(1, "unfinished")]))
+    assert [li["class"] for li in Page(page).all("li") if li.get("class")] == ["yes", "no none", "open"]
+    assert "<strong>2</strong> reproduced" in page
+    text = "\n".join(markdown.blocks_lines([Cards([Card(2, "reproduced"), Card(1, "partly")])], Path(".")))
+    assert text.strip() == "**2** reproduced · **1** partly"
+
+
+def test_the_cards_are_those_of_the_first_table(built):
+    report, _, _, _ = built
+    cards, table = report.sections[0].blocks[:2]
+    assert [card.label for card in cards.cards][:4] == ["reproduced", "toy scale only", "partly", "not reproduced"]
+    verdicts = [row["verdict"].partition(" (")[0] for row in table.rows]
+    assert {card.label: card.count for card in cards.cards if card.count} == {v: verdicts.count(v) for v in verdicts}
+
+
+def test_experiments_without_runs_are_folded_away(tmp_path):
+    write_run(tmp_path, "toy", 0, {"a": 1.0}, experiment={"name": "toy/here", "checks": ["a > 0"]})
+    report = build(
+        collect([str(tmp_path)]), Output(tmp_path / "r"), experiments=["toy/here", "toy/one", "toy/two"]
+    ).report
+    (folded,) = [block for block in report.sections[0].blocks if isinstance(block, Details)]
+    assert folded == Details("2 shipped experiments without runs here", [Items(["toy/one", "toy/two"])])
+    page = html.to_html(report)
+    assert re.search(
+        r"<details><summary>2 shipped experiments .*?<ul class=\"items\"><li>toy/<wbr>one</li>", page, re.S
+    )
+    assert "- toy/one" in markdown.to_markdown(report, tmp_path / "r")
+
+
+def test_a_page_reads_itself_again_only_while_it_is_rewritten():
+    report = Report("t", "s", [])
+    assert "http-equiv" in html.to_html(report) and "refresh" not in html.to_html(report).partition("<style>")[0]
+    report.refresh = 7
+    (tag,) = [m for m in Page(html.to_html(report)).all("meta") if m.get("http-equiv") == "refresh"]
+    assert tag["content"] == "7"
+    assert "reads itself again every 7 s" in html.to_html(report)
+
+
+def test_one_of_a_thing_is_singular(tmp_path):
+    write_run(tmp_path, "toy", 0, {"a": 1.0}, experiment={"name": "toy/here", "checks": ["mean(a) > 0"]})
+    report = build(collect([str(tmp_path)]), Output(tmp_path / "r"), experiments=["toy/here", "toy/one"]).report
+    page = html.to_html(report).partition("</style>")[2].partition("<script>")[0]
+    assert "1 run (1 done)" in page and "(1 seed)" in page and "1 shipped experiment without" in page
+    nouns = "run|seed|pair|job|row|experiment|configuration|key|line|core|question"
+    assert re.findall(rf"(?<![\d.,])1 (?:more |shipped )?(?:{nouns})s\b", page) == []

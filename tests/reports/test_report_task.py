@@ -50,6 +50,9 @@ def test_a_real_experiment_from_run_to_verdict(permlab, tmp_path):
         (["task=report", "report.figures=-1"], "report.figures=-1 is out of range"),
         (["task=report", "run.skip_finished=true"], "drop run.skip_finished"),
         (["task=report", "report.run=[outputs]"], "did you mean 'report.runs'"),
+        (["report", "report.run=[outputs]"], "did you mean 'report.runs'"),
+        (["report", "outputs"], "name folders with 'report.runs=[outputs]'"),
+        (["report", "report.interval=0"], "report.interval=0 is out of range"),
         (["task=ntk", "report.title=x"], "task=report"),
         (["task=report", "model=mlp"], "fitting: none"),
     ],
@@ -63,7 +66,7 @@ def test_refused_in_one_line(permlab, tmp_path, arguments, told):
 
 def test_nothing_to_report(permlab, tmp_path):
     (tmp_path / "outputs").mkdir()
-    empty = permlab("task=report", "run.dir=report")
+    empty = permlab("report", "run.dir=report")
     assert empty.returncode == 0, empty.stderr
     assert "there are no runs" in empty.stdout
     assert "There are no runs." in (tmp_path / "report" / "index.html").read_text()
@@ -103,3 +106,83 @@ def test_a_section_that_fails_leaves_the_rest_standing(tmp_path):
     page = to_html(built.report)
     assert page.count("Mean ± standard deviation over seeds") >= 6
     assert page.count("2 ± 1.414") >= 6
+
+
+def metas(folder):
+    page = (folder / "index.html").read_text()
+    return page, 'http-equiv="refresh"' in page
+
+
+def test_watch_writes_again_when_a_run_moved_on_and_ends_as_done(permlab, tmp_path, monkeypatch):
+    """One look after a new run, one after nothing, one after a run has gone; then the signal that ends watching."""
+    import shutil
+
+    from permlab.tasks import report
+
+    root, folder = tmp_path / "outputs", tmp_path / "report"
+    write_run(root, "toy", 0, {"a": 1.0})
+    added, seen = [], []
+
+    def step(run, seconds):
+        assert seconds == 2.5
+        seen.append(((folder / "index.html").stat().st_mtime_ns, metas(folder)[1], len(list(folder.glob("**/*.csv")))))
+        if len(seen) == 1:
+            added.append(write_run(root, "more", 0, {"b": 2.0}, status="failed", error="it broke"))
+        elif len(seen) == 3:
+            shutil.rmtree(added[0])
+        return len(seen) < 5
+
+    monkeypatch.setattr(report, "waited", step)
+    done = permlab("report", "run.dir=report", "report.watch=true", "report.interval=2.5", "tracker=none")
+    assert done.returncode == 0, done.stderr
+    times, refreshing, tables = zip(*seen)
+    assert len(set(times)) == 3 and times[1] == times[2] and times[3] == times[4], (
+        "written where something changed only"
+    )
+    assert all(refreshing) and not metas(folder)[1], "the page that is left does not read itself again"
+    assert tables[1] > tables[0] == tables[3], "tables of a section that is gone are gone"
+    assert done.stdout.count("written again: ") == 2
+    result = json.loads((folder / "result.json").read_text())
+    assert result["status"] == "done" and result["metrics"]["runs"] == 1
+    assert all((folder / name).is_file() for name in result["artifacts"])
+    assert not list(folder.glob("**/*.tmp"))
+
+
+def test_a_run_that_is_going_shows_what_it_logged_last(tmp_path):
+    from permlab.storage.locks import hold
+
+    path = write_run(tmp_path, "toy", 0, status="running")
+    (path / "metrics.jsonl").write_text('{"step": 470, "loss": 0.7}\n{"step": 480, "loss": 0.639}\n')
+    with hold(path):
+        page = to_html(build(collect([str(tmp_path)]), Output(tmp_path / "report")).report)
+    assert "still running" in page and "last logged: step 480, loss 0.639" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "while_asked"), [("SIGINT", True), ("SIGTERM", False)])
+def test_watching_ends_cleanly_with_a_signal(tmp_path, environment, number, while_asked):
+    import signal
+    import subprocess
+    import sys
+
+    write_run(tmp_path / "outputs", "toy", 0, {"a": 1.0})
+    command = [sys.executable, "-m", "permlab", "report", "run.dir=report", "report.watch=true", "report.interval=0.2"]
+    process = subprocess.Popen(
+        [*command, "tracker=none"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    page, limit = tmp_path / "report" / "index.html", time.monotonic() + 60
+    try:
+        while not page.exists() and time.monotonic() < limit:
+            time.sleep(0.1)
+        if while_asked:
+            write_run(tmp_path / "outputs", "other", 0, {"a": 1.0})
+            while "other" not in page.read_text() and time.monotonic() < limit:
+                time.sleep(0.1)
+            assert "other" in page.read_text()
+        process.send_signal(getattr(signal, number))
+        output = process.communicate(timeout=60)[0].decode()
+    finally:
+        process.kill()
+    assert process.returncode == 0 and "Traceback" not in output, output
+    assert json.loads((tmp_path / "report" / "result.json").read_text())["status"] == "done"
+    assert 'http-equiv="refresh"' not in page.read_text()

@@ -185,3 +185,28 @@ def test_the_order_matrix_figure_comes_from_the_sweep():
     assert list(sweep_figures(groups)) == ["order_matrix"]
     arms = [({"task.order": o}, [{"forward_accuracy": 1.0, "reverse_accuracy": 0.0}]) for o in ("original", "spt")]
     assert list(sweep_figures(arms)) == ["recall_by_arm"]
+
+
+def test_units_frame_themselves_and_a_loss_axis_has_plain_numbers():
+    """One bar alone does not fill the axes; 10^0 alone, or 2 x 10^0 and 3 x 10^0 over each other, are no labels."""
+    import matplotlib.pyplot as plt
+
+    from permlab import figures
+    from permlab.tasks.spt.figures import frame_units
+
+    for counts, limits in (([6], (4, 8)), ([1, 300], (-1, 302)), ([], (-2, 2))):
+        figure, ax = figures.new()
+        ax.bar(counts, [5] * len(counts))
+        frame_units(ax, [*counts, None])
+        assert ax.get_xlim() == limits
+        figure.canvas.draw()
+        assert all(float(text.get_text().replace("\N{MINUS SIGN}", "-")).is_integer() for text in ax.get_xticklabels())
+    figure, ax = figures.new()
+    ax.plot([0, 1], [5.2, 0.31])
+    ax.set_yscale("log")
+    figures.readable_log(ax.yaxis)
+    figure.canvas.draw()
+    shown = [label.get_text() for label in ax.get_yticklabels() if 0.31 <= label.get_position()[1] <= 5.2]
+    assert shown == ["0.5", "1", "2", "5"]
+    assert not [label for label in ax.get_yticklabels(minor=True) if label.get_text()]
+    plt.close("all")

@@ -85,6 +85,23 @@
     }, { threshold: [0, 0.1, 0.5, 1] });
     sections.forEach(function (section) { if (section) { observer.observe(section); } });
   }
+  // ---- a page that reads itself again stays where it was, with open what was open
+  if (document.querySelector("meta[http-equiv=refresh]")) {
+    var folds = Array.from(document.querySelectorAll("details"));
+    var called = function (part) { return part.closest("section").id + " " + part.firstElementChild.textContent; };
+    var kept = null;
+    try { kept = JSON.parse(sessionStorage.getItem("permlab-watch")); } catch (e) { /* nothing kept */ }
+    if (kept && Array.isArray(kept.open)) {
+      folds.forEach(function (part) { part.open = kept.open.indexOf(called(part)) >= 0; });
+      root.style.scrollBehavior = "auto";
+      window.scrollTo(0, kept.at);
+      root.style.scrollBehavior = "";
+    }
+    window.addEventListener("pagehide", function () {
+      var names = folds.filter(function (part) { return part.open; }).map(called);
+      try { sessionStorage.setItem("permlab-watch", JSON.stringify({ open: names, at: window.scrollY })); } catch (e) { /* none */ }
+    });
+  }
   window.addEventListener("beforeprint", function () {
     document.querySelectorAll("main section section > details").forEach(function (part) { part.open = true; });
   });

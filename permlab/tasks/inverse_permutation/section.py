@@ -10,6 +10,7 @@ from permlab.reports.aggregate import Group, series
 from permlab.reports.collection import Collection, newest_tables, own_figures, words
 from permlab.reports.document import Block, Figure
 from permlab.reports.writer import Output
+from permlab.tables import counted
 
 TITLE = "Undoing a permutation (inverse_permutation)"
 QUESTION = "Can a transformer undo a permutation, and what does the causal mask cost? (arXiv 2509.24125)"
@@ -70,9 +71,12 @@ def curves(collection: Collection, group: Group, out: Output) -> Figure | None:
             ax.axhline(floor, color=shade, linestyle="--", linewidth=0.9, label=f"floor of {arm}: {floor:.4g}")
         said.append(f"{arm} ends at {means[-1]:.3g}" + (f" (floor {floor:.3g})" if floor else ""))
     ax.set(xlabel="training steps", ylabel="test error (squared, per row)", yscale="log")
+    figures.readable_log(ax.yaxis)
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=6)
     seeds = len({(row["run_seed"], row.get("seed")) for row in rows})
-    caption = f"Test error, mean of {seeds} seeds, shaded from best to worst; exact floors dashed. {group.label}."
+    caption = (
+        f"Test error, mean of {counted(seeds, 'seed')}, shaded from best to worst; exact floors dashed. {group.label}."
+    )
     name = collection.prefix("error_curves")
     return out.figure(name, figure, f"Test error against steps: {'; '.join(said)}", caption)
 

@@ -9,7 +9,7 @@ from permlab import figures
 from permlab.reports.collection import Collection, newest_tables, own_figures, words
 from permlab.reports.document import Block, Figure
 from permlab.reports.writer import Output
-from permlab.tables import Row, grouped, spread
+from permlab.tables import Row, counted, grouped, spread
 from permlab.tasks.lora_lego.figures import color_of
 from permlab.tasks.lora_lego.table import LORA_STUDIES
 
@@ -49,7 +49,8 @@ def blocks(collection: Collection, out: Output) -> list[Block]:
             continue
         suffix = f": {group.label}" if collection.many else ""
         note = "Score: share of the single adapters' score. tuned: the scale was chosen on validation questions."
-        title = f"Methods, mean ± standard deviation over {max(row['seeds'] for row in rows)} seeds{suffix}"
+        most = max(row["seeds"] for row in rows)
+        title = f"Methods, mean ± standard deviation over {counted(most, 'seed')}{suffix}"
         made.append(out.table(collection.prefix("methods"), rows, title, note=note))
         if len(group.runs) > 1:
             made += [figure for figure in draw_methods(collection, rows, suffix, out) if figure]

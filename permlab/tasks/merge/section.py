@@ -10,7 +10,7 @@ from permlab.reports.aggregate import Group, aggregated
 from permlab.reports.collection import Collection, newest_tables, own_figures, words
 from permlab.reports.document import Block, Figure
 from permlab.reports.writer import Output
-from permlab.tables import Row, is_number, number_columns
+from permlab.tables import Row, counted, is_number, number_columns
 from permlab.tasks.merge.table import ANALYSES, measured
 
 TITLE = "Merging networks after permuting their units (merge)"
@@ -34,6 +34,8 @@ FIGURES = {
     "budgets": "Accuracy against multiply-accumulates (MACs) of partial merges, by allocation",
 }
 
+REPEATED = "pair"
+"""What `repeats` counts, and the spread is over."""
 UNITS = {"loss": " (nats)", "accuracy": ""}
 
 
@@ -89,7 +91,7 @@ def curves(collection: Collection, group: Group, out: Output) -> Figure | None:
         ax.set(xlabel="position between network A (0) and B (1)", ylabel=f"{chosen} {key}{UNITS[key]}")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     pairs = len({(row["run_seed"], row.get("pair")) for row in tested})
-    caption = f"Barrier curves, mean ± standard deviation over {pairs} pairs. {group.label}."
+    caption = f"Barrier curves, mean ± standard deviation over {counted(pairs, 'pair')}. {group.label}."
     alt = f"Loss on the line between two networks; halfway: {', '.join(said) or 'no loss recorded'}"
     return out.figure(collection.prefix("barriers"), figure, alt, caption)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from permlab import figures
+from permlab.tables import is_number
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 FORMS = ("child_parent_of", "child_child_of", "parent_parent_of", "parent_child_of")
@@ -15,14 +18,20 @@ FORMS = ("child_parent_of", "child_child_of", "parent_parent_of", "parent_child_
 
 def units_histogram(histogram: dict[int, int]) -> Figure:
     """Draw units per text against the number of texts."""
-    from matplotlib.ticker import MaxNLocator
-
     figure, ax = figures.new()
     ax.bar(list(histogram), list(histogram.values()), color=figures.color("spt"), width=0.8)
-    ax.set_xlim(min(histogram, default=0) - 2, max(histogram, default=0) + 2)  # one bar alone would fill the frame
+    frame_units(ax, histogram)
+    return figure
+
+
+def frame_units(ax: Axes, units: Iterable[Any]) -> None:
+    """Frame a histogram of units by its own bars: one alone would fill the axes, and whole numbers need whole ticks."""
+    from matplotlib.ticker import MaxNLocator
+
+    found = [unit for unit in units if is_number(unit)] or [0]
+    ax.set_xlim(min(found) - 2, max(found) + 2)
     ax.set(xlabel="units per text", ylabel="texts")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return figure
 
 
 def training_loss(points: list[tuple[int, float]], order: str) -> Figure:

@@ -9,7 +9,8 @@ from permlab.reports.aggregate import series
 from permlab.reports.collection import Collection, newest_tables
 from permlab.reports.document import Block, Figure
 from permlab.reports.writer import Output
-from permlab.tables import Row
+from permlab.tables import Row, counted
+from permlab.tasks.spt.figures import frame_units
 
 TITLE = "Semantic-aware permutation training (spt)"
 QUESTION = "Does training on permuted semantic units cure the reversal curse? (arXiv 2403.00758)"
@@ -58,8 +59,7 @@ def units(collection: Collection, out: Output) -> Figure | None:
         shift = (number - (len(found) - 1) / 2) * width
         marks = [unit + shift for unit, _ in rows], [count for _, count in rows]
         ax.bar(*marks, width=width, color=figures.numbered(number), label=label)
-    ax.set(xlabel="units per text", ylabel="texts")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    frame_units(ax, [unit for rows in found for unit, _ in rows])
     if len(found) > 1:
         ax.legend(fontsize=6)
     alt = "Histogram of units per text: " + "; ".join(
@@ -82,12 +82,13 @@ def curves(collection: Collection, out: Output) -> Figure | None:
     orders = [group.newest.config["task"].get("order") for group, *_ in drawn]
     for (group, xs, means, lows, highs), order in zip(drawn, orders):
         shade = figures.color(str(order) if orders.count(order) == 1 else group.label)
-        ax.plot(xs, means, color=shade, label=f"{group.label} ({len(group.runs)} runs)", linewidth=1.2)
+        ax.plot(xs, means, color=shade, label=f"{group.label} ({counted(len(group.runs), 'run')})", linewidth=1.2)
         ax.fill_between(xs, lows, highs, color=shade, alpha=0.15, linewidth=0)
     ax.set(xlabel="training step", ylabel="training loss (nats per token)")
     lowest, highest = min(min(d[2]) for d in drawn), max(max(d[2]) for d in drawn)
     if lowest > 0 and highest > 10 * lowest:
         ax.set_yscale("log")
+        figures.readable_log(ax.yaxis)
     ax.legend(fontsize=6)
     ends = "; ".join(f"{group.label} ends at {means[-1]:.3g}" for group, _, means, _, _ in drawn)
     caption = "Training loss: mean over runs, shaded from the lowest to the highest run."
