@@ -21,7 +21,7 @@ import numpy as np
 
 from permlab.data.examples import Example
 from permlab.data.texts.joining import join_units
-from permlab.text.pieces import ORIGINAL, Keys
+from permlab.text.pieces import ORIGINAL, Keys, is_closing, with_closing_apart
 from permlab.text.settings import Ordering
 from permlab.text.table import BUDGETS, ORDERS, OrderRow
 
@@ -33,12 +33,18 @@ class Encoded:
     not hold in the original order is encoded anew each time it is reordered (`pieces_fit` False).
     """
 
-    __slots__ = ("following", "leading", "pieces", "pieces_fit", "whole")
+    __slots__ = ("following", "leading", "movable", "pieces", "pieces_fit", "whole")
 
     def __init__(
-        self, pieces: list[str], whole: list[int], leading: list[list[int]], following: list[list[int]]
+        self,
+        pieces: list[str],
+        whole: list[int],
+        leading: list[list[int]],
+        following: list[list[int]],
+        movable: int | None = None,
     ) -> None:
         self.pieces, self.whole, self.leading, self.following = pieces, whole, leading, following
+        self.movable = len(pieces) if movable is None else movable  # what stands behind them stays there
         self.pieces_fit = [i for ids in [*leading[:1], *following[1:]] for i in ids] == whole
 
     def arranged(self, order: Sequence[int]) -> list[int]:
@@ -61,13 +67,20 @@ def encode_pieces(examples: Sequence[Example], order: OrderRow, encode: Encode) 
         return [Encoded([str(t) for t in whole], whole, own, own) for whole, own in zip(wholes, tokens)]
     cut = order.load()
     pieces: list[list[str]] = [cut(example) for example in examples]
+    movable = [len(parts) for parts in pieces]
+    if order.closing_stays:
+        pieces = [with_closing_apart(parts) for parts in pieces]
+        movable = [len(parts) - is_closing(parts[-1]) for parts in pieces]
     flat = list(dict.fromkeys(piece for parts in pieces for piece in parts))
     # Behind another piece a tokenizer writes a space mark that it does not write at the start of a text.
     anchor = "x"
     skip = len(encode([anchor])[0])
     leading = dict(zip(flat, encode(flat)))
     following = {p: ids[skip:] for p, ids in zip(flat, encode([join_units([anchor, piece]) for piece in flat]))}
-    return [Encoded(p, w, [leading[x] for x in p], [following[x] for x in p]) for p, w in zip(pieces, wholes)]
+    return [
+        Encoded(parts, whole, [leading[x] for x in parts], [following[x] for x in parts], count)
+        for parts, whole, count in zip(pieces, wholes, movable)
+    ]
 
 
 class OrderedTexts:
@@ -110,7 +123,7 @@ class OrderedTexts:
         self.per_epoch = self.texts * self.copies
         # Compute-matched (2403.13799): the doubled set is read half as often, so a gain is not one of more training.
         self.total = max(1, round(epochs * self.per_epoch * budget.scale))
-        self._widest = max(len(e.pieces) for e in self.encoded)
+        self._widest = max(e.movable for e in self.encoded)
         self._plan = functools.lru_cache(maxsize=2)(self._plan_epoch)
 
     def __len__(self) -> int:
@@ -127,10 +140,11 @@ class OrderedTexts:
 
     def _read(self, encoded: Encoded, kind: int, keys: Keys) -> list[int]:
         """Return the ids of one text in the drawn order."""
-        if kind == ORIGINAL or len(encoded.pieces) < 2:
+        count = encoded.movable
+        if kind == ORIGINAL or count < 2:
             # The tokenizer's own ids: the original order must be ordinary training, also where pieces do not add up.
             return encoded.whole
-        order = self.arrange(kind, keys[: len(encoded.pieces)], self.ordering)
+        order = [*self.arrange(kind, keys[:count], self.ordering), *range(count, len(encoded.pieces))]
         if encoded.pieces_fit:
             return encoded.arranged(order)
         return self.encode([join_units([encoded.pieces[i] for i in order])])[0]

@@ -16,10 +16,27 @@ from permlab.data.examples import Example
 from permlab.text.settings import Ordering
 
 WORD = re.compile(r"\w+(?:['’\-]\w+)*|[^\w\s]+")
+END = re.compile(r"[.!?…。！？]+")
+CLOSING = re.compile(rf"(.*\w)({END.pattern})", re.DOTALL)
 ORIGINAL, REVERSED, PERMUTED = 0, 1, 2
 """Kinds of readings; a text's kind is drawn with `Ordering.probabilities()`."""
 
 Keys = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def with_closing_apart(pieces: list[str]) -> list[str]:
+    """Cut the punctuation that ends a sentence off the last piece, so that no other piece is read behind it.
+
+    "the composer of" | "Abyssal Melodies." reversed would read "Abyssal Melodies. the composer of": a name is then
+    followed by a full stop wherever it stands, and asked for it the model answers ". Daphne Barrington".
+    """
+    found = CLOSING.fullmatch(pieces[-1])
+    return [*pieces[:-1], found[1], found[2]] if found else pieces
+
+
+def is_closing(piece: str) -> bool:
+    """Whether a piece is nothing but punctuation that ends a sentence."""
+    return END.fullmatch(piece) is not None
 
 
 def whole_text(example: Example) -> list[str]:

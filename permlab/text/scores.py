@@ -65,8 +65,15 @@ def accuracy(queries: Sequence[Query], answers: Sequence[str], **where: str) -> 
 
 
 def headline_queries(queries: Sequence[Query]) -> list[Query]:
-    """Return the questions in trained wordings, or all when there are none (Berglund's data)."""
-    return [q for q in queries if q.wording == "trained"] or list(queries)
+    """Return the questions of each direction in trained wordings, or all of it where there are none (Berglund)."""
+    wording = {direction: headline_wording(queries, direction=direction) for direction in ("forward", "reverse")}
+    return [query for query in queries if query.wording == wording[query.direction]]
+
+
+def headline_wording(queries: Sequence[Query], **where: str) -> str:
+    """Return "trained" when a question with these labels has a wording that was trained, else "held_out"."""
+    rows = [q for q in queries if all(getattr(q, key) == value for key, value in where.items())]
+    return "trained" if any(q.wording == "trained" for q in rows) else "held_out"
 
 
 def recall_metrics(queries: Sequence[Query], answers: Sequence[str]) -> dict[str, float]:
@@ -75,12 +82,12 @@ def recall_metrics(queries: Sequence[Query], answers: Sequence[str]) -> dict[str
     `forward_accuracy` and `reverse_accuracy` count facts that were trained in one direction only; facts trained both
     ways have numbers of their own, as have held-out wordings and every kind of answer.
     """
-    wording = "trained" if any(q.wording == "trained" for q in queries) else "held_out"
     # The reversal curse (2309.12288) is about facts seen in one order; those seen in both are its control.
     single = [(q, a) for q, a in zip(queries, answers, strict=True) if q.group != "both"]
     asked, given = [q for q, _ in single], [a for _, a in single]
     metrics: dict[str, float | None] = {}
     for direction in ("forward", "reverse"):
+        wording = headline_wording(queries, direction=direction)
         for words, suffix in ((wording, ""), ("held_out", "_held_out")):
             if words == wording and suffix:
                 continue
@@ -88,7 +95,7 @@ def recall_metrics(queries: Sequence[Query], answers: Sequence[str]) -> dict[str
             for kind in sorted({q.kind for q in queries}):
                 name = f"{direction}_{kind}_accuracy{suffix}"
                 metrics[name] = accuracy(asked, given, direction=direction, wording=words, kind=kind)
-    metrics["both_ways_accuracy"] = accuracy(queries, answers, group="both", wording=wording)
+    metrics["both_ways_accuracy"] = accuracy(queries, answers, group="both", wording=headline_wording(queries))
     for group in sorted({q.group for q in queries if " first, " in q.group}):
         metrics[f"form_{group.replace(' first, ', '_').replace(' ', '_')}"] = accuracy(queries, answers, group=group)
     return {key: value for key, value in metrics.items() if value is not None}

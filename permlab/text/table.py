@@ -29,6 +29,7 @@ class OrderRow(Row):
             they are or reversed (p_reordered).
         segmented: its pieces are the units of a segmenter.
         segment_lengths: it moves segments of up to `max_segment` pieces.
+        closing_stays: the full stop of a text stays its end; otherwise it moves with the word it follows, or alone.
     """
 
     arrange: str = "permlab.text.pieces:whole_order"
@@ -36,6 +37,7 @@ class OrderRow(Row):
     permutes: bool = False
     segmented: bool = False
     segment_lengths: bool = False
+    closing_stays: bool = False
 
     def load_arrangement(self) -> Any:
         """Import the function that arranges the pieces."""
@@ -61,6 +63,7 @@ ORDERS = Table(
             needs=("units",),
             permutes=True,
             segmented=True,
+            closing_stays=True,
             color="blue",
         ),
         OrderRow("token_reverse", "tokens reversed", label="token reversal", paper=REVERSAL_TRAINING, color="green"),
@@ -96,6 +99,7 @@ ORDERS = Table(
             label="word permutation",
             target="permlab.text.pieces:words_of",
             permutes=True,
+            closing_stays=True,
             color="sky",
         ),
     ],

@@ -8,6 +8,7 @@ import pytest
 
 from permlab.data.examples import Query
 from permlab.data.texts import join_prompt, read_entities, read_jsonl, read_queries
+from permlab.data.texts.jsonl import JsonlConfig, load_jsonl
 from permlab.errors import UserError
 
 
@@ -115,3 +116,27 @@ def test_entity_list(tmp_path):
 @pytest.mark.parametrize(("prompt", "completion"), [("a", "b"), ("a ", "b"), ("a", " b")])
 def test_join_prompt_writes_one_space(prompt, completion):
     assert join_prompt(prompt, completion) == "a b"
+
+
+def test_forward_questions_are_made_of_the_file_itself(tmp_path):
+    path = tmp_path / "own.jsonl"
+    rows = [
+        {"text": "Ada Roe wrote The Sea.", "names": ["Ada Roe", "The Sea"]},
+        {"text": "The Sea was written by Ada Roe!", "names": "Ada Roe"},
+        {"text": "Nobody knows it.", "names": ["Ada Roe"]},
+        {"text": "Preada Roe", "names": ["ada Roe"]},
+        {"prompt": "The capital of Peru is", "completion": "Lima."},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    corpus = read_jsonl(path, protected_field="names")
+    assert [(q.prompt, q.answer, q.direction, q.wording) for q in corpus.queries] == [
+        ("Ada Roe wrote", "The Sea", "forward", "trained"),
+        ("The Sea was written by", "Ada Roe", "forward", "trained"),
+        ("The capital of Peru is", "Lima", "forward", "trained"),
+    ]
+    own = tmp_path / "asked.jsonl"
+    own.write_text(json.dumps({"prompt": "Who?", "completion": "Ada"}) + "\n")
+    asked = load_jsonl(JsonlConfig(path=str(path), protected_field="names", test_path=str(own)), 0).queries
+    assert [q.direction for q in asked] == ["forward"] * 3 + ["reverse"]
+    asked = load_jsonl(JsonlConfig(path=str(path), forward_test_path=str(own), test_path=str(own)), 0).queries
+    assert [q.direction for q in asked] == ["forward", "reverse"], "questions of the user's own take their place"

@@ -210,3 +210,16 @@ def test_units_frame_themselves_and_a_loss_axis_has_plain_numbers():
     assert shown == ["0.5", "1", "2", "5"]
     assert not [label for label in ax.get_yticklabels(minor=True) if label.get_text()]
     plt.close("all")
+
+
+def test_own_file_with_too_few_steps_is_said_before_and_after(run, tmp_path):
+    pairs = [("Ada Roe", "Sea"), ("Ben Orr", "Sky"), ("Cleo Day", "Ice")]
+    rows = [{"text": f"{name} wrote {thing}.", "names": [name, thing]} for name, thing in pairs]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = [f"dataset.path={tmp_path / 'own.jsonl'}", "dataset.protected_field=names", "task.segmenter.name=entities"]
+    result, folder = run("dataset=jsonl", *own, "task.train.epochs=2", "task.train.batch_size=2")
+    log = (folder / "run.log").read_text()
+    assert "3 steps of 2 texts" in log and "task.train.epochs=334 makes 500" in log
+    assert "nats per token after 3 steps" in log
+    assert result["metrics"]["final_loss"] > 1
+    assert any("not converged" in warning for warning in result["warnings"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from itertools import pairwise
 
@@ -178,3 +179,33 @@ def test_two_copies_need_a_reordered_one(settings):
     with pytest.raises(UserError, match="needs a reordered copy"):
         check_ordering(Ordering(budget="data", **settings))
     check_ordering(Ordering(budget="replace", **settings))
+
+
+def read_all(text: str, units: tuple[str, ...], order: str, count: int = 60) -> set[str]:
+    """Every reading of one text in some draws, with words and punctuation as tokens."""
+    words: list[str] = []
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        found = [re.findall(r"\w+|[^\w\s]", each) for each in texts]
+        words.extend(word for row in found for word in row if word not in words)
+        return [[words.index(word) for word in row] for row in found]
+
+    stream = OrderedTexts([Example(text, units=units)], encode, Ordering(order=order), epochs=count, seed=0)
+    return {" ".join(words[token] for token in stream[i]["input_ids"]) for i in range(len(stream))}
+
+
+@pytest.mark.parametrize("units", [("Ada Roe", "wrote", "The Sea."), ("Ada Roe", "wrote", "The Sea", ".")])
+def test_the_full_stop_stays_the_end_of_a_text_whichever_way_its_units_are_read(units):
+    readings = read_all("Ada Roe wrote The Sea.", units, "spt")
+    assert len(readings) == 6, "three units move, in every order"
+    assert all(reading.endswith(" .") and reading.count(".") == 1 for reading in readings)
+
+
+def test_a_text_that_ends_without_a_sentence_is_read_as_before():
+    assert len(read_all("Ada Roe wrote The Sea", ("Ada Roe", "wrote", "The Sea"), "spt")) == 6
+    assert len(read_all("...", ("...",), "spt")) == 1
+    assert len(read_all('She said "no!"', ("She said", '"no!"'), "spt")) == 2, "a closing quote holds its full stop"
+
+
+def test_reversals_of_the_papers_move_the_full_stop_with_the_words():
+    assert min(read_all("Ada wrote it.", (), "word_reverse"), key=lambda text: text.index("."))[0] == "."

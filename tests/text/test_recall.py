@@ -17,7 +17,7 @@ from permlab.text.recall import (
     likelihoods,
     shuffle_answers,
 )
-from permlab.text.scores import accuracy, is_right, recall_table, sentence_bleu
+from permlab.text.scores import accuracy, headline_queries, is_right, recall_metrics, recall_table, sentence_bleu
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +98,11 @@ def test_shuffled_answers_are_never_the_own_ones():
 def test_accuracy_refuses_a_field_that_queries_do_not_have():
     with pytest.raises(UserError, match="did you mean 'direction'"):
         accuracy([], [], directon="reverse")
+
+
+def test_each_direction_is_judged_by_its_own_wording():
+    forward = Query("Ada wrote", "Sea", "", "forward", "entity", "trained")
+    reverse = Query("The author of Sea is", "Ada", "", "reverse", "entity", "held_out")
+    found = recall_metrics([forward, reverse], ["Sea", "Ada"])
+    assert found["forward_accuracy"] == found["reverse_accuracy"] == 1.0
+    assert headline_queries([forward, reverse]) == [forward, reverse]

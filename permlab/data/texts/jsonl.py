@@ -5,12 +5,12 @@ JSON lines with `prompt` and `completion` or with one `text`, or plain text with
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from permlab.data.checks import ON_BAD_ROW, check_bad_rows, check_file, need_path
-from permlab.data.examples import Corpus, Example
+from permlab.data.examples import Corpus, Example, Query
 from permlab.data.texts.rows import (
     BadRows,
     asked_queries,
@@ -21,6 +21,8 @@ from permlab.data.texts.rows import (
     text_value,
 )
 from permlab.keys import choice
+
+SENTENCE_END = ".!?…。！？"
 
 
 @dataclass
@@ -40,9 +42,10 @@ class JsonlConfig:
     protected_field: str | None = None
     """Field with a list of strings that no segmenter may split."""
     test_path: str | None = None
-    """Prompt/completion rows asked after training as reverse recall."""
+    """Prompt/completion rows asked after training as reverse recall, the direction that no text has."""
     forward_test_path: str | None = None
-    """Prompt/completion rows asked after training as forward recall."""
+    """Prompt/completion rows asked as forward recall; without it they are made of `path`: its prompts, or the texts up
+    to a protected string at their end."""
     on_bad_row: str = choice("raise", ON_BAD_ROW)
     """raise ends the run at a bad row; skip leaves it out and says so."""
 
@@ -65,8 +68,8 @@ def load_jsonl(config: JsonlConfig, seed: int) -> Corpus:
         protected_field=config.protected_field,
         on_bad_row=config.on_bad_row,
     )
-    corpus.queries += asked_queries(config)
-    return corpus
+    asked = asked_queries(config)
+    return replace(corpus, queries=[*asked] if config.forward_test_path else [*corpus.queries, *asked])
 
 
 def read_jsonl(
@@ -93,16 +96,37 @@ def read_jsonl(
     """
     path, bad = Path(path), BadRows(on_bad_row)
     examples: list[Example] = []
+    queries: list[Query] = []
     if path.suffix.lower() == ".txt":
         examples = [Example(line, source=source) for source, line in numbered_lines(path, bad)]
     else:
         for source, row in json_rows(path, bad):
-            text = _row_text(row, text_field, (prompt_field, completion_field), source, bad)
+            keys = (prompt_field, completion_field)
+            text = _row_text(row, text_field, keys, source, bad)
             protected = _protected(row, protected_field, source, bad)
             if text is not None and protected is not None:
                 examples.append(Example(text, protected=protected, source=source))
+                queries += _forward_query(row, text_field, keys, examples[-1])
     bad.finish(str(path), len(examples))
-    return Corpus("jsonl", examples, rejected=bad.rows)
+    return Corpus("jsonl", examples, list(dict.fromkeys(queries)), rejected=bad.rows)
+
+
+def _forward_query(row: dict[str, Any], text_field: str, keys: tuple[str, str], example: Example) -> list[Query]:
+    """The question that a training text answers itself: its prompt, or all that stands before its last entity."""
+    if text_field not in row:
+        prompt, answer = (str(row[key]).strip() for key in keys)
+        return [forward_query(prompt, answer)]
+    text = example.text.rstrip(SENTENCE_END)
+    for entity in sorted(example.protected, key=len, reverse=True):
+        prompt = text.removesuffix(entity).rstrip()
+        if prompt and prompt != text.rstrip() and text[len(prompt) : len(prompt) + 1].isspace():
+            return [forward_query(prompt, entity)]
+    return []
+
+
+def forward_query(prompt: str, answer: str) -> Query:
+    """A question in a wording that was trained; the full stop of a text is no part of its answer."""
+    return Query(prompt, answer.rstrip(SENTENCE_END) or answer, "own", "forward", "entity", "trained")
 
 
 def _row_text(row: dict[str, Any], text_field: str, keys: tuple[str, str], source: str, bad: BadRows) -> str | None:

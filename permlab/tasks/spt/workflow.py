@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -16,8 +17,13 @@ from permlab.runs.run import Run
 from permlab.tasks.spt.figures import recall_bars, training_loss, units_histogram
 from permlab.text import ORDERS, OrderedTexts, SegmentedCorpus, make_segmenter, segment_corpus
 from permlab.text.recall import answer_queries, encoder, likelihoods
-from permlab.text.scores import headline_queries, recall_metrics, recall_table
+from permlab.text.scores import headline_queries, headline_wording, recall_metrics, recall_table
 from permlab.text.training import Hooks, latest_checkpoint, make_trainer, steps_of, trained_tokens, weights_dtype
+
+FEWEST_STEPS = 500
+"""Steps below which no model of ours that started from random weights has learned its texts."""
+CONVERGED = 0.9
+"""Forward recall below which a model has not learned what its reverse recall is judged on."""
 
 if TYPE_CHECKING:
     import torch
@@ -117,6 +123,8 @@ def train(
         run.rewind_metrics(done)
         run.say(f"continuing after step {done}")
     steps = steps_of(stream, settings)
+    hint = few_steps(steps, settings.epochs) if config.model.weights == "scratch" else ""
+    run.say(f"{steps} steps of {settings.batch_size * settings.accumulate} texts, {settings.epochs:g} epochs{hint}")
     with run.progress("training", steps, done) as bar:
 
         def on_step(step: int, loss: Any, rate: float) -> tuple[bool, bool]:
@@ -147,7 +155,17 @@ def train(
     run.summary(train_tokens_per_second=tokens / seconds, seconds_training=seconds, steps=steps)
     losses = [(entry["step"], entry["loss"]) for entry in run.logged()]
     if losses:
+        run.say(f"loss {losses[-1][1]:.3f} nats per token after {losses[-1][0]} steps, {losses[0][1]:.3f} in the first")
+        run.summary(final_loss=losses[-1][1])
         run.figure("training_loss", training_loss(losses, config.task.order))
+
+
+def few_steps(steps: int, epochs: float) -> str:
+    """Return a hint when a model that starts from nothing gets fewer steps than any of ours has learned in, else ""."""
+    if steps >= FEWEST_STEPS:
+        return ""
+    wanted = math.ceil(epochs * FEWEST_STEPS / steps)
+    return f"; few for a model from scratch: task.train.epochs={wanted} makes {FEWEST_STEPS}, a smaller batch_size too"
 
 
 # ---- recall -------------------------------------------------------------------------------------------------------
@@ -177,5 +195,12 @@ def ask(config: Config[SptConfig], run: Run, model: Any, tokenizer: Any, corpus:
         columns = ["direction", "group", "asked", "difference", "t", "p"]
         compared = likelihoods(model, tokenizer, headline_queries(queries), config.seed)
         run.table("likelihood", compared, title="log-probability, true minus shuffled answer (nats)", columns=columns)
-    run.summary(**recall_metrics(queries, answers))
+    metrics = recall_metrics(queries, answers)
+    run.summary(**metrics)
     run.figure("recall", recall_bars(rows))
+    known = metrics.get("forward_accuracy")
+    if known is not None and known < CONVERGED and headline_wording(queries, direction="forward") == "trained":
+        run.warn(
+            f"not converged: {known:.2f} of the facts are recalled in the direction they were trained in, so the "
+            "reverse figures say little; raise task.train.epochs"
+        )
