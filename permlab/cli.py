@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -35,6 +36,9 @@ def main(argv: list[str] | None = None) -> None:
     # Idle OpenMP threads sleep instead of spinning: beside another busy process a run of two threads is otherwise up to
     # 20 times slower. Read by the runtime when torch is loaded, which is later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # none, closed, or not a file
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # letters that it lacks
     before = impatient()
     try:
         code = exit_code(arguments)
@@ -94,6 +98,10 @@ def dispatch(arguments: list[str]) -> int:
         raise UserError("the working directory does not exist any more; change to another one") from None
     folder, words = without_config_dir(arguments)
     shipped.look_in([folder] if folder else [])
+    if folder:
+        from permlab.compose import check_own_options
+
+        check_own_options([], folder)
     if "--version" in arguments:
         print(f"permlab {__version__}")
         return 0
@@ -216,13 +224,15 @@ def run_hydra(arguments: list[str]) -> int:
     """Compose and check all jobs, then let Hydra launch them."""
     from hydra._internal.utils import get_args_parser
 
-    from permlab.compose import activate_plugins, parse, plan_jobs, search_path
+    from permlab.compose import activate_plugins, check_own_options, parse, plan_jobs, search_path
 
     parser = get_args_parser()
     parser.error = refuse_flags  # type: ignore[method-assign]  # argparse would print its usage and exit
     args = parser.parse_intermixed_args(arguments)
     if any(argument.split("=")[0] in PASS_THROUGH for argument in arguments):
-        activate_plugins(parse([text for text in arguments if text.startswith("plugins=")]))
+        parsed = parse([text for text in arguments if text.startswith(("plugins=", "hydra.searchpath="))])
+        activate_plugins(parsed)
+        check_own_options(parsed)
         # Beside the other overrides: Hydra's parser takes only one row of them.
         at = next((n for n, text in enumerate(arguments) if "=" in text and text[0] != "-"), len(arguments))
         try:
@@ -314,6 +324,13 @@ def launch(arguments: list[str], job: Callable[[Any], None]) -> int:
         hydra.main(version_base=VERSION_BASE, config_path=str(shipped.conf_dir()), config_name="config")(job)()
     except HydraException as error:
         raise UserError(explain(error, [a for a in arguments if "=" in a])) from error
+    except Exception as error:
+        # The job's own errors are outcomes; what is left is Hydra, set up by keys such as hydra.job_logging.
+        ours = ("hydra.searchpath", "hydra.sweep.dir", "hydra/launcher", "hydra.launcher")
+        given = [argument.lstrip("+~") for argument in arguments]
+        if not any(each.startswith(("hydra.", "hydra/")) and not each.startswith(ours) for each in given):
+            raise
+        raise UserError(f"Hydra cannot be set up so ({first_line(error)}); see the hydra.* keys given") from error
     finally:
         BasicSweeper.validate_batch_is_legal = composing_again  # type: ignore[method-assign]
         sys.argv = before[0]

@@ -5,22 +5,24 @@ Hydra's own sweeper composes every job too, but only after it has made the sweep
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from permlab import registry, shipped
-from permlab.config import Config, TaskSettings, build_config, register_schemas
+from permlab.config import Config, RootSchema, TaskSettings, build_config, register_schemas
 from permlab.errors import UserError, did_you_mean, first_line
 from permlab.points import Points
 from permlab.runs.console import Progress
 from permlab.runs.directory import check_free, check_writable
 from permlab.runs.sweep_values import check_jobs, count_values, expansions, first_values
+from permlab.user_options import HYDRA_GROUPS, check_folder, check_interpolations
 
 VERSION_BASE = "1.3"
 FEW_JOBS = 20
@@ -69,10 +71,11 @@ def plan_jobs(overrides: list[str], multirun: bool, config_dir: str | None = Non
     """
     parsed = parse(overrides)
     activate_plugins(parsed)
+    own = check_own_options(parsed, config_dir)
     search = search_path(config_dir)
     check_task_of_experiment({override.key_or_group: str(override.value()) for override in parsed})
     first = first_values(parsed)
-    composed = compose_one([*first, *search])
+    composed = compose_one([*first, *search], own)
     sweep = composed.experiment.sweep
     given = {override.key_or_group for override in parsed}
     added = [f"{key}={values}" for key, values in sweep.items() if key not in given]
@@ -86,7 +89,7 @@ def plan_jobs(overrides: list[str], multirun: bool, config_dir: str | None = Non
         raise UserError(f"{key} has several values; add -m to sweep over them (permlab -m {' '.join(overrides)})")
     combinations = [list(point) for point in itertools.product(*choices)]
     # The first is composed already, unless an experiment has added values to it: composing is most of the start-up.
-    points = Points(parsed, lambda point: compose_one([*point, *search]), {tuple(first): composed})
+    points = Points(parsed, lambda point: compose_one([*point, *search], own), {tuple(first): composed})
     jobs: list[Job] = []
     with Progress("checking jobs", len(combinations)) if len(combinations) > FEW_JOBS else nullcontext() as bar:
         for point in combinations:
@@ -111,6 +114,22 @@ def search_path(config_dir: str | None = None) -> list[str]:
     folders = [*([config_dir] if config_dir else []), *map(str, registry.plugin_folders())]
     quoted = ["'file://" + folder.replace("\\", "\\\\").replace("'", "\\'") + "'" for folder in folders]
     return [f"hydra.searchpath=[{','.join(quoted)}]"] if folders else []
+
+
+def check_own_options(parsed: list[Any], config_dir: str | None = None) -> list[str]:
+    """Check the folders of options that the user gives, before Hydra reads them, and return them."""
+    folders = [config_dir] if config_dir else []
+    for override in parsed:
+        if override.key_or_group == "hydra.searchpath":
+            value = override.value()
+            given = [str(each) for each in (value if isinstance(value, list) else [value])]
+            folders += [each.removeprefix("file://") for each in given if not each.startswith("pkg://")]
+    known = [field.name for field in dataclasses.fields(RootSchema)]
+    for folder in folders:
+        check_folder(
+            Path(folder), [*shipped.GROUPS, *(o.key_or_group for o in parsed if "." not in o.key_or_group)], known
+        )
+    return folders
 
 
 def check_task_of_experiment(choices: dict[str, str]) -> None:
@@ -149,22 +168,55 @@ def parse(overrides: list[str]) -> list[Any]:
         try:
             parsed += parser.parse_overrides([text])
         except (OverrideParseException, RecursionError) as error:
-            hint = "" if "=" in text else f"; write {text}=VALUE, or see `permlab --help`"
+            hint = quoting(text) if "=" in text else f"; write {text}=VALUE, or see `permlab --help`"
             raise UserError(f"cannot read '{text}': {first_line(error)}{hint}") from error
     return parsed
 
 
-def compose_one(overrides: list[str]) -> Any:
-    """Compose one configuration with Hydra; user mistakes become `UserError`."""
+def quoting(text: str) -> str:
+    """Return how to write an override whose value is no word of Hydra's grammar, quoted for it and for the shell."""
+    key, _, value = text.partition("=")
+    if value[:1] in "'\"" or "'" in value or '"' in value:
+        return "; quotes must be closed, and a value with quotes quoted"
+    return f"; quote the value twice, for the shell and for Hydra: '{key}=\"{value}\"'"
+
+
+def compose_one(overrides: list[str], own: Sequence[str] = ()) -> Any:
+    """Compose one configuration with Hydra; user mistakes become `UserError`. `own`: folders of the user's options."""
     from hydra import compose
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf import OmegaConf, open_dict
 
     with conf_search_path():
         try:
-            return compose("config", overrides=overrides)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(explain(error, overrides)) from error
+            composed = compose("config", overrides=overrides, return_hydra_config=bool(own))
+        except Exception as error:  # all that is read here was given by the user, and Hydra stumbles in many ways
+            raise UserError(explain(error, overrides, own)) from error
+        if own:
+            aside = tuple(f"hydra{mark}{group}" for mark in "./" for group in (*HYDRA_GROUPS, "searchpath"))
+            theirs = [(each, each.lstrip("+~")) for each in overrides]
+            kept = [each for each, key in theirs if key.startswith(("hydra.", "hydra/")) and not key.startswith(aside)]
+            usual = compose("config", overrides=kept, return_hydra_config=True)
+            check_hydra_keys(composed.hydra, usual.hydra, own)
+            with open_dict(composed):
+                del composed["hydra"]
+    check_interpolations(OmegaConf.to_container(composed, resolve=False), "the configuration")
+    return composed
+
+
+def check_hydra_keys(composed: Any, usual: Any, own: Sequence[str]) -> None:
+    """Refuse what options of the user changed in Hydra beside its launcher and sweeper, by whichever way."""
+    from omegaconf import OmegaConf
+
+    aside = {*HYDRA_GROUPS, "runtime", "overrides", "searchpath", "mode"}
+    now: Any = OmegaConf.to_container(composed, resolve=False)
+    before: Any = OmegaConf.to_container(usual, resolve=False)
+    for each in (now, before):
+        del each["job"]["override_dirname"]
+    for key in sorted((now.keys() | before.keys()) - aside):
+        if now.get(key) != before.get(key):
+            raise UserError(
+                f"options in {', '.join(own)} set hydra.{key}; they may set hydra.launcher and hydra.sweeper"
+            )
 
 
 @contextmanager
@@ -178,7 +230,7 @@ def conf_search_path() -> Iterator[None]:
         yield
 
 
-def explain(error: Exception, overrides: list[str]) -> str:
+def explain(error: Exception, overrides: list[str], own: Sequence[str] = ()) -> str:
     """Say in one line what Hydra found wrong, with the closest existing name."""
     from hydra.errors import MissingConfigException
 
@@ -206,7 +258,7 @@ def explain(error: Exception, overrides: list[str]) -> str:
     if unknown and where:
         key = where[1]
         file = re.search(r"^In '([^']+)'", text)
-        prefix = f"in conf/{file[1]}.yaml: " if file else ""
+        prefix = f"in {file_of(file[1], own)}: " if file else ""
         return f"{prefix}unknown key '{key}'{did_you_mean(key, known_keys(overrides, key))}"
     override = re.search(r"Could not override '([^']+)'", text)
     if override:
@@ -220,7 +272,13 @@ def explain(error: Exception, overrides: list[str]) -> str:
     plus = re.search(r"An item is already at '([^']+)'", text)
     if plus:
         return f"{plus[1]} exists already: write it without '+'"
-    return re.sub(r"\s*\n\s*", "; ", text.strip())[:400]
+    return re.sub(r"\s*\n\s*", "; ", text.strip()) or type(error).__name__
+
+
+def file_of(name: str, own: Sequence[str]) -> str:
+    """Return where an option lies that Hydra calls `dataset/mine`: with the user, or in our conf folder."""
+    places = [Path(folder) / f"{name}.yaml" for folder in own]
+    return str(next((place for place in places if place.is_file()), f"conf/{name}.yaml"))
 
 
 def known_keys(overrides: list[str], unknown: str) -> list[str]:

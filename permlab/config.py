@@ -20,6 +20,7 @@ from permlab.errors import UserError, check_choice, check_range, did_you_mean, f
 from permlab.experiment import ExperimentConfig, check_experiment
 from permlab.hardware import HardwareConfig, check_hardware
 from permlab.keys import choice
+from permlab.user_options import check_interpolations, keep_secrets_out, refuse_interpolations
 from permlab.version import __version__
 
 KEPT_PARTS = 100
@@ -188,12 +189,14 @@ def build_config(composed: Any) -> Config[TaskSettings]:
     try:
         found = composed
         if OmegaConf.is_config(composed):
+            check_interpolations(OmegaConf.to_container(composed, resolve=False), "the configuration")
             found = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise UserError(f"the configuration has a value that cannot be resolved: {first_line(error)}") from error
     if not isinstance(found, dict):
         raise UserError("the configuration is not a mapping of keys")
     plain = {str(key): value for key, value in found.items() if key != "hydra"}
+    refuse_interpolations(plain)
     check_keys("", plain, [f.name for f in dataclasses.fields(RootSchema)])
     parts: dict[str, Any] = {"seed": plain.get("seed", 0), "plugins": list(plain.get("plugins") or [])}
     registry.activate(parts["plugins"])
@@ -203,6 +206,7 @@ def build_config(composed: Any) -> Config[TaskSettings]:
     for group in ("task", "model", "dataset"):
         parts[group] = typed(group, schema_for(group, plain.get(group)), plain.get(group) or {})
     config: Config[TaskSettings] = Config(**parts)
+    keep_secrets_out(config)
     validate(config)
     return config
 
@@ -216,9 +220,9 @@ def shipped_experiment(name: str) -> ExperimentConfig:
 def schema_for(group: str, values: Any) -> type:
     """Return the dataclass for a composed task (by `name`), model or dataset (by `schema` key `kind`)."""
     key = "name" if group == "task" else "kind"
-    name = (values or {}).get(key)
+    name = values.get(key) if isinstance(values, dict) else None
     options = registry.schemas(group)
-    if name not in options:
+    if not isinstance(name, str) or name not in options:
         raise UserError(f"{group}.{key}={name} is not known{did_you_mean(str(name), options)} ({', '.join(options)})")
     return options[name]
 

@@ -32,7 +32,10 @@ class Spread:
 
 def is_number(value: Any) -> TypeGuard[float]:
     """Return whether a value is a finite number (true and false count as 1 and 0)."""
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    try:
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond all that is measured
+        return False
 
 
 def spread(values: Iterable[Any]) -> Spread | None:

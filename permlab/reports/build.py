@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from permlab import registry
+from permlab.errors import blotted
 from permlab.reports.collect import Collected, RunRecord
 from permlab.reports.document import Block, Cards, Details, Items, Report, Section, Text
 from permlab.reports.naming import as_text, run_names
@@ -191,7 +192,7 @@ def environment_section(runs: Sequence[RunRecord], out: Output) -> Section:
         key = json.dumps(lasting, sort_keys=True, default=str)
         found.setdefault(key, (lasting, []))[1].append(run)
         argv = environment.get("argv")
-        command = " ".join(map(str, argv)) if isinstance(argv, list) else ""
+        command = blotted(" ".join(map(str, argv))) if isinstance(argv, list) else ""
         number = list(found).index(key) + 1
         known = number if environment else "unknown"
         rows.append({"run": names[run.directory], "task": run.task, "environment": known, "command": command})

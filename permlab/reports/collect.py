@@ -19,7 +19,7 @@ from typing import Any
 from permlab.errors import UserError, first_line
 from permlab.storage.files import unquoted
 from permlab.storage.locks import holder
-from permlab.storage.plain import UnreadableError, parse_json, read_bytes, read_json_file, read_yaml
+from permlab.storage.plain import MOST_DIGITS, UnreadableError, parse_json, read_bytes, read_json_file, read_yaml
 from permlab.tables import is_number
 
 MARKERS = ("result.json", "config.yaml", "metrics.jsonl", "environment.json", "run.log")
@@ -296,7 +296,7 @@ def typed(text: Any) -> Any:
         return None
     if text in ("True", "False"):
         return text == "True"
-    for kind in (int, float):
+    for kind in (int, float) if len(text) <= MOST_DIGITS else ():
         try:
             return kind(text) if "_" not in text else text
         except ValueError:

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from permlab.errors import blotted
 from permlab.threads import usable_cores
 
 PACKAGES = (
@@ -31,7 +32,7 @@ def describe_environment(seed: int, threads: int) -> dict[str, Any]:
         "gpu": gpu_names(),
         "deterministic": deterministic_settings(),
         "seed": seed,
-        "argv": sys.argv,
+        "argv": [blotted(argument) for argument in sys.argv],
         "host": platform.node(),
         "pid": os.getpid(),
     }

@@ -84,7 +84,10 @@ def resume(path: Path) -> Outcome:
         with suppress(OSError, UserError), hold(path):  # killed when all was done: only what a run holds is left
             sweep_up(path)
         return Outcome(path, "skipped", 0, f"{path} is finished; nothing to resume")
-    config = build_config(without_interpolations(plain, path / "config.yaml"))
+    try:
+        config = build_config(plain)
+    except UserError as error:
+        raise UserError(f"{path / 'config.yaml'}: {error}") from None
     before = result.get("fingerprint", config.fingerprint())
     if before != config.fingerprint():
         raise UserError(
@@ -98,20 +101,6 @@ def sweep_up(path: Path) -> None:
     """Remove what a killed process left in a run directory that is held now."""
     remove_temporaries(path)
     (path / RESERVE).unlink(missing_ok=True)
-
-
-def without_interpolations(plain: Any, path: Path) -> Any:
-    """Refuse `${...}`: the configuration of a run is resolved, and a foreign one must not read this environment."""
-    level = [plain]
-    while level:
-        each = level.pop()
-        if isinstance(each, dict):
-            level += [*each.keys(), *each.values()]
-        elif isinstance(each, list):
-            level += each
-        elif isinstance(each, str) and "${" in each:
-            raise UserError(f"{path} holds an interpolation ({each[:60]}); configurations of runs are plain data")
-    return plain
 
 
 def carry_out(config: Config[TaskSettings], path: Path, resumed: bool) -> Outcome:

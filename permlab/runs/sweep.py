@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from permlab.errors import UserError, first_line
+from permlab.errors import UserError, blotted, first_line
 from permlab.runs.comparison import Group, headline, number_rows, sweep_figures, word_rows
 from permlab.runs.console import console, print_table
 from permlab.runs.directory import create
@@ -33,6 +33,7 @@ def open_sweep(root: Path) -> Iterator[Path]:
 
 def note_job(sweep: Path, number: int, varied: dict[str, str], outcome: Outcome) -> None:
     """Write what became of one job."""
+    varied = {key: blotted(value) for key, value in varied.items()}
     note = {"job": number, "varied": varied, "status": outcome.status, "exit_code": outcome.exit_code}
     note |= {"directory": str(outcome.directory or ""), "message": outcome.message}
     write_json(sweep / "jobs" / f"{number:05d}.json", note)

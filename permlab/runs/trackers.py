@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
+import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from permlab.config import TRACKERS, Config, TaskSettings
-from permlab.errors import check_choice, first_line
+from permlab.errors import blotted, check_choice, first_line
 from permlab.runs.console import LOGGER
 from permlab.storage.files import read_json, write_json
 
 PROBE_SECONDS = 3.0
 """How long the W&B server may take to answer at all before its client is started; without a network it never does."""
+MOST_SECONDS = 10.0
+"""All that a server that does not do its work may cost a run."""
+OFFLINE_SECONDS = 4.0
+"""What starting an offline copy takes of that on a busy machine."""
 
 
 class Tracker(Protocol):
@@ -127,35 +133,51 @@ def open_tracker(config: Config[TaskSettings], run_dir: Path) -> Tracker:
 
 def start_wandb(options: dict[str, Any], mode: str, timeout: float) -> tuple[Any, bool]:
     """Start a W&B run; fall back to offline when the server does not answer in time. Returns (run, offline)."""
+    started = time.monotonic()
     os.environ.setdefault("WANDB_SILENT", "true")
     if not os.environ.get("WANDB_MODE"):
         os.environ.pop("WANDB_MODE", None)  # wandb refuses an empty one
     if mode == "online" and not answers(server_url(), min(PROBE_SECONDS, timeout)):
         LOGGER.warning("W&B: %s does not answer; going on offline", server_url())
         mode = "offline"
-    if mode == "offline":
-        # Its own error reports would be sent when the process ends, and wait there for a server that is not reached.
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    # Its own error reports would be sent when the process ends, and wait there for a server that is not reached.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
     if mode == "online":
         try:
-            settings = wandb.Settings(init_timeout=timeout, silent=True)
-            return wandb.init(**options, mode="online", settings=settings), False
+            left = MOST_SECONDS - OFFLINE_SECONDS - (time.monotonic() - started)
+            settings = wandb.Settings(init_timeout=max(1.0, min(timeout, left)), silent=True)
+            return initialise(options, "online", settings), False
         except Exception as error:
             LOGGER.warning("W&B is not reachable within %.0f s (%s); going on offline", timeout, first_line(error))
             # The server, or its client here, may hold the first id for taken: the offline copy gets one of its own.
             options = {**options, "id": secrets.token_hex(4), "resume": None}
-    return wandb.init(**options, mode="offline", settings=wandb.Settings(silent=True)), True
+    return initialise(options, "offline", wandb.Settings(silent=True)), True
+
+
+def initialise(options: dict[str, Any], mode: Literal["online", "offline"], settings: Any) -> Any:
+    """Start W&B's client, which writes the command line down: without what is secret in it."""
+    import wandb
+
+    before = sys.argv
+    sys.argv = [blotted(argument) for argument in before]
+    try:
+        return wandb.init(**options, mode=mode, settings=settings)
+    finally:
+        sys.argv = before
 
 
 def server_url() -> str:
     """Return the address of the W&B server."""
-    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").rstrip("/")
 
 
 def answers(url: str, seconds: float) -> bool:
-    """Return whether a server sends any HTTP answer in time; asked in a thread, because resolving a name can hang."""
+    """Return whether a server answers a query in time, with whatever; a proxy before it may answer all but queries.
+
+    Asked in a thread, because resolving a name can hang.
+    """
     import threading
     import urllib.error
     import urllib.request
@@ -164,7 +186,8 @@ def answers(url: str, seconds: float) -> bool:
 
     def ask() -> None:
         try:
-            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds)
+            query, kind = b'{"query": "{ __typename }"}', {"Content-Type": "application/json"}
+            urllib.request.urlopen(urllib.request.Request(f"{url}/graphql", query, kind), timeout=seconds)
             found.set()
         except urllib.error.HTTPError:
             found.set()

@@ -63,6 +63,11 @@ def completions_url(base_url: str, key: str = "base_url") -> str:
     if not known:
         shown = base_url.strip()[:100]
         raise UserError(f"{key}={shown} is not an address: give something like http://127.0.0.1:8000/v1")
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        raise UserError(
+            f"{key} holds more than an address (a user, password, ?query or #fragment), and configurations are written "
+            f"down: leave that out, and name an environment variable with the key by {key[:-8]}api_key_env=NAME"
+        )
     path = parts.path.rstrip("/").removesuffix("/chat/completions")
     versioned = any(piece[:1] == "v" and piece[1:2].isdigit() for piece in path.split("/"))
     path += "/chat/completions" if versioned else "/v1/chat/completions"

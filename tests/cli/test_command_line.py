@@ -182,3 +182,14 @@ def test_failure_of_a_task_is_exit_1_with_the_traceback_in_the_log(permlab, tmp_
     assert "Traceback" not in done.stdout + done.stderr
     for log in Path(tmp_path).glob("outputs/spt/*/run.log"):
         assert "Traceback" in log.read_text()
+
+
+def test_letters_that_the_terminal_lacks_are_shown_escaped(tmp_path, environment):
+    """Help and messages have letters outside of ASCII."""
+    code = "from permlab.cli import main; main(['größe', chr(0xdcff)])"
+    extra = {**environment, "PYTHONIOENCODING": "ascii:strict"}
+    done = subprocess.run([sys.executable, "-c", code], env=extra, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stderr.startswith("permlab: 'gr\\xf6\\xdfe' is neither"), done.stderr
+    code = "from permlab.cli import main; main(['ls', 'methods'])"
+    done = subprocess.run([sys.executable, "-c", code], env=extra, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "Traceback" not in done.stderr

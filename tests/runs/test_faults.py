@@ -238,7 +238,7 @@ def test_a_foreign_run_directory_is_one_line_or_runs(start, toy, name, text, sai
 
 def test_values_of_a_configuration_are_not_resolved_again():
     with pytest.raises(UserError, match="plain data"):
-        build_config(execute.without_interpolations({"run": {"name": "${oc.env:HOME}"}}, "config.yaml"))
+        build_config({"run": {"name": "${oc.env:HOME}"}})
 
 
 @pytest.mark.parametrize("place", ["file", "file/x", "dangling", "dangling/x", "a" * 300, "deep/" + "b" * 300])
@@ -342,3 +342,14 @@ def test_what_files_say_does_not_act_on_the_terminal(start, monkeypatch, capsys)
         assert "\x1b" not in text and "\u202e" not in text and "\\x1b" in text
     assert max(map(len, out.splitlines())) <= 300 and len(log) < 5000
     assert len(failed.message) <= 300 and "Traceback" in log
+
+
+def test_a_run_under_a_name_of_undecodable_bytes_goes_on(start, toy, tmp_path):
+    def stop(config, run):
+        run.table("numbers", [{"x": "\ud800"}])
+        raise RuntimeError("stopped")
+
+    path = tmp_path / "x\udcff"
+    assert start(stop, dir=str(path)).status == "failed"
+    toy(lambda config, run: None)
+    assert resume_toy(path).status == "done"

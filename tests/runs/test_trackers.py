@@ -50,3 +50,51 @@ def test_an_import_that_fails_without_a_word_does_not_fail_the_run(monkeypatch, 
     done = start(config)
     assert done.status == "done"
     assert "W&B could not start (ImportError)" in (done.directory / "run.log").read_text()
+
+
+@pytest.fixture
+def hanging():
+    """Return the address of a server that answers HEAD and nothing else, as a proxy does whose server is away."""
+    import http.server
+    import threading
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(200)
+            self.end_headers()
+
+        def do_POST(self):
+            over.wait(20)
+
+        def log_message(self, *_):
+            pass
+
+    over = threading.Event()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    over.set()
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_server_that_answers_but_does_no_work_is_not_waited_for(hanging):
+    assert not trackers.answers(hanging, 0.5)
+
+
+def test_what_the_server_may_cost_is_bounded_in_all(wandb, monkeypatch):
+    monkeypatch.setattr(trackers, "answers", lambda url, seconds: clock.append(seconds) or True)
+    clock = []
+    monkeypatch.setattr(trackers.time, "monotonic", lambda: float(sum(clock)))
+    trackers.start_wandb({"id": "abcd", "resume": None}, "online", 10.0)
+    assert wandb[0]["settings"]["init_timeout"] <= trackers.MOST_SECONDS - trackers.OFFLINE_SECONDS - clock[0]
+
+
+def test_the_client_sees_a_command_line_without_secrets(wandb, monkeypatch):
+    seen = []
+    monkeypatch.setattr(sys, "argv", ["permlab", "run.name=hf_abcdefghijklmnopqrst"])
+    module = sys.modules["wandb"]
+    monkeypatch.setattr(module, "init", lambda **_: seen.append(list(sys.argv)) or types.SimpleNamespace(id="x"))
+    trackers.start_wandb({"id": "abcd"}, "offline", 6.0)
+    assert seen == [["permlab", "run.name=***"]] and sys.argv[1] != "run.name=***"
