@@ -13,13 +13,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from permlab import shipped
 from permlab.errors import Interrupted, UserError, as_lines, did_you_mean, first_line
 from permlab.runs.signals import impatient
+from permlab.runs.streams import prepare_standard_streams
+from permlab.user_options import without_config_dir
 from permlab.version import __version__
 
 if TYPE_CHECKING:
@@ -32,13 +33,10 @@ PASS_THROUGH = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completi
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit with its code: 0 done, 1 failed, 2 user mistake, 130/143 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    occupy_standard_streams()
+    prepare_standard_streams()
     # Idle OpenMP threads sleep instead of spinning: beside another busy process a run of two threads is otherwise up to
     # 20 times slower. Read by the runtime when torch is loaded, which is later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, OSError, ValueError):  # none, closed, or not a file
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # letters that it lacks
     before = impatient()
     try:
         code = exit_code(arguments)
@@ -64,19 +62,6 @@ def exit_code(arguments: list[str]) -> int:
         # Someone closed our pipe (`permlab ls | head`): not an error, and python must not complain about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-def occupy_standard_streams() -> None:
-    """Open the null device as standard input, output and error where these are closed.
-
-    Otherwise the next files that are opened, the metrics of a run among them, get their numbers, and what a library
-    prints lands there.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one
 
 
 def complain(message: str) -> None:
@@ -120,26 +105,6 @@ def dispatch(arguments: list[str]) -> int:
     if first and "=" not in first and first[0] not in "-+~":
         raise UserError(f"'{first}' is neither a verb ({', '.join(verbs)}) nor KEY=VALUE{meant(words, verbs)}")
     return run_hydra(arguments)
-
-
-def without_config_dir(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """Return the folder of `--config-dir DIR`, and the other arguments; the flag may stand before or after a verb.
-
-    Raises:
-        UserError: the flag without a folder, or twice.
-    """
-    folder, others, left = None, [], iter(arguments)
-    for argument in left:
-        flag, equals, value = argument.partition("=")
-        if flag not in ("--config-dir", "-cd"):
-            others.append(argument)
-            continue
-        if folder is not None:
-            raise UserError("--config-dir is given twice; put the options of both folders into one")
-        folder = value if equals else next(left, "")
-        if not folder:
-            raise UserError("--config-dir needs the folder with your options: --config-dir DIR")
-    return folder, others
 
 
 def meant(words: list[str], verbs: Iterable[str]) -> str:

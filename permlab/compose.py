@@ -17,7 +17,7 @@ from typing import Any
 
 from permlab import registry, shipped
 from permlab.config import Config, RootSchema, TaskSettings, build_config, register_schemas
-from permlab.errors import UserError, did_you_mean, first_line
+from permlab.errors import UserError, blotted, did_you_mean, first_line
 from permlab.points import Points
 from permlab.runs.console import Progress
 from permlab.runs.directory import check_free, check_writable
@@ -69,6 +69,8 @@ def plan_jobs(overrides: list[str], multirun: bool, config_dir: str | None = Non
     Raises:
         UserError: for the first thing that is wrong, in one or two lines.
     """
+    # Hydra writes the overrides of a sweep down; a key that decides the result is refused below (`keep_secrets_out`).
+    overrides = [blotted(each) if each.startswith(("run.name=", "tracker.")) else each for each in overrides]
     parsed = parse(overrides)
     activate_plugins(parsed)
     own = check_own_options(parsed, config_dir)

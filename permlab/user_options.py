@@ -37,6 +37,26 @@ _PLAIN = re.compile(r"\$\{[^${}:]*\}")
 _PACKAGE = re.compile(r"^#\s*@package\s+(\S*)\s*$", re.MULTILINE)
 
 
+def without_config_dir(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """Return the folder of `--config-dir DIR`, and the other arguments; the flag may stand before or after a verb.
+
+    Raises:
+        UserError: the flag without a folder, or twice.
+    """
+    folder, others, left = None, [], iter(arguments)
+    for argument in left:
+        flag, equals, value = argument.partition("=")
+        if flag not in ("--config-dir", "-cd"):
+            others.append(argument)
+            continue
+        if folder is not None:
+            raise UserError("--config-dir is given twice; put the options of both folders into one")
+        folder = value if equals else next(left, "")
+        if not folder:
+            raise UserError("--config-dir needs the folder with your options: --config-dir DIR")
+    return folder, others
+
+
 def check_interpolations(value: Any, place: str) -> None:
     """Refuse `${resolver:...}` anywhere in a value; `${other.key}` and Hydra's own may stay.
 

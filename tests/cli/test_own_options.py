@@ -104,7 +104,7 @@ def test_pipes_devices_and_folders_that_cannot_be_read(permlab, tmp_path):
     (tmp_path / "mine" / "dataset" / "pipe.yaml").unlink()
     (tmp_path / "mine" / "dataset" / "zero.yaml").symlink_to("/dev/zero")
     assert "no regular file" in permlab("seed=1", "--config-dir", "mine").stderr
-    assert "is no folder" in permlab("seed=1", "--config-dir", "nowhere").stderr
+    assert "no such folder" in permlab("seed=1", "--config-dir", "nowhere").stderr
 
 
 def test_files_that_are_no_options_are_not_read(permlab, tmp_path):
