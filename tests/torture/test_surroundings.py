@@ -11,7 +11,7 @@ import forked
 import pytest
 import torture_surroundings
 
-from permlab import cli
+from permlab.runs import streams
 
 SHORT = (
     *("file as folder", "name too long", "removed working directory", "no permission", "read-only mount"),
@@ -39,7 +39,7 @@ def test_files_never_get_the_number_of_a_standard_stream_that_is_closed():
         try:
             for number in range(3):
                 os.close(number)
-            cli.occupy_standard_streams()
+            streams.prepare_standard_streams()
             null = os.stat(os.devnull).st_rdev
             code = 0 if all(os.fstat(number).st_rdev == null for number in range(3)) else 2
         finally:
