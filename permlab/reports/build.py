@@ -233,7 +233,7 @@ def said(environment: dict[str, Any]) -> str:
         f"python {environment.get('python', '?')}",
         f"torch {packages.get('torch', '?')}",
         str(environment.get("cpu", "?")),
-        counted(environment.get("cores", 0), "core"),
+        counted(cores if isinstance(cores := environment.get("cores"), int) else 0, "core"),
         ", ".join(map(str, gpu)) if isinstance(gpu, list) and gpu else "no GPU",
     ]
     return ", ".join(parts) + (f", commit {commit}" if commit else "")
