@@ -239,6 +239,7 @@ def run_sweep(plan: Plan) -> int:
     first = plan.jobs[0].config
     with open_sweep(Path(first.run.root)) as sweep:
         placed = [f"run.sweep={sweep}", f"hydra.sweep.dir={sweep}"]
+        placed.append("+hydra.callbacks.permlab._target_=permlab.runs.sweep.ForgetJobs")
         launch(["--multirun", *plan.search, *plan.overrides, *placed], SweepJob(str(sweep), plan.varied))
         return close_sweep(sweep, len(plan.jobs), registry.task(first.task.name))
 

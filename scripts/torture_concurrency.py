@@ -147,7 +147,7 @@ def reports_meanwhile(tally: Tally, root: Path, tries: int, draws: random.Random
         if runs and number % 2:
             shutil.rmtree(draws.choice(runs), ignore_errors=True)
         end = report.end()
-        pages = list(Path(f"{root}-reports").glob("report/*/artifacts/**/index.html"))
+        pages = list(Path(f"{root}-reports").glob("report/*/index.html"))
         empty = end.code == 2 and not runs and "no run" in end.err.lower()
         fine = ((end.code == 0 and len(pages) > 0) or empty) and "Traceback" not in end.out + end.err
         tally.add(

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from hydra.experimental.callback import Callback
+
 from permlab.errors import UserError, blotted, first_line
 from permlab.runs.comparison import Group, headline, number_rows, sweep_figures, word_rows
 from permlab.runs.console import console, print_table
@@ -18,6 +20,14 @@ from permlab.storage.locks import NAME as LOCK
 from permlab.storage.locks import hold
 
 FINISHED = ("done", "skipped")
+
+
+class ForgetJobs(Callback):
+    """Has Hydra forget a job's configurations, which its sweeper keeps until the last job."""
+
+    def on_job_end(self, config: Any, job_return: Any, **_: Any) -> None:
+        """Drop what nobody reads again; Hydra wants the status only."""
+        job_return.cfg = job_return.hydra_cfg = None
 
 
 @contextmanager
