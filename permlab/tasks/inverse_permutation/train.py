@@ -22,7 +22,7 @@ from permlab.probes.measure import (
 )
 from permlab.probes.series import Series
 from permlab.probes.transformer import check_memory
-from permlab.tables import Row, is_number
+from permlab.tables import Row, counted, is_number
 from permlab.tasks.inverse_permutation import figures as drawing
 from permlab.tasks.inverse_permutation.settings import SWEEP_STEPS, InversePermutationConfig, arms
 from permlab.tasks.inverse_permutation.table import MODES
@@ -107,7 +107,7 @@ def train(config: Config[InversePermutationConfig], run: Run) -> None:
     task = config.task
     done = dict(trained(config, run, arms(task)))
     rows = [summary_row(label, training) for label, training in done.items()]
-    run.table("arms", rows, title=f"n = {task.n}, {task.seeds} seeds")
+    run.table("arms", rows, title=f"n = {task.n}, {counted(task.seeds, 'seed')}")
     run.table("seeds", [row for label, one in done.items() for row in seed_rows(label, one)], show=False)
     run.table("curves", [row for label, one in done.items() for row in curve_rows(label, one)], show=False)
     for number, row in enumerate(rows):
@@ -129,7 +129,9 @@ def scratch_sweep(config: Config[InversePermutationConfig], run: Run) -> None:
     rows = [swept_row(label, training, run.seed) for label, training in trained(config, run, layouts_of(task))]
     shown = ["position", "scratch_rows", "test_mse", "mse_floor"]
     shown += ["row_accuracy", "row_accuracy_ceiling", "possible_share"]
-    run.table("scratch_sweep", rows, title=f"n = {task.n}, {task.seeds} seeds, last n rows read", columns=shown)
+    run.table(
+        "scratch_sweep", rows, title=f"n = {task.n}, {counted(task.seeds, 'seed')}, last n rows read", columns=shown
+    )
     run.figure("scratch_sweep", drawing.scratch_sweep(rows, task.n))
     run.summary(n=task.n, **swept_verdict(rows, task.target_mse))
 
