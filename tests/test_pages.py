@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import readme_tables
-from conftest import ROOT
+from overlay import ROOT
 
 from permlab.compose import plan_jobs
 from permlab.errors import UserError

@@ -90,7 +90,7 @@ def _check_record(each: Checkpoint) -> None:
             raise UserError(f"shape stands for more than {MOST_PIXELS:,} values per image")
         if type(classes) is not int or classes < 1:
             raise UserError("classes must be a number above 0")
-        if type(width) not in (int, float) or type(depth) not in (int, type(None)):
+        if width is None or type(width) not in (int, float) or type(depth) not in (int, type(None)):
             raise UserError("width and depth must be numbers")
         VISION.check("network", str(record["network"]))
         norm = record.get("norm")
