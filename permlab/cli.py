@@ -234,21 +234,26 @@ def refuse_flags(message: str) -> NoReturn:
 def run_sweep(plan: Plan) -> int:
     """Run every job through Hydra's launcher and close with one table."""
     from permlab import registry
+    from permlab.runs.readiness import refuse_any
     from permlab.runs.sweep import close_sweep, open_sweep
 
     first = plan.jobs[0].config
+    # Jobs of a cluster run on another machine, with other devices and files: there each of them is checked.
+    here = not any(text.startswith("hydra/launcher=submitit") for text in plan.overrides)
+    if here:
+        refuse_any([job.config for job in plan.jobs])
     with open_sweep(Path(first.run.root)) as sweep:
         placed = [f"run.sweep={sweep}", f"hydra.sweep.dir={sweep}"]
         placed.append("+hydra.callbacks.permlab._target_=permlab.runs.sweep.ForgetJobs")
-        launch(["--multirun", *plan.search, *plan.overrides, *placed], SweepJob(str(sweep), plan.varied))
+        launch(["--multirun", *plan.search, *plan.overrides, *placed], SweepJob(str(sweep), plan.varied, here))
         return close_sweep(sweep, len(plan.jobs), registry.task(first.task.name))
 
 
 class SweepJob:
     """What Hydra's launcher calls per job; picklable, so that launchers with worker processes can send it."""
 
-    def __init__(self, sweep: str, varied: list[str]) -> None:
-        self.sweep, self.varied = sweep, varied
+    def __init__(self, sweep: str, varied: list[str], ready: bool) -> None:
+        self.sweep, self.varied, self.ready = sweep, varied, ready
         self.__name__ = self.__qualname__ = "permlab_job"
 
     def __call__(self, composed: Any) -> None:
@@ -264,7 +269,7 @@ class SweepJob:
         varied = {key: overrides[key] for key in self.varied if key in overrides}
         number = int(HydraConfig.get().job.num)
         console().print(f"job {number}: {' '.join(f'{k}={v}' for k, v in varied.items())}", markup=False)
-        outcome = start(build_config(composed))
+        outcome = start(build_config(composed), self.ready)
         note_job(Path(self.sweep), number, varied, outcome)
         if outcome.status == "interrupted":
             raise SystemExit(outcome.exit_code)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import importlib.util
 import os
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,6 +60,55 @@ def check_hardware(hardware: HardwareConfig) -> None:
             raise UserError(f"hardware.threads={hardware.threads} is neither a number nor auto")
         check_range("hardware.threads", hardware.threads, 1)
     check_range("hardware.workers", hardware.workers, 0)
+
+
+def check_device(hardware: HardwareConfig) -> str:
+    """Refuse a device that this machine lacks, without loading torch where that can be known without it.
+
+    Returns:
+        The device in words.
+
+    Raises:
+        UserError: with what there is.
+    """
+    kind = hardware.device.split(":")[0]
+    count = cuda_devices() if kind in ("auto", "cuda") else None
+    if kind == "cuda" and count == 0:
+        why = "" if torch_build() else ": the installed torch is a CPU build"
+        raise UserError(f"hardware.device={hardware.device}: this machine has 0 CUDA GPUs{why}; use hardware=cpu")
+    if kind == "mps" and sys.platform != "darwin":
+        raise UserError("hardware.device=mps: this machine has no Metal GPU; use hardware=cpu")
+    if kind == "cpu" or (count == 0 and sys.platform != "darwin"):
+        return "device cpu"
+    return f"device {resolve_device(hardware)}"
+
+
+def torch_build() -> str:
+    """Return "cuda" or "rocm" where the installed torch is built for GPUs, else ""; torch is not loaded."""
+    spec = importlib.util.find_spec("torch")
+    version = Path(spec.origin).with_name("version.py") if spec and spec.origin else None
+    text = version.read_text(encoding="utf-8") if version and version.is_file() else ""
+    for name, build in (("cuda", "cuda"), ("hip", "rocm")):
+        found = re.search(rf"^{name}\b[^=\n]*= *(.+)$", text, re.MULTILINE)
+        if found is None or found[1].strip() != "None":
+            return build
+    return ""
+
+
+@functools.cache
+def cuda_devices() -> int | None:
+    """Return the number of CUDA devices by asking the driver, or None where only torch can tell."""
+    build = torch_build()
+    if build != "cuda":
+        return None if build else 0
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0 if sys.platform == "linux" else None
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
 
 
 def resolve_device(hardware: HardwareConfig) -> torch.device:
@@ -133,6 +187,15 @@ def available_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
+def size_text(count: float) -> str:
+    """Return bytes for people: 640 KiB, 12 MiB, 3.1 GiB."""
+    for unit, power in (("GiB", 30), ("MiB", 20)):
+        if count >= 2**power:
+            amount = count / 2**power
+            return f"{amount:,.1f} {unit}" if amount < 10 else f"{amount:,.0f} {unit}"
+    return f"{count / 2**10:,.0f} KiB"
+
+
 def check_memory(what: str, needed: float, hardware: HardwareConfig) -> None:
     """Refuse what cannot fit into the main memory of this machine, when the profile runs on the CPU.
 
@@ -145,7 +208,8 @@ def check_memory(what: str, needed: float, hardware: HardwareConfig) -> None:
         UserError: with both sizes and the remedy.
     """
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if hardware.device == "cpu" and needed > total:
+    on_cpu = hardware.device == "cpu" or (hardware.device == "auto" and cuda_devices() == 0)
+    if on_cpu and needed > total:
         raise UserError(
             f"{what} needs about {needed / 2**30:.1f} GiB and this machine has {total / 2**30:.1f} GiB; "
             "use a smaller model, adapters (model.lora.rank=16) or hardware=gpu"

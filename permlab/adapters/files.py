@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from permlab.adapters.factors import Factors, ModuleInfo
+from permlab.adapters.locate import CONFIG_NAME, INDEX_NAME, PICKLE_NAME, WEIGHTS_NAME
 from permlab.adapters.settings import LoraSettings
 from permlab.errors import UserError
 from permlab.storage.files import read_object
@@ -24,10 +25,6 @@ from permlab.storage.hub import is_hub_id, snapshot
 from permlab.storage.shards import ForeignShard, read_weights
 from permlab.storage.tensors import FLOATS, DamagedFile, OpenTensors, TensorInfo, torch_dtype
 
-CONFIG_NAME = "adapter_config.json"
-WEIGHTS_NAME = "adapter_model.safetensors"
-INDEX_NAME = "adapter_model.safetensors.index.json"
-_PICKLE_NAME = "adapter_model.bin"
 _PREFIX = "base_model.model."
 # "...q_proj.lora_A.weight"; older files put the adapter name in: "...lora_A.default.weight"; "...lora_embedding_A".
 _FACTOR_KEY = re.compile(r"(?P<module>.+)\.lora_(?P<half>A|B)(\.[^.]+)?\.weight")
@@ -187,6 +184,6 @@ def _located(folder: Path, name: str) -> dict[str, TensorInfo]:
         raise UserError(f"{name}: {INDEX_NAME} points outside the folder ({problem.shard})") from None
     if tensors is not None:
         return tensors
-    if (folder / _PICKLE_NAME).is_file():
-        raise UserError(f"{name}: {_PICKLE_NAME} is a pickle and is not opened; save the adapter as safetensors")
+    if (folder / PICKLE_NAME).is_file():
+        raise UserError(f"{name}: {PICKLE_NAME} is a pickle and is not opened; save the adapter as safetensors")
     raise UserError(f"{name} holds no {WEIGHTS_NAME}")

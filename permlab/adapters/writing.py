@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from permlab.adapters.factors import AdapterSource, Factors, ModuleInfo
-from permlab.adapters.files import CONFIG_NAME, WEIGHTS_NAME, Adapter
+from permlab.adapters.files import Adapter
+from permlab.adapters.locate import CONFIG_NAME, WEIGHTS_NAME
 from permlab.adapters.merge import MergedAdapter, merge_adapters, merged_info, plan_ranks
 from permlab.adapters.merge_rule import MergeRule
 from permlab.adapters.settings import LoraSettings, merged_config, targets

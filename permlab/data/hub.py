@@ -6,6 +6,7 @@ A hub id or a folder in one of its formats, with a column of texts or with colum
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from permlab.data.examples import Corpus, Example
 from permlab.data.texts.rows import BadRows
 from permlab.errors import UserError, check_range, did_you_mean, first_line
 from permlab.keys import choice
-from permlab.storage.hub import offline, trouble
+from permlab.storage.hub import look_up, offline, trouble
 
 if TYPE_CHECKING:
     from permlab.data.images.image_set import ImageData
@@ -69,8 +70,24 @@ def check_hub(config: HubConfig) -> None:
 
 
 def would_download(config: HubConfig) -> bool:
-    """Whether reading may ask the hub: the path is no folder here, and the hub is not switched off."""
-    return not Path(str(config.path)).expanduser().exists() and not offline()
+    """Whether reading asks the hub: the path is no folder here, and the hub is not switched off.
+
+    Raises:
+        UserError: the hub does not have it, does not let us in, or is not reachable while the cache does not hold it.
+    """
+    if Path(str(config.path)).expanduser().exists() or offline():
+        return False
+    if not cached_data(str(config.path)):
+        look_up(str(config.path), [], kind="dataset")
+    return True
+
+
+def cached_data(name: str) -> bool:
+    """Whether the cache of `datasets` holds something of a data set; `datasets` is not loaded."""
+    from huggingface_hub import constants
+
+    cache = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets")
+    return (cache / name.replace("/", "___")).is_dir()
 
 
 def load_hub_corpus(config: HubConfig, seed: int) -> Corpus:

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from permlab.errors import UserError, first_line
-from permlab.models.causal_lm_config import CausalLMConfig, is_local
-from permlab.models.sizes import check_config, check_files, check_sizes
+from permlab.models.availability import check_headers, explain_loading
+from permlab.models.causal_lm_config import CausalLMConfig
+from permlab.models.sizes import check_config
 from permlab.models.table import TOKENIZERS, WEIGHTS
 from permlab.storage.files import read_object
-from permlab.storage.hub import in_cache, offline
-from permlab.storage.shards import read_weights
 
 if TYPE_CHECKING:
     import torch
@@ -122,32 +121,6 @@ def save_memory(model: PreTrainedModel) -> None:
     enable()
 
 
-def check_available(config: CausalLMConfig) -> None:
-    """Refuse a hub id that is not in the cache while the hub may not be asked; online, nothing is looked up.
-
-    Raises:
-        UserError: with the remedy.
-    """
-    if config.path is not None:
-        loaded = [bool(row.needs) for row in (WEIGHTS[config.weights], TOKENIZERS[config.tokenizer])]
-        check_cached(config.path, config.revision, weights=loaded[0], tokenizer=loaded[1])
-
-
-def check_cached(path: str, revision: str | None = None, *, weights: bool = True, tokenizer: bool = True) -> None:
-    """The same for a path: a folder, or a hub id of which `weights` and `tokenizer` are wanted.
-
-    Raises:
-        UserError: with the remedy.
-    """
-    if is_local(path) or not offline():
-        return
-    wanted: list[tuple[str, ...]] = [("config.json",)]
-    wanted += [("model.safetensors", "model.safetensors.index.json")] if weights else []
-    wanted += [("tokenizer.json", "tokenizer_config.json")] if tokenizer else []
-    if not all(in_cache(path, files, revision) for files in wanted):
-        raise UserError(explain_missing(path))
-
-
 def add_lora(model: PreTrainedModel, config: CausalLMConfig) -> Any:
     """Freeze the model and add LoRA adapters.
 
@@ -179,54 +152,11 @@ def from_hub(load: Any, config: CausalLMConfig, **options: Any) -> Any:
     path = config.path
     options |= {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     if path and (Path(path) / "config.json").exists():
-        check_folder(Path(path))
+        check_headers(Path(path))
     try:
         return load(path, **{key: value for key, value in options.items() if value is not None})
     except Exception as error:  # what a broken file makes transformers raise, nobody has listed
         raise UserError(explain_loading(str(path), error)) from error
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse a model folder whose configuration or weights are absurd, by their headers.
-
-    Raises:
-        UserError: a size that no network has or that the weights do not hold; an object that is none; torn weights.
-    """
-    check_files(folder)
-    path = folder / "config.json"
-    config = check_config(read_object(path), path)
-    for name in ("tokenizer_config.json", "generation_config.json", "special_tokens_map.json"):
-        if (folder / name).exists():
-            read_object(folder / name)
-    tensors = read_weights(folder, "model.safetensors")
-    if tensors is not None:
-        check_sizes(config, path, tensors)
-
-
-def explain_loading(path: str, error: Exception) -> str:
-    """Say in one line why a model could not be loaded and what to do."""
-    text = str(error)
-    folded = text.lower()
-    if "gated" in folded or "401" in text or "403" in text:
-        return (
-            f"{path} is gated: accept its licence on the model page and run `hf auth login`, "
-            "or give the path of a local copy, or train a model from scratch"
-        )
-    if "trust_remote_code" in folded:
-        return f"{path} brings its own code; if you trust it, set trust_remote_code=true"
-    if "safetensors" in folded and is_local(path):
-        return f"{path} has no safetensors weights (pickled weights are refused); save it with safe_serialization"
-    if is_local(path) or Path(path).exists():
-        return f"{path} cannot be loaded: {first_line(error, 200)}"
-    return explain_missing(path)
-
-
-def explain_missing(path: str) -> str:
-    """Say in one line what to do for a model that is nowhere."""
-    return (
-        f"{path} is not reachable and not in the cache; give the path of a local copy (model.path=DIR), "
-        "or train a model from scratch (model=tiny-llama)"
-    )
 
 
 def save_causal_lm(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -153,6 +153,19 @@ class Collected:
         return [run for run in self.runs if run.status in statuses]
 
 
+def matching(pattern: str) -> list[Path]:
+    """Return the folders that a path or a glob means.
+
+    Raises:
+        UserError: none.
+    """
+    found = [Path(pattern)] if os.path.isdir(pattern) else [Path(p) for p in glob.glob(pattern, recursive=True)]
+    found = sorted(path for path in found if path.is_dir())
+    if not found:
+        raise UserError(f"report.runs: '{pattern}' is no folder and matches none; give run directories or sweeps")
+    return found
+
+
 def collect(patterns: Iterable[str], root: str | Path = "outputs") -> Collected:
     """Read every run under the given run directories, sweep directories, folders or globs; none = all of `root`.
 
@@ -161,10 +174,7 @@ def collect(patterns: Iterable[str], root: str | Path = "outputs") -> Collected:
     """
     folders: list[Path] = []
     for pattern in list(patterns) or [str(root)]:
-        found = [Path(pattern)] if os.path.isdir(pattern) else [Path(p) for p in glob.glob(pattern, recursive=True)]
-        found = sorted(path for path in found if path.is_dir())
-        if not found:
-            raise UserError(f"report.runs: '{pattern}' is no folder and matches none; give run directories or sweeps")
+        found = matching(pattern)
         folders += found
     seen: dict[Path, RunRecord] = {}
     for folder in folders:

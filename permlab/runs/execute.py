@@ -18,6 +18,7 @@ from permlab.hardware import deterministic
 from permlab.runs import directory
 from permlab.runs.console import LOGGER, logging_to
 from permlab.runs.environment import describe_environment
+from permlab.runs.readiness import refuse
 from permlab.runs.run import RESERVE, Run, RunLostError
 from permlab.runs.signals import listening
 from permlab.runs.trackers import open_tracker
@@ -36,39 +37,53 @@ class Outcome:
     message: str = ""
 
 
-def start(config: Config[TaskSettings]) -> Outcome:
-    """Run a configuration in a new directory; a refusal is an outcome, because Hydra would print lines of its own."""
+def start(config: Config[TaskSettings], ready: bool = False) -> Outcome:
+    """Run a configuration in a new directory; a refusal is an outcome, because Hydra would print lines of its own.
+
+    Args:
+        config: checked for itself.
+        ready: `readiness.refuse` has been asked whether it can start.
+    """
     try:
-        return start_checked(config)
+        return start_checked(config, ready)
     except UserError as error:
         return Outcome(None, "refused", 2, str(error))
 
 
-def start_checked(config: Config[TaskSettings]) -> Outcome:
+def start_checked(config: Config[TaskSettings], ready: bool) -> Outcome:
     """Run a configuration in a new directory.
 
     Raises:
-        UserError: the directory cannot be made or written.
+        UserError: it cannot start; the directory cannot be made or written.
     """
     root = Path(config.run.root)
     if config.run.skip_finished:
         finished = directory.finished_run(root, config.task.name, config.fingerprint(), config.experiment.name)
         if finished:
             return Outcome(finished, "skipped", 0, f"finished before: {finished}")
+    if not ready:
+        refuse(config)
+    made = [place for place in (root / config.task.name, root) if not place.exists()]
     with directory.writable(Path(config.run.dir) if config.run.dir else root / config.task.name):
         if config.run.dir:
             path = directory.claim(Path(config.run.dir))
         else:
             path = directory.create(root / config.task.name)
         write_text(path / "config.yaml", to_yaml(config))
-    return carry_out(config, path, resumed=False)
+    outcome = carry_out(config, path, resumed=False)
+    if outcome.status == "refused":
+        for place in made:
+            with suppress(OSError):  # it holds other runs by now
+                place.rmdir()
+    return outcome
 
 
 def resume(path: Path) -> Outcome:
     """Continue a run from its directory; its `config.yaml` is all that is needed.
 
     Raises:
-        UserError: when the folder is not a run directory, another process works in it, or its settings were changed.
+        UserError: when the folder is not a run directory, another process works in it, its settings were changed, or
+            it cannot start here.
     """
     try:
         plain = read_yaml(path / "config.yaml")
@@ -94,6 +109,7 @@ def resume(path: Path) -> Outcome:
             f"{path}/config.yaml was changed since the run began, or the run is of another version of permlab "
             f"({str(result.get('version'))[:20]}): its checkpoints do not belong to these settings; start a new run"
         )
+    refuse(config)
     return carry_out(config, path, resumed=True)
 
 
@@ -226,24 +242,3 @@ def to_yaml(config: Config[TaskSettings]) -> str:
     from omegaconf import OmegaConf
 
     return OmegaConf.to_yaml(OmegaConf.create(config.to_container()))
-
-
-def describe_plan(config: Config[TaskSettings]) -> list[tuple[str, str]]:
-    """Return the lines of a dry run: what would run, on what, where. Checks files and memory.
-
-    Raises:
-        UserError: for everything that would make the run fail and can be known now.
-    """
-    task = registry.task(config.task.name)
-    where = config.run.dir or f"{config.run.root}/{config.task.name}/<UTC stamp>-<id>/"
-    lines: dict[str, Any] = {
-        "task": config.task.name,
-        "model": config.model.name,
-        "dataset": config.dataset.name,
-        "hardware": f"{config.hardware.name} (device {config.hardware.device}, dtype {config.hardware.dtype})",
-        "seed": config.seed,
-        **task.plan(config),
-        "run directory": where,
-        "fingerprint": config.fingerprint(),
-    }
-    return [(key, str(value)) for key, value in lines.items()]

@@ -12,8 +12,11 @@ from typing import Any, Literal, Protocol
 from permlab.config import TRACKERS, Config, TaskSettings
 from permlab.errors import blotted, check_choice, first_line
 from permlab.runs.console import LOGGER
+from permlab.storage.deadline import within
 from permlab.storage.files import read_json, write_json
 
+REFUSED = 2
+"""Exit code of a run that ended by a mistake of the user."""
 PROBE_SECONDS = 3.0
 """How long the W&B server may take to answer at all before its client is started; without a network it never does."""
 MOST_SECONDS = 10.0
@@ -91,7 +94,7 @@ class WandbTracker:
     def finish(self, exit_code: int) -> None:
         """Close the run, so that the next job of a sweep does not log into it."""
         self._try(lambda: self.run.finish(exit_code=exit_code))
-        if self.offline:
+        if self.offline and exit_code != REFUSED:  # the directory of a refused run, and the copy in it, do not stay
             LOGGER.info("W&B kept an offline copy; upload it with: wandb sync %s", Path(self.run.dir).parent)
 
     def _try(self, action: Any) -> None:
@@ -174,32 +177,19 @@ def server_url() -> str:
 
 
 def answers(url: str, seconds: float) -> bool:
-    """Return whether a server answers a query in time, with whatever; a proxy before it may answer all but queries.
-
-    Asked in a thread, because resolving a name can hang.
-    """
-    import threading
+    """Return whether a server answers a query in time, with whatever; a proxy before it may answer all but queries."""
     import urllib.error
     import urllib.request
 
-    found = threading.Event()
-
-    def ask() -> None:
-        try:
-            query, kind = b'{"query": "{ __typename }"}', {"Content-Type": "application/json"}
-            urllib.request.urlopen(urllib.request.Request(f"{url}/graphql", query, kind), timeout=seconds)
-            found.set()
-        except urllib.error.HTTPError:
-            found.set()
-        except (OSError, ValueError):
-            pass
-        finally:
-            done.set()
-
-    done = threading.Event()
-    threading.Thread(target=ask, daemon=True).start()
-    done.wait(seconds)
-    return found.is_set()
+    query, kind = b'{"query": "{ __typename }"}', {"Content-Type": "application/json"}
+    try:
+        request = urllib.request.Request(f"{url}/graphql", query, kind)
+        within(seconds, lambda: urllib.request.urlopen(request, timeout=seconds))
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def tracker_mode(config: Config[TaskSettings]) -> str:

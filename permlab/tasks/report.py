@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from permlab.errors import UserError, check_range
@@ -43,13 +44,32 @@ def validate(config: Config[ReportConfig]) -> None:
         raise UserError("task=report reads runs that change, so it is always made anew; drop run.skip_finished")
 
 
-def plan(config: Config[ReportConfig]) -> dict[str, str]:
-    """Find the runs, read their states, write nothing."""
-    from permlab.reports.collect import collect
+def plan(config: Config[ReportConfig]) -> dict[str, Any]:
+    """Describe a dry run: the runs that would be read."""
+    from permlab.runs.readiness import Told
 
-    found = collect(config.report.runs, config.run.root)
+    return {"read": lambda: f"{len(folders_of(config))} folders", "runs": Told(lambda: "; ".join(found_runs(config)))}
+
+
+def folders_of(config: Config[ReportConfig]) -> list[Any]:
+    """Return the folders that are read; none yet is a report on nothing.
+
+    Raises:
+        UserError: one that is named and not there.
+    """
+    from permlab.reports.collect import matching
+
+    return [path for pattern in config.report.runs for path in matching(pattern)] or [config.run.root]
+
+
+def found_runs(config: Config[ReportConfig]) -> tuple[str, str]:
+    """Find the runs and read their states: how many, and of which experiments."""
+    from permlab.reports.collect import Collected, collect
+
+    nothing = not config.report.runs and not Path(config.run.root).is_dir()
+    found = Collected([]) if nothing else collect(config.report.runs, config.run.root)
     states = ", ".join(f"{len(found.with_status(s))} {s}" for s in dict.fromkeys(run.status for run in found.runs))
-    return {"runs": f"{len(found.runs)} ({states or 'none'})", "experiments": ", ".join(names(found.runs)) or "none"}
+    return f"{len(found.runs)} ({states or 'none'})", f"experiments {', '.join(names(found.runs)) or 'none'}"
 
 
 def names(runs: Any) -> list[str]:

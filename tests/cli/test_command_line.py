@@ -118,8 +118,8 @@ def test_the_working_directory_is_never_read(permlab, tmp_path):
 
 def test_dry_run_prints_the_plan_and_writes_nothing(permlab, tmp_path):
     done = permlab("task=spt", "model=llama-1b", "run.dry_run=true")
-    assert done.returncode == 0, done.stderr
-    for word in ("meta-llama/Llama-3.2-1B", "order", "spt", "fingerprint"):
+    assert done.returncode == 2 and "not ready: meta-llama/Llama-3.2-1B" in done.stdout
+    for word in ("meta-llama/Llama-3.2-1B (hub)", "order", "spt", "fingerprint"):
         assert word in done.stdout
     assert list(tmp_path.iterdir()) == []
 

@@ -65,7 +65,7 @@ def test_bad_rows_are_named_and_can_be_skipped(tmp_path):
     assert "bad.jsonl:2: not JSON" in message
     assert "bad.jsonl:3: not a JSON object" in message
     assert "(and 5 more)" in message
-    assert "on_bad_row=skip" in message
+    assert "dataset.on_bad_row=skip" in message
     assert "\n" not in message
     corpus = read_jsonl(path, protected_field="names", on_bad_row="skip")
     assert [example.text for example in corpus.examples] == ["good"]

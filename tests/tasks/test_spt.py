@@ -10,7 +10,8 @@ import pytest
 
 from permlab.compose import plan_jobs
 from permlab.errors import UserError
-from permlab.runs.execute import describe_plan, start
+from permlab.runs.execute import start
+from permlab.runs.readiness import examine
 
 SMALL = [
     *("tracker=none", "hardware=cpu", "hardware.threads=1", "task.train.batch_size=32", "task.train.log_steps=5"),
@@ -159,7 +160,7 @@ def test_berglund_trains_and_asks_every_group(run, shared_data, tmp_path):
 
 def test_dry_run_checks_files_and_names_what_would_run(tmp_path):
     config = plan_jobs(["model=llama-1b", "model.lora.rank=8", f"run.root={tmp_path / 'o'}"], False).jobs[0].config
-    lines = dict(describe_plan(config))
+    lines = dict(examine(config).lines)
     assert "meta-llama/Llama-3.2-1B (hub)" in lines["weights"] and lines["adapters"] == "LoRA rank 8"
     with pytest.raises(UserError, match="no such file"):
         plan_jobs(["dataset=jsonl", "dataset.path=nowhere.jsonl"], False)

@@ -13,7 +13,8 @@ import torch
 
 from permlab.adapters.benchmark.questions import Benchmark
 from permlab.adapters.benchmark.table import REGIMES
-from permlab.adapters.files import CONFIG_NAME, Adapter, open_adapter
+from permlab.adapters.files import Adapter, open_adapter
+from permlab.adapters.locate import CONFIG_NAME
 from permlab.adapters.training import (
     LoraShape,
     Progress,

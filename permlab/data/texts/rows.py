@@ -45,7 +45,7 @@ class BadRows:
         more = f" (and {len(self.rows) - _SHOWN} more)" if len(self.rows) > _SHOWN else ""
         shown = "; ".join(r if len(r) <= _LONGEST_ROW else f"...{r[-_LONGEST_ROW:]}" for r in self.rows[:_SHOWN]) + more
         if self.rows and self.on_bad_row == "raise":
-            raise UserError(f"bad rows: {shown}. Mend them, or leave them out with on_bad_row=skip")
+            raise UserError(f"bad rows: {shown}. Mend them, or leave them out with dataset.on_bad_row=skip")
         if not good:
             raise UserError(f"{what} holds no usable row" + (f": {shown}" if shown else ""))
 

@@ -78,7 +78,7 @@ def validate_prompt(config: Config[InversePermutationConfig]) -> None:
     config.task.prompt.check("task.prompt.")
 
 
-def plan(config: Config[InversePermutationConfig]) -> dict[str, str]:
+def plan(config: Config[InversePermutationConfig]) -> dict[str, Any]:
     """Describe a dry run: layouts, floors, sizes and memory.
 
     Raises:
@@ -90,9 +90,12 @@ def plan(config: Config[InversePermutationConfig]) -> dict[str, str]:
 
         return {"mode": task.mode, **plan_networks(config)}
     if mode.asks:
-        prompt = task.prompt
+        from permlab.models.availability import check_available
+
+        prompt, model = task.prompt, config.model
         sizes = f"n {prompt.sizes}, {', '.join(prompt.styles)}, {prompt.shots} shots, {prompt.examples} each"
-        return {"mode": task.mode, "prompts": sizes}
+        asked = lambda: f"{model.name} ({model.path or 'random weights'}, {check_available(model)})"  # noqa: E731
+        return {"mode": task.mode, "model": asked, "prompts": sizes}
     return {"mode": task.mode, "combinations": f"{', '.join(task.tokens.combinations)} at n = {task.n}"}
 
 

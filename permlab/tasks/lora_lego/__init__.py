@@ -6,9 +6,10 @@ permlab task=lora_lego task.adapters=[A,B] task.method=lego        # merge adapt
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from permlab.adapters.benchmark.settings import BenchmarkSettings, check_settings
 from permlab.adapters.benchmark.table import BENCHMARKS
@@ -102,13 +103,11 @@ def validate_benchmark(config: Config[LoraLegoConfig]) -> None:
     check_settings(task, "task.")
 
 
-def plan(config: Config[LoraLegoConfig]) -> dict[str, str]:
+def plan(config: Config[LoraLegoConfig]) -> dict[str, Any]:
     """Describe a dry run; with adapters, open them and check that they fit together."""
     task = config.task
     if task.adapters:
-        from permlab.tasks.lora_lego.own_adapters import describe
-
-        return describe(config)
+        return plan_own(config)
     if not LORA_STUDIES[task.study].trains:
         return {"study": f"{LORA_STUDIES[task.study].about}; nothing is trained"}
     models = task.repeats * (1 + len(task.regimes) * max(task.counts))
@@ -118,6 +117,49 @@ def plan(config: Config[LoraLegoConfig]) -> dict[str, str]:
         "adapters merged": ", ".join(map(str, task.counts)),
         "adapter ranks": ", ".join(map(str, task.lora_ranks)),
     }
+
+
+def plan_own(config: Config[LoraLegoConfig]) -> dict[str, Any]:
+    """The same with adapters of the user: looked for before anything heavy is loaded, then opened."""
+    task, model = config.task, config.model
+    lines: dict[str, Any] = {"given": ", ".join(map(str, task.adapters)), "method": task.method}
+
+    @functools.cache
+    def places() -> list[str]:
+        from permlab.adapters.locate import look_for
+
+        return [look_for(path) for path in task.adapters]
+
+    @functools.cache
+    def opened() -> dict[str, str]:
+        from permlab.tasks.lora_lego.own_adapters import describe
+
+        return describe(config)
+
+    lines["found"] = lambda: ", ".join(places())
+    if task.data:
+        lines["model"] = lambda: f"{model.name} ({model.path}, {model_place(config)})"
+    for key in ("adapters", "merged", "memory"):
+        lines[key] = functools.partial(lambda key: opened()[key] if "on the hub" not in places() else UNSEEN, key)
+    return lines | {"questions": lambda: questions_line(config)}
+
+
+UNSEEN = "on the hub, not looked at"
+
+
+def model_place(config: Config[LoraLegoConfig]) -> str:
+    """Where the model is that is asked; refuses one that cannot be had."""
+    from permlab.models.availability import check_available
+
+    return check_available(config.model)
+
+
+def questions_line(config: Config[LoraLegoConfig]) -> str:
+    """The files of questions; every row is read."""
+    from permlab.adapters.completions import read_questions
+
+    counts = [f"{len(read_questions(path, config.task.data_limit))} in {path}" for path in config.task.data]
+    return ", ".join(counts) or "none: the merge is written, nothing is scored"
 
 
 def run(config: Config[LoraLegoConfig], run: Run) -> None:

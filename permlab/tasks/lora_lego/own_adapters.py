@@ -14,6 +14,7 @@ from permlab.adapters.diagnostics import module_rows, seed_spread
 from permlab.adapters.files import open_adapters
 from permlab.adapters.merge_rule import rule_of
 from permlab.config import Config
+from permlab.hardware import size_text
 from permlab.runs.run import Run
 from permlab.seeding import derived_seed
 from permlab.tables import Row
@@ -26,16 +27,14 @@ def describe(config: Config[LoraLegoConfig]) -> dict[str, str]:
     """Lines of a dry run: what is merged, ranks and sizes, from the file headers."""
     adapters = open_adapters(config.task.adapters)
     ranks = plan_ranks(adapters, rule_of(config.task))
-    mib = sum(adapter.n_bytes() for adapter in adapters) / 2**20
+    stored = sum(adapter.n_bytes() for adapter in adapters)
     inputs = [
         f"{a.name} ({len(a.modules)} modules, rank {_ranks(i.rank for i in a.modules.values())})" for a in adapters
     ]
     return {
         "adapters": ", ".join(inputs),
-        "method": config.task.method,
         "merged": f"{len(ranks)} modules, rank {_ranks(ranks.values())}",
-        "memory": f"at most about {1.5 * mib:,.0f} MiB besides the libraries; the adapters have {mib:,.0f} MiB",
-        "questions": ", ".join(config.task.data) or "none: the merge is written, nothing is scored",
+        "memory": f"at most about {size_text(1.5 * stored)} besides the libraries (adapters: {size_text(stored)})",
     }
 
 

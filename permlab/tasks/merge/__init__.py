@@ -56,7 +56,7 @@ def validate(config: Config[MergeConfig]) -> None:
         validate_images(config)
 
 
-def plan(config: Config[MergeConfig]) -> dict[str, str]:
+def plan(config: Config[MergeConfig]) -> dict[str, Any]:
     """Extra lines of `run.dry_run=true`; files are opened.
 
     Raises:

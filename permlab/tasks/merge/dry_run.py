@@ -2,69 +2,140 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+from permlab import registry
 from permlab.config import Config
-from permlab.data import preview_texts
+from permlab.data import DATASETS, load_images, preview_texts
+from permlab.models.availability import check_available
+from permlab.runs.readiness import Told
+from permlab.storage.hub import is_hub_id, look_up
 from permlab.tasks.merge.language import local_checkpoints, memory, text_kind
 from permlab.tasks.merge.settings import MergeConfig
 from permlab.tasks.merge.table import STUDIES
 
 
-def plan_images(config: Config[MergeConfig]) -> dict[str, str]:
-    """Lines of a dry run: networks, arms, images; files are opened."""
-    from permlab.tasks.merge.pairs import pairs_of
-    from permlab.tasks.merge.report import planned
-    from permlab.tasks.merge.vision import load_users
-
-    task, pairs = config.task, pairs_of(config)
-    data = pairs.data
+def plan_images(config: Config[MergeConfig]) -> dict[str, Any]:
+    """Lines of a dry run: networks, arms, images; files are opened, what is on the hub is not fetched."""
+    task, width = config.task, getattr(config.model, "width", None)
+    trained = f"{task.pairs} x 2 {config.model.name}, width {width:g}, trained here" if width else ""
+    fetches = DATASETS[config.dataset.kind].fetches
     lines: dict[str, Any] = {}
     if task.models:
-        loaded = load_users(config, data)
-        lines["networks"] = ", ".join(loaded.names)
-        model: Any = loaded.module
+        lines |= {"model": "of task.models", "networks": lambda: networks_line(config)}
     else:
-        model, options = pairs.build(), pairs.recipe
-        lines["networks"] = f"{task.pairs} x 2 {config.model.name}, width {config.model.width:g}, trained here"
-        lines["training"] = (
-            f"{options['epochs']} epochs, batch {options['batch_size']}, {options['optimizer']} {options['rate']:g}"
-        )
-    size = sum(value.numel() for value in model.state_dict().values())
-    lines["parameters"] = f"{size:,} per network"
-    lines["images"] = f"{len(data.x_train)} for training, {len(data.x_test)} for testing ({data.note})"
-    lines["study"] = task.study
-    if STUDIES[task.study].arms:
-        lines["arms"] = "; ".join(each.label for each in planned(config, model))
+        lines["networks"] = trained
+
+    @functools.cache
+    def data() -> Any:
+        return load_images(config.dataset)
+
+    def images() -> str:
+        if fetches and registry.load(fetches)(config.dataset):
+            return "on the hub, not looked at"
+        return f"{len(data().x_train)} for training, {len(data().x_test)} for testing ({data().note})"
+
+    lines |= {"images": images, "study": task.study}
+    if not (fetches and config.dataset.kind == "hub"):
+        lines |= built_lines(config, data)
     return lines
 
 
-def plan_language(config: Config[MergeConfig]) -> dict[str, str]:
-    """Lines of a dry run; the networks of the user are compared, and the memory they need is estimated.
+def built_lines(config: Config[MergeConfig], data: Any) -> dict[str, Any]:
+    """Lines that need the networks themselves."""
+    task = config.task
 
-    Raises:
-        UserError: as `load_networks`, as far as headers and configurations show it; too little memory.
-    """
-    from permlab.hardware import check_memory
-    from permlab.merging.networks.huggingface import compare_headers
-    from permlab.tasks.merge.report import planned
+    @functools.cache
+    def users() -> Any:
+        from permlab.tasks.merge.vision import load_users
 
-    task, lines = config.task, {"arms": ", ".join(each.label for each in planned(config))}
-    if text_kind(config):
-        corpus = preview_texts(config.dataset, config.seed)
-        lines["texts"] = f"{len(corpus.examples)}" if corpus else "on the hub, not looked at"
+        return load_users(config, data())
+
+    @functools.cache
+    def pairs() -> Any:
+        from permlab.tasks.merge.pairs import pairs_of
+
+        return pairs_of(config)
+
+    @functools.cache
+    def module() -> Any:
+        return users().module if task.models else pairs().build()
+
+    def parameters() -> str:
+        return f"{sum(value.numel() for value in module().state_dict().values()):,} per network"
+
+    def training() -> str:
+        options = pairs().recipe
+        return f"{options['epochs']} epochs, batch {options['batch_size']}, {options['optimizer']} {options['rate']:g}"
+
+    def arms() -> str:
+        from permlab.tasks.merge.report import planned
+
+        return "; ".join(each.label for each in planned(config, module()))
+
+    # Networks of the user are loaded and compared before a run, too: what does not fit together is refused.
+    lines: dict[str, Any] = {"parameters": parameters if task.models else Told(parameters)}
     if not task.models:
-        lines["networks"] = f"{task.pairs} pairs of {config.model.name}, trained here"
-        return lines
-    opened = local_checkpoints(config)
-    lines["networks"] = ", ".join(f"{each.name} ({each.parameters / 1e6:.1f}M parameters)" for each in opened)
-    if len(opened) < len(task.models) + bool(task.ancestor):
-        lines["networks"] += "; the rest is on the hub and not looked at"
-    if len(opened) > 1:
-        compare_headers(opened)
-    if opened:
-        needed = memory(config, opened)
-        check_memory("merging these networks", needed, config.hardware)
-        lines["memory"] = f"at most about {needed / 2**20:,.0f} MiB besides the libraries"
-    lines["scored on"] = config.dataset.name if text_kind(config) else "nothing: the merge is written, not scored"
+        lines["training"] = Told(training)
+    if STUDIES[task.study].arms:
+        lines["arms"] = Told(arms)
     return lines
+
+
+def plan_language(config: Config[MergeConfig]) -> dict[str, Any]:
+    """Lines of a dry run; the networks of the user are compared, and the memory they need is estimated."""
+    task = config.task
+    lines: dict[str, Any] = {}
+    if task.models:
+        lines |= {"model": "of task.models", "networks": lambda: networks_line(config)}
+        lines["memory"] = lambda: memory_line(config)
+    else:
+        lines["networks"] = lambda: f"{task.pairs} pairs of {config.model.name}, trained here"
+        lines["weights"] = lambda: f"scratch, {check_available(config.model)}"
+    if text_kind(config):
+        lines["texts"] = lambda: texts_line(config)
+    elif task.models:
+        lines["dataset"] = "none: the merge is written, not scored"
+
+    def arms() -> str:
+        from permlab.tasks.merge.report import planned
+
+        return ", ".join(each.label for each in planned(config))
+
+    return lines | {"arms": Told(arms)}
+
+
+def texts_line(config: Config[MergeConfig]) -> str:
+    """How many texts there are; every row is read."""
+    corpus = preview_texts(config.dataset, config.seed)
+    return f"{len(corpus.examples)}" if corpus else "on the hub, not looked at"
+
+
+def networks_line(config: Config[MergeConfig]) -> str:
+    """The networks of the user with their sizes; refuses what cannot be had, and what does not fit together."""
+    from permlab.merging.networks.huggingface import compare_headers
+
+    paths = [*config.task.models, *([config.task.ancestor] if config.task.ancestor else [])]
+    for path in paths:
+        if is_hub_id(path):
+            look_up(path, [("config.json",), ("model.safetensors", "model.safetensors.index.json")])
+    opened = local_checkpoints(config)
+    if len(opened) > 1 and opened[0].kind == "huggingface":
+        compare_headers(opened)
+    kinds = [(each.config.get("architectures") or [each.kind])[0] for each in opened]
+    described = [f"{each.name} ({kind}, {each.parameters / 1e6:,.2f}M parameters)" for each, kind in zip(opened, kinds)]
+    rest = [f"{path} (on the hub, not looked at)" for path in paths if is_hub_id(path)]
+    return ", ".join([*described, *rest])
+
+
+def memory_line(config: Config[MergeConfig]) -> str:
+    """Memory at the peak, of networks on this disk."""
+    from permlab.hardware import check_memory, size_text
+
+    opened = local_checkpoints(config)
+    if not opened:
+        return "not known before the networks are fetched"
+    needed = memory(config, opened)
+    check_memory("merging these networks", needed, config.hardware)
+    return f"at most about {size_text(needed)} besides the libraries"

@@ -6,7 +6,7 @@ permlab task=ntk task.mode=train task.k=[10]      # the same numbers from 2,000 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from permlab.errors import UserError
 from permlab.tasks.ntk.settings import NtkConfig as NtkConfig
@@ -41,7 +41,7 @@ def validate(config: Config[NtkConfig]) -> None:
         task.check_trained("task.")
 
 
-def plan(config: Config[NtkConfig]) -> dict[str, str]:
+def plan(config: Config[NtkConfig]) -> dict[str, Any]:
     """Lines of a dry run: what is computed, and the memory of real networks."""
     task = config.task
     lines = {"mode": f"{task.mode}, test={task.test}, target {task.target:g}, {task.parameterization} parameterization"}
@@ -49,13 +49,21 @@ def plan(config: Config[NtkConfig]) -> dict[str, str]:
     if not MODES[task.mode].trains:
         runs = f"{task.replicates} simulated runs for each k up to {task.band_up_to}"
         return lines | {"band": runs if task.replicates else "none"}
-    from permlab.ntk.cases import cases_of, memory_gib
+    from permlab.hardware import size_text
+    from permlab.runs.readiness import Told
 
-    number = len(cases_of(task))
-    lines["networks"] = f"{number} cases of {task.members} networks, widths {list(task.width)}, solver {task.solver}"
-    lines["layers"] = task.trained.name
-    lines["memory"] = f"about {memory_gib(task):.2f} GiB for the largest chunk, whatever task.members is"
-    return lines
+    def networks() -> str:
+        from permlab.ntk.cases import cases_of
+
+        cases = len(cases_of(task))
+        return f"{cases} cases of {task.members} networks, widths {list(task.width)}, solver {task.solver}"
+
+    def memory() -> str:
+        from permlab.ntk.cases import memory_gib
+
+        return f"about {size_text(memory_gib(task) * 2**30)} for the largest chunk, whatever task.members is"
+
+    return lines | {"networks": Told(networks), "layers": task.trained.name, "memory": Told(memory)}
 
 
 def run(config: Config[NtkConfig], run: Run) -> None:

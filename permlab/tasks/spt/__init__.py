@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from permlab.config import Config
 from permlab.data.loading import check_dataset, preview_texts
 from permlab.data.table import DATASETS as DATA_SETS
-from permlab.models.causal_lm_config import validate_causal_lm
+from permlab.models.causal_lm_config import is_local, validate_causal_lm
 from permlab.text.settings import (
     Ordering,
     RecallSettings,
@@ -61,37 +61,66 @@ def validate(config: Config[SptConfig]) -> None:
     validate_causal_lm(config.model)
 
 
-def plan(config: Config[SptConfig]) -> dict[str, str]:
-    """Describe a dry run: order, segmenter, training, size and memory."""
-    from permlab.hardware import check_memory
-    from permlab.models.causal_lm import check_available, check_cached, estimate_parameters, training_bytes
-    from permlab.models.causal_lm_config import is_local
-
-    task, model, train = config.task, config.model, config.task.train
-    where = f"{model.path} ({'local' if is_local(model.path) else 'hub'})" if model.path else "built here"
-    check_available(model)
-    segmenter = SEGMENTERS[task.segmenter.chosen(config.dataset.kind)]
-    if "model" in segmenter.needs and task.segmenter.path:
-        check_cached(task.segmenter.path)
-    corpus = preview_texts(config.dataset, config.seed)
-    texts = f"{len(corpus.examples)}, {len(corpus.queries)} questions" if corpus else "on the hub, not looked at"
-    lines = {
-        "texts": texts,
+def plan(config: Config[SptConfig]) -> dict[str, Any]:
+    """Describe a dry run: model, texts, order, segmenter, training, size and memory."""
+    task, train, rank = config.task, config.task.train, config.model.lora.rank
+    model, place = config.model, where(config.model)
+    return {
+        "weights": f"{model.weights}, {place}, tokenizer {model.tokenizer}",
+        "found": lambda: found_line(config),
+        "texts": lambda: texts_line(config),
         "order": f"{task.order}, budget {task.budget}, {'dynamic' if task.dynamic else 'static'}",
-        "segmenter": segmenter.name if ORDERS[task.order].segmented else "none: this order moves no units",
+        "segmenter": lambda: segmenter_line(config) if ORDERS[task.order].segmented else f"none: {UNMOVED}",
         "training": f"{train.epochs:g} epochs, {train.batch_size}x{train.accumulate} texts a step, "
         f"learning rate {train.learning_rate:g}",
-        "weights": f"{model.weights}, {where}, tokenizer {model.tokenizer}",
-        "adapters": f"LoRA rank {model.lora.rank}" if model.lora.rank else "none, all weights are trained",
+        "adapters": f"LoRA rank {rank}" if rank else "none, all weights are trained",
+        "parameters": lambda: parameters_line(config),
     }
-    parameters = estimate_parameters(model)
-    if parameters:
-        trained = training_bytes(model, parameters)
-        check_memory("training", trained, config.hardware)
-        lines["parameters"] = (
-            f"at most {parameters / 1e6:,.2f}M; about {trained / 2**30:.2f} GiB for weights and optimizer"
-        )
-    return lines
+
+
+UNMOVED = "this order moves no units"
+
+
+def where(model: Any) -> str:
+    """Where the model comes from, as it is written."""
+    return f"{model.path} ({'local' if is_local(model.path) else 'hub'})" if model.path else "built here"
+
+
+def found_line(config: Config[SptConfig]) -> str:
+    """Where the model is; refuses one that cannot be had."""
+    from permlab.models.availability import check_available
+
+    return check_available(config.model)
+
+
+def texts_line(config: Config[SptConfig]) -> str:
+    """How many texts and questions there are; every row is read."""
+    corpus = preview_texts(config.dataset, config.seed)
+    return f"{len(corpus.examples)}, {len(corpus.queries)} questions" if corpus else "on the hub, not looked at"
+
+
+def segmenter_line(config: Config[SptConfig]) -> str:
+    """Which segmenter cuts the texts; refuses one whose model cannot be had."""
+    from permlab.models.availability import check_path
+
+    settings = config.task.segmenter
+    row = SEGMENTERS[settings.chosen(config.dataset.kind)]
+    if "model" in row.needs and settings.path:
+        check_path(settings.path)
+    return row.name
+
+
+def parameters_line(config: Config[SptConfig]) -> str:
+    """Size and memory, where they can be estimated."""
+    from permlab.hardware import check_memory, size_text
+    from permlab.models.causal_lm import estimate_parameters, training_bytes
+
+    parameters = estimate_parameters(config.model)
+    if not parameters:
+        return "not known before the model is loaded"
+    trained = training_bytes(config.model, parameters)
+    check_memory("training", trained, config.hardware)
+    return f"at most {parameters / 1e6:,.2f}M; about {size_text(trained)} for weights and optimizer"
 
 
 def run(config: Config[SptConfig], run: Run) -> None:
