@@ -118,6 +118,13 @@ class OrderedTrainer(Trainer):
         self.hooks.losses.append(loss)
         return loss
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Say nothing about weights that are stored once because others are tied to them (lm_head.weight)."""
+        tied = set(getattr(self.model, "all_tied_weights_keys", None) or getattr(self.model, "_tied_weights_keys", ()))
+        load_result.missing_keys[:] = [name for name in load_result.missing_keys if name not in tied]
+        self.model.tie_weights()
+        super()._issue_warnings_after_load(load_result)
+
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         stream: Any = train_dataset if train_dataset is not None else self.train_dataset
         # The stream has shuffled every epoch itself; the Trainer's sampler would mix epochs and lose the exact resume.

@@ -72,3 +72,24 @@ def test_nothing_is_written_through_a_link_in_the_place_of_a_checkpoint(tmp_path
         make_room(tmp_path / name)
         assert not os.path.lexists(tmp_path / name)
     assert outside.read_text() == "mine"
+
+
+def test_tied_weights_are_not_said_to_be_missing(caplog):
+    """A resumed run said `missing keys ... lm_head.weight`, though the head is the embedding."""
+    import logging
+    from types import SimpleNamespace
+
+    import torch
+
+    from permlab.models import CausalLMConfig, load_causal_lm
+    from permlab.text.training import OrderedTrainer
+
+    model, _ = load_causal_lm(CausalLMConfig(), ["a text"], torch.float32, torch.device("cpu"), 0)
+    trainer = object.__new__(OrderedTrainer)
+    trainer.model = model
+    logging.getLogger("transformers").propagate = True
+    with caplog.at_level(logging.WARNING):
+        trainer._issue_warnings_after_load(SimpleNamespace(missing_keys=["lm_head.weight"], unexpected_keys=[]))
+        assert "missing" not in caplog.text
+        trainer._issue_warnings_after_load(SimpleNamespace(missing_keys=["model.norm.weight"], unexpected_keys=[]))
+        assert "model.norm.weight" in caplog.text
