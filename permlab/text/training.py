@@ -120,9 +120,10 @@ class OrderedTrainer(Trainer):
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Say nothing about weights that are stored once because others are tied to them (lm_head.weight)."""
-        tied = set(getattr(self.model, "all_tied_weights_keys", None) or ())
+        model: Any = self.model
+        tied = set(getattr(model, "all_tied_weights_keys", None) or ())
         if load_result.missing_keys and not load_result.unexpected_keys and set(load_result.missing_keys) <= tied:
-            self.model.tie_weights()
+            model.tie_weights()
             return
         super()._issue_warnings_after_load(load_result)
 
