@@ -148,7 +148,7 @@ def _inside(path: Path, data: bytes, rng: random.Random) -> tuple[bytes, str] | 
             return "\n".join([*lines, ""]).encode("utf-8", "surrogatepass"), said
         if path.suffix == ".yaml":
             return _spoil_yaml(data, rng)
-    except (ValueError, IndexError, OSError, EOFError, zlib.error):
+    except (ValueError, IndexError, OSError, EOFError, zlib.error, yaml.YAMLError):  # spoiled before
         return None
     return None
 
