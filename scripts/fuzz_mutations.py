@@ -20,6 +20,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from yaml import YAMLError
+
 DEEP = 3_000
 NASTY: tuple[Any, ...] = (
     1e308, -1e308, float("inf"), float("nan"), -1, 0, 1, 2**31, 2**63, 2**64, 10**7, 10**9, 10**400, 1e-320, None, True,
@@ -148,7 +150,7 @@ def _inside(path: Path, data: bytes, rng: random.Random) -> tuple[bytes, str] | 
             return "\n".join([*lines, ""]).encode("utf-8", "surrogatepass"), said
         if path.suffix == ".yaml":
             return _spoil_yaml(data, rng)
-    except (ValueError, IndexError, OSError, EOFError, zlib.error, yaml.YAMLError):  # spoiled before
+    except (ValueError, IndexError, OSError, EOFError, zlib.error, YAMLError):  # spoiled before
         return None
     return None
 

@@ -345,7 +345,7 @@ def test_what_files_say_does_not_act_on_the_terminal(start, monkeypatch, capsys)
 
 
 def test_a_run_under_a_name_of_undecodable_bytes_goes_on(start, toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(console.LOGGER, "propagate", False)  # pytest keeps the bare lines, and cannot send such a name on
+    monkeypatch.setattr(console.LOGGER, "propagate", False)  # pytest could not send such a line on
 
     def stop(config, run):
         run.table("numbers", [{"x": "\ud800"}])
