@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from permlab import registry, shipped
+from permlab.debug import DebugConfig, check_debug
 from permlab.errors import UserError, check_choice, check_range, did_you_mean, first_line
 from permlab.experiment import ExperimentConfig, check_experiment
 from permlab.hardware import HardwareConfig, check_hardware
@@ -119,6 +120,7 @@ class RootSchema:
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     run: RunConfig = field(default_factory=RunConfig)
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
+    debug: DebugConfig = field(default_factory=DebugConfig)
     report: ReportSettings = field(default_factory=ReportSettings)
     seed: int = 0
     plugins: list[str] = field(default_factory=list)
@@ -141,17 +143,20 @@ class Config(Generic[T]):
     run: RunConfig
     experiment: ExperimentConfig
     seed: int
+    debug: DebugConfig = field(default_factory=DebugConfig)
     report: ReportSettings = field(default_factory=ReportSettings)
     plugins: list[str] = field(default_factory=list)
 
     def to_container(self) -> dict[str, Any]:
-        """Return plain dicts, lists and scalars, as written to `config.yaml`; `report` for task=report only.
+        """Return plain dicts, lists and scalars, as written to `config.yaml`; `report` for task=report only,
+        `debug` for debug runs only.
 
         How an experiment is reproduced is left out: it is about other runs.
         """
         plain = dataclasses.asdict(self)
         del plain["experiment"]["reproduce"]
         absent = {"report": self.task.name != "report", "plugins": not self.plugins}
+        absent["debug"] = not self.debug.on
         return {key: value for key, value in plain.items() if not absent.get(key)}
 
     def fingerprint(self) -> str:
@@ -200,7 +205,7 @@ def build_config(composed: Any) -> Config[TaskSettings]:
     check_keys("", plain, [f.name for f in dataclasses.fields(RootSchema)])
     parts: dict[str, Any] = {"seed": plain.get("seed", 0), "plugins": list(plain.get("plugins") or [])}
     registry.activate(parts["plugins"])
-    for part in ("hardware", "tracker", "run", "experiment", "report"):
+    for part in ("hardware", "tracker", "run", "experiment", "debug", "report"):
         schema = {f.name: f.default_factory for f in dataclasses.fields(RootSchema)}[part]
         parts[part] = typed(part, schema, plain.get(part) or {})
     for group in ("task", "model", "dataset"):
@@ -308,4 +313,5 @@ def validate(config: Config[TaskSettings]) -> None:
     if config.task.name != "report" and config.report != ReportSettings():
         raise UserError(f"the keys report.* belong to task=report, not to task={config.task.name}")
     check_experiment(config.experiment, config.to_container())
+    check_debug(config.debug, config.to_container())
     task.validate(config)

@@ -13,7 +13,7 @@ from permlab import registry, shipped
 from permlab.errors import UserError, did_you_mean
 from permlab.tables import Row
 
-GROUPS = {group if group == "hardware" else f"{group}s": group for group in shipped.GROUPS}
+GROUPS = {group if group in ("hardware", "debug") else f"{group}s": group for group in shipped.GROUPS}
 """What `permlab ls` prints -> the config group whose options it lists."""
 METHODS = "methods"
 """Stands for every table of methods."""

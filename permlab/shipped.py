@@ -13,7 +13,7 @@ from typing import Any
 from permlab import registry
 from permlab.errors import UserError, did_you_mean, first_line
 
-GROUPS = ("task", "model", "dataset", "hardware", "tracker", "experiment")
+GROUPS = ("task", "model", "dataset", "hardware", "tracker", "experiment", "debug")
 
 
 @functools.cache
@@ -43,10 +43,15 @@ def look_in(folders: Iterable[str]) -> None:
 
 
 def files(group: str) -> dict[str, Path]:
-    """Return option name -> file of a config group, in alphabetical order; experiments as `task/name`."""
+    """Return option name -> file of a config group, in alphabetical order; experiments as `task/name`.
+
+    A folder beside an option of its name holds parts of it: debug/fast/ntk.yaml is no option.
+    """
     found: dict[str, Path] = {}
     for root in (conf_dir(), *_beside, *registry.plugin_folders()):
         for path in (root / group).rglob("*.yaml"):
+            if path.parent.with_suffix(".yaml").is_file():
+                continue
             found.setdefault(str(path.relative_to(root / group).with_suffix("")), path)
     return dict(sorted(found.items()))
 

@@ -1,6 +1,7 @@
 from .examples import Corpus as Corpus
 from .examples import Example as Example
 from .examples import Query as Query
+from .examples import limit_examples as limit_examples
 from .examples import limit_queries as limit_queries
 from .hub import load_hub_images as load_hub_images
 from .hub import read_hub as read_hub

@@ -6,7 +6,7 @@ Offsets are character offsets into `Example.text`. A unit is a piece of text tha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,11 @@ class Corpus:
     examples: list[Example]
     queries: list[Query] = field(default_factory=list)
     rejected: list[str] = field(default_factory=list)
+
+
+def limit_examples(corpus: Corpus, limit: int | None) -> Corpus:
+    """Keep at most `limit` training texts, the first ones; all queries stay."""
+    return corpus if limit is None else replace(corpus, examples=corpus.examples[:limit])
 
 
 def limit_queries(queries: Sequence[Query], limit: int | None) -> list[Query]:

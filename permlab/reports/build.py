@@ -86,7 +86,8 @@ def subtitle(collected: Collected) -> str:
     counts = {status: len(collected.with_status(status)) for status in dict.fromkeys(run.status for run in runs)}
     said = ", ".join(f"{count} {status}" for status, count in counts.items())
     made = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
-    return f"{counted(len(runs), 'run')} ({said or 'none'}), made {made} with permlab {__version__}"
+    aside = f", {counted(collected.debug, 'debug run')} left out" if collected.debug else ""
+    return f"{counted(len(runs), 'run')} ({said or 'none'}){aside}, made {made} with permlab {__version__}"
 
 
 def verdict_section(claims: Sequence[Claim], experiments: Sequence[str], out: Output) -> Section:

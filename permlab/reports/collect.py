@@ -71,6 +71,11 @@ class RunRecord:
         return value if isinstance(value, dict) and isinstance(value.get("name"), str) else {}
 
     @property
+    def debug(self) -> bool:
+        """Whether it is a run of `debug=`, which tries the program out and is no result."""
+        return bool(self.result.get("debug") or self.config.get("debug"))
+
+    @property
     def cautions(self) -> list[str]:
         """What the run warned about, shortened."""
         found = self.result.get("warnings")
@@ -143,10 +148,11 @@ class RunRecord:
 
 @dataclass
 class Collected:
-    """All runs, oldest first, and how many reports were passed over."""
+    """All runs, oldest first, and how many reports and debug runs were passed over."""
 
     runs: list[RunRecord]
     reports: int = 0
+    debug: int = 0
 
     def with_status(self, *statuses: str) -> list[RunRecord]:
         """Return the runs with one of these statuses."""
@@ -183,8 +189,9 @@ def collect(patterns: Iterable[str], root: str | Path = "outputs") -> Collected:
             if key not in seen:
                 seen[key] = read_run(path)
     runs = sorted(seen.values(), key=lambda run: (run.id, str(run.directory)))
-    kept = [run for run in runs if run.task != "report"]
-    return Collected(kept, len(runs) - len(kept))
+    results = [run for run in runs if run.task != "report"]
+    kept = [run for run in results if not run.debug]
+    return Collected(kept, len(runs) - len(results), len(results) - len(kept))
 
 
 def run_directories(folder: Path) -> Iterator[Path]:

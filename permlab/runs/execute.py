@@ -17,6 +17,7 @@ from permlab.errors import Caution, DivergedError, Interrupted, UserError, as_li
 from permlab.hardware import deterministic
 from permlab.runs import directory
 from permlab.runs.console import LOGGER, logging_to
+from permlab.runs.debugging import debugged
 from permlab.runs.environment import describe_environment
 from permlab.runs.readiness import refuse
 from permlab.runs.run import RESERVE, Run, RunLostError
@@ -140,7 +141,7 @@ def carry_out(config: Config[TaskSettings], path: Path, resumed: bool) -> Outcom
             threads = prepare_process(config, threads_of(path) if resumed else None)
             opened.enter_context(deterministic(config.run.deterministic))
             write_json(path / "environment.json", describe_environment(config.seed, threads))
-            with cautions_of(run):
+            with cautions_of(run), debugged(run):
                 registry.task(config.task.name).run(config, run)
             run.write_result("done")
             exit_code = 0

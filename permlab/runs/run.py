@@ -80,6 +80,8 @@ class Run:
             "experiment": config.experiment.name,
             "sweep": config.run.sweep,
         }
+        if config.debug.on:
+            self._result["debug"] = config.debug.name or "on"
         (directory / RESERVE).write_bytes(bytes(RESERVED_BYTES))
         self._metrics_file = (directory / "metrics.jsonl").open("a", encoding="utf-8")
 

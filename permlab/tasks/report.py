@@ -90,7 +90,8 @@ def run(config: Config[ReportConfig], run: Run) -> None:
     settings = config.report
     collected = collect(settings.runs, config.run.root)
     if not collected.runs:
-        run.say("there are no runs to report; run something first, or name folders with report.runs=[DIR,...]")
+        aside = f" ({collected.debug} of debug= left out)" if collected.debug else ""
+        run.say(f"there are no runs to report{aside}; run something first, or name folders with report.runs=[DIR,...]")
     refresh = max(1, round(settings.interval)) if settings.watch else None
     about = About(settings.title, settings.figures, as_shipped, shipped.names("experiment"), refresh)
     written = write_pages(run.dir, collected, about)

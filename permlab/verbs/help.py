@@ -151,7 +151,7 @@ def schema_of(group: str, name: str) -> type:
         UserError: a YAML that names none.
     """
     fixed = {f.name: f.default_factory for f in dataclasses.fields(RootSchema)}
-    if group in ("hardware", "tracker"):
+    if group in ("hardware", "tracker", "debug"):
         return fixed[group]  # type: ignore[return-value]  # the factory of a section is its dataclass
     kind, schemas = shipped.kind(group, name), registry.schemas(group)
     if kind not in schemas:

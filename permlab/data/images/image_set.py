@@ -6,7 +6,7 @@ Every reader gives one `ImageData`: float32 images in [0, 1], shifted and scaled
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,14 @@ class ImageData:
             self.name, self.x_train[train], self.y_train[train], self.x_test[test], self.y_test[test], self.labels,
             f"{self.note}; classes {wanted.tolist()} only",
         )  # fmt: skip
+
+    def few(self, count: int | None) -> ImageData:
+        """At most `count` training and as many test images, of a shuffled order; all for None."""
+        if count is None:
+            return self
+        kept = self.share(0, min(1.0, count / len(self.x_train)))
+        order = torch.randperm(len(self.x_test), generator=torch.Generator().manual_seed(0))[:count]
+        return replace(kept, x_test=self.x_test[order], y_test=self.y_test[order])
 
     def share(self, start: float, stop: float, seed: int = 0) -> ImageData:
         """The training images from `start` to `stop` (fractions) of a shuffled order; the test images stay.

@@ -15,7 +15,7 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from permlab.config import Config
-from permlab.data import load_texts
+from permlab.data import Example, limit_examples, load_texts
 from permlab.errors import UserError
 from permlab.hardware import check_memory
 from permlab.matching import Matching
@@ -61,7 +61,7 @@ def run_language(config: Config[MergeConfig], run: Run) -> None:
 def run_trained(config: Config[MergeConfig], run: Run) -> None:
     """Train, match, merge and score `task.pairs` pairs; the first pair is kept as Hugging Face folders."""
     task, device = config.task, device_of(config)
-    texts, held = split_texts(load_texts(config.dataset, config.seed).examples, task.text.held_out, config.seed)
+    texts, held = split_texts(texts_of(config), task.text.held_out, config.seed)
     tokenizer = load_tokenizer(config.model, [example.text for example in texts])
     pairs = LanguagePairs(config.model, tokenizer, texts, task.train, task.text.max_tokens, config.seed, device)
     module = pairs.build()
@@ -166,7 +166,7 @@ def subject_of(config: Config[MergeConfig], run: Run, loaded: Loaded) -> Subject
     limits = [config.task.text.max_tokens, *filter(None, (getattr(loaded.config, name, None) for name in names))]
     scoring = dataclasses.replace(config.task.text, max_tokens=min(limits))
     tokenizer, device = tokenizer_of(loaded), device_of(config)
-    texts, held = split_texts(load_texts(config.dataset, config.seed).examples, scoring.held_out, config.seed)
+    texts, held = split_texts(texts_of(config), scoring.held_out, config.seed)
     needs_data = any("data" in MATCHES[each.arm.match].needs for each in planned(config))
     # The networks were not trained here, so all texts are scored unless activations are read on some of them.
     scored = held if needs_data else [*held, *texts]
@@ -185,6 +185,11 @@ def subject_of(config: Config[MergeConfig], run: Run, loaded: Loaded) -> Subject
     return Subject(
         loaded.module, loaded.spec, states, sets, setting, LANGUAGE_MODELS, names=loaded.names, seed=config.seed
     )
+
+
+def texts_of(config: Config[MergeConfig]) -> list[Example]:
+    """The texts of the data set; in a debug run only so many."""
+    return limit_examples(load_texts(config.dataset, config.seed), config.debug.examples).examples
 
 
 def news(run: Run, seconds: float = 10.0) -> Callable[[int, int], None]:

@@ -39,7 +39,7 @@ def pairs_of(config: Config[MergeConfig]) -> ImagePairs:
     Raises:
         UserError: files that are missing or broken.
     """
-    data = load_images(config.dataset)
+    data = load_images(config.dataset).few(config.debug.examples)
     x_train, y_train, x_test, y_test = (
         each.to(device_of(config)) for each in (data.x_train, data.y_train, data.x_test, data.y_test)
     )

@@ -74,6 +74,9 @@ def report(config: Config[MergeConfig], run: Run, saved: dict[str, list[Row]], *
         over = f"mean ± standard deviation over {pairs} pairs, " if pairs > 1 else ""
         print_table(shown(rows), f"{label}: {over}test set")
     run.summary(**headline(rows, label, perplexity=perplexity))
+    losses = [row["train_loss"] for row in saved.get("endpoints", ()) if row.get("train_loss") is not None]
+    if losses:
+        run.summary(training_loss=max(losses))
     if saved.get("curves"):
         run.figure("barriers", draw_curves(saved["curves"]))
     run.figure("arms", draw_arms(rows))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config
-from permlab.data import Corpus, Example, limit_queries, load_texts
+from permlab.data import Corpus, Example, limit_examples, limit_queries, load_texts
 from permlab.errors import UserError
 from permlab.hardware import resolve_dtype
 from permlab.models import load_causal_lm, save_causal_lm
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def train_and_ask(config: Config[SptConfig], run: Run) -> None:
     """Carry out one SPT run."""
     task = config.task
-    corpus = load_texts(config.dataset, config.seed)
+    corpus = limit_examples(load_texts(config.dataset, config.seed), config.debug.examples)
     for line in corpus.rejected[:5]:
         run.say(f"skipped {line}")
     examples = segment(config, run, corpus)
