@@ -17,17 +17,15 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from permlab import registry, shipped
 from permlab.debug import DebugConfig, check_debug
-from permlab.errors import UserError, check_choice, check_range, did_you_mean, first_line
+from permlab.errors import UserError, check_range, did_you_mean, first_line
 from permlab.experiment import ExperimentConfig, check_experiment
 from permlab.hardware import HardwareConfig, check_hardware
-from permlab.keys import choice
+from permlab.tracking import TrackerConfig, check_tracker
 from permlab.user_options import check_interpolations, keep_secrets_out, refuse_interpolations
 from permlab.version import __version__
 
 KEPT_PARTS = 100
 """Parts of configurations that `typed` remembers."""
-TRACKERS = ("wandb", "none")
-TRACKER_MODES = ("auto", "online", "offline", "disabled")
 
 
 class TaskSettings(Protocol):
@@ -63,26 +61,6 @@ class RunConfig:
     """Most jobs of one sweep; more are refused before the first is composed."""
     sweep: str | None = None
     """Set by permlab: the sweep directory that this run belongs to."""
-
-
-@dataclass
-class TrackerConfig:
-    """Where metrics are mirrored; metrics.jsonl is always written first."""
-
-    name: str = "wandb"
-    """wandb | none"""
-    mode: str = choice("auto", TRACKER_MODES)
-    """auto is online where a key exists, else offline."""
-    project: str = "permlab"
-    """Project that the runs go to."""
-    entity: str | None = None
-    """Team or user of the project; null is the account's own."""
-    group: str | None = None
-    """null = the sweep, then the experiment."""
-    tags: list[str] = field(default_factory=list)
-    """Labels of the run."""
-    init_timeout: float = 6.0
-    """Seconds to wait for the server before the run goes on offline."""
 
 
 @dataclass
@@ -301,9 +279,7 @@ def validate(config: Config[TaskSettings]) -> None:
             raise UserError(
                 f"{group}={part.name} does not fit task={config.task.name}; fitting: {', '.join(options) or 'nothing'}"
             )
-    check_choice("tracker.name", config.tracker.name, TRACKERS)
-    check_choice("tracker.mode", config.tracker.mode, TRACKER_MODES)
-    check_range("tracker.init_timeout", config.tracker.init_timeout, 0, 10)
+    check_tracker(config.tracker)
     check_hardware(config.hardware)
     check_range("run.checkpoint_seconds", config.run.checkpoint_seconds, 0)
     check_range("run.max_jobs", config.run.max_jobs, 1)

@@ -75,6 +75,7 @@ TABLES: dict[str, str] = {
     "lora_regimes": "permlab.adapters.benchmark.table:REGIMES",
     "answer_metrics": "permlab.adapters.benchmark.table:ANSWER_METRICS",
     "list_operations": "permlab.adapters.benchmark.table:OPERATIONS",
+    "trackers": "permlab.tracking:TRACKERS",
     "lora_studies": "permlab.tasks.lora_lego.table:LORA_STUDIES",
 }
 """table name -> where it stands; `permlab ls methods` prints all but the tasks, models and data sets."""

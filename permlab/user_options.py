@@ -92,10 +92,15 @@ def keep_secrets_out(config: Any) -> None:
     """Blot passwords and keys out of labels, and refuse them where they would decide the result: both are written down.
 
     Raises:
-        UserError: naming the key of the task, model or data set that holds one.
+        UserError: naming the key of the task, model, data set or store that holds one.
     """
     config.run.name = config.run.name and blotted(config.run.name)
     config.report.title = blotted(config.report.title)
+    if config.tracker.uri and blotted(config.tracker.uri) != config.tracker.uri:
+        raise UserError(
+            "tracker.uri holds a password, and configurations are written down: name the store without it, and put the "
+            "rest into MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN"
+        )
     for key, value in vars(config.tracker).items():
         if isinstance(value, (str, list)):
             setattr(config.tracker, key, blotted(value) if isinstance(value, str) else [*map(blotted, value)])

@@ -27,7 +27,7 @@ FLOORS = (
     ("reports", "compose"),
     ("runs",),
     ("config",),
-    ("hardware", "experiment", "debug", "listing", "points", "user_options"),
+    ("hardware", "experiment", "debug", "listing", "points", "user_options", "tracking"),
     ("merging",),
     ("matching", "text", "probes", "ntk", "adapters"),
     ("symmetry",),

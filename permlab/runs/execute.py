@@ -22,7 +22,7 @@ from permlab.runs.environment import describe_environment
 from permlab.runs.readiness import refuse
 from permlab.runs.run import RESERVE, Run, RunLostError
 from permlab.runs.signals import listening
-from permlab.runs.trackers import open_tracker
+from permlab.runs.trackers.opening import keep_artifacts, open_trackers
 from permlab.storage.files import read_json, remove_temporaries, write_json, write_text
 from permlab.storage.locks import hold
 from permlab.storage.plain import UnreadableError, read_yaml
@@ -137,13 +137,14 @@ def carry_out(config: Config[TaskSettings], path: Path, resumed: bool) -> Outcom
         exit_code = 1
         try:
             LOGGER.info("%s %s", "resuming" if resumed else "run directory", path)
-            run.tracker = open_tracker(config, path)
+            run.tracker = open_trackers(config, path)
             threads = prepare_process(config, threads_of(path) if resumed else None)
             opened.enter_context(deterministic(config.run.deterministic))
             write_json(path / "environment.json", describe_environment(config.seed, threads))
             with cautions_of(run), debugged(run):
                 registry.task(config.task.name).run(config, run)
             run.write_result("done")
+            keep_artifacts(config, path, run.tracker)
             exit_code = 0
             return Outcome(path, "done", 0)
         except Interrupted as stopped:

@@ -18,7 +18,7 @@ from permlab.errors import UserError, first_line
 from permlab.runs.console import LOGGER, Progress, print_table
 from permlab.runs.environment import peak_rss_mb
 from permlab.runs.signals import StopRequest
-from permlab.runs.trackers import NullTracker, Tracker
+from permlab.runs.trackers.mirror import NullTracker, Tracker
 from permlab.storage.files import finite, overwrite_json, read_json, replacing, save_figure, sync, write_csv, write_json
 from permlab.storage.locks import Lock
 from permlab.tables import is_number

@@ -137,7 +137,7 @@ def test_a_late_refusal_leaves_no_empty_folders(permlab, tmp_path, monkeypatch):
 
 
 def test_no_line_on_syncing_what_was_deleted(caplog):
-    from permlab.runs.trackers import WandbTracker
+    from permlab.runs.trackers.to_wandb import WandbTracker
 
     class FakeRun:
         dir = "outputs/spt/x/wandb/offline-run/files"

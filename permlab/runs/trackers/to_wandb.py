@@ -1,18 +1,20 @@
-"""Mirrors of the metrics: `tracker=wandb` (Weights & Biases) or `tracker=none`. Nothing is ever read back."""
+"""`tracker=wandb`: Weights & Biases, online where a key exists, else a copy in the run directory for `wandb sync`."""
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from permlab.config import TRACKERS, Config, TaskSettings
-from permlab.errors import blotted, check_choice, first_line
+from permlab.config import Config, TaskSettings
+from permlab.errors import blotted, first_line
 from permlab.runs.console import LOGGER
-from permlab.storage.deadline import within
+from permlab.runs.trackers.naming import group_of, run_name
 from permlab.storage.files import read_json, write_json
 
 REFUSED = 2
@@ -23,55 +25,58 @@ MOST_SECONDS = 10.0
 """All that a server that does not do its work may cost a run."""
 OFFLINE_SECONDS = 4.0
 """What starting an offline copy takes of that on a busy machine."""
-
-
-class Tracker(Protocol):
-    """The five calls a tracker answers."""
-
-    def log(self, metrics: dict[str, float], step: int | None) -> None:
-        """Record metrics of one step."""
-
-    def table(self, name: str, rows: list[dict[str, Any]]) -> None:
-        """Record a table."""
-
-    def figure(self, name: str, png: Path) -> None:
-        """Record a figure."""
-
-    def summary(self, metrics: dict[str, float]) -> None:
-        """Record final numbers."""
-
-    def finish(self, exit_code: int) -> None:
-        """Close the run; called exactly once, whatever happened."""
-
-
-class NullTracker:
-    """Records nothing."""
-
-    def log(self, metrics: dict[str, float], step: int | None) -> None:
-        """Do nothing."""
-
-    def table(self, name: str, rows: list[dict[str, Any]]) -> None:
-        """Do nothing."""
-
-    def figure(self, name: str, png: Path) -> None:
-        """Do nothing."""
-
-    def summary(self, metrics: dict[str, float]) -> None:
-        """Do nothing."""
-
-    def finish(self, exit_code: int) -> None:
-        """Do nothing."""
+SHARE = 0.8
+"""Of tracker.patience is what W&B may take to upload at the end; the rest is for closing."""
 
 
 class WandbTracker:
-    """One W&B run. A failure of the mirror is a warning, never the end of the run."""
+    """One W&B run."""
 
     def __init__(self, run: Any, offline: bool) -> None:
         self.run, self.offline = run, offline
 
+    @staticmethod
+    def wanted(config: Config[TaskSettings]) -> bool:
+        """Whether WANDB_MODE does not turn it off."""
+        return mode_of(config) != "disabled"
+
+    @staticmethod
+    def prepare(config: Config[TaskSettings]) -> None:
+        """Import wandb, quiet."""
+        os.environ.setdefault("WANDB_SILENT", "true")
+        if not os.environ.get("WANDB_MODE"):
+            os.environ.pop("WANDB_MODE", None)  # wandb refuses an empty one
+        # Its own error reports would be sent when the process ends, and wait there for a server that is not reached.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        import wandb  # noqa: F401
+
+    @staticmethod
+    def open(config: Config[TaskSettings], run_dir: Path) -> WandbTracker:
+        """Start a run; its id is kept in the run directory, so that a resumed run continues it."""
+        id_file = run_dir / "wandb.json"
+        known = read_json(id_file) or {}
+        options = dict(
+            project=config.tracker.project,
+            entity=config.tracker.entity,
+            group=group_of(config),
+            job_type=config.task.name,
+            name=run_name(config, run_dir),
+            tags=config.tracker.tags or None,
+            config={**config.to_container(), "run_dir": str(run_dir)},
+            dir=str(run_dir),
+            # An id of our own: one that W&B draws can repeat between jobs, whose random states are set to equal seeds.
+            id=known.get("id") or secrets.token_hex(4),
+            resume="allow" if known else None,
+            reinit="finish_previous",
+        )
+        run, offline = start_wandb(options, mode_of(config), config.tracker.init_timeout, config.tracker.patience)
+        kept = {"id": run.id, "project": config.tracker.project, "mode": "offline" if offline else "online"}
+        write_json(id_file, kept)
+        return WandbTracker(run, offline)
+
     def log(self, metrics: dict[str, float], step: int | None) -> None:
         """Log one step; W&B's own step only grows, so ours travels as a metric."""
-        self._try(lambda: self.run.log({**metrics, **({} if step is None else {"step": step})}))
+        self.run.log({**metrics, **({} if step is None else {"step": step})})
 
     def table(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Log a table."""
@@ -79,78 +84,54 @@ class WandbTracker:
 
         columns = list(dict.fromkeys(key for row in rows for key in row))
         data = [[_plain(row.get(column)) for column in columns] for row in rows]
-        self._try(lambda: self.run.log({f"tables/{name}": wandb.Table(columns=[*columns], data=data)}))
+        self.run.log({f"tables/{name}": wandb.Table(columns=[*columns], data=data)})
 
     def figure(self, name: str, png: Path) -> None:
         """Log a figure."""
         import wandb
 
-        self._try(lambda: self.run.log({f"figures/{name}": wandb.Image(str(png))}))
+        self.run.log({f"figures/{name}": wandb.Image(str(png))})
 
     def summary(self, metrics: dict[str, float]) -> None:
         """Set the run's summary."""
-        self._try(lambda: self.run.summary.update(metrics))
+        self.run.summary.update(metrics)
+
+    def artifact(self, name: str, files: Sequence[Path], kind: str) -> None:
+        """Log an artifact `<name>-<run id>`; the files are read where they are, without a second copy."""
+        import wandb
+
+        found = wandb.Artifact(re.sub(r"[^\w.-]", "_", f"{name}-{self.run.id}"), type=kind)
+        for path in files:
+            add = found.add_dir if path.is_dir() else found.add_file
+            add(str(path), name=None if path.is_dir() else path.name, policy="immutable", skip_cache=True)
+        self.run.log_artifact(found)
 
     def finish(self, exit_code: int) -> None:
         """Close the run, so that the next job of a sweep does not log into it."""
-        self._try(lambda: self.run.finish(exit_code=exit_code))
+        self.run.finish(exit_code=exit_code)
         if self.offline and exit_code != REFUSED:  # the directory of a refused run, and the copy in it, do not stay
             LOGGER.info("W&B kept an offline copy; upload it with: wandb sync %s", Path(self.run.dir).parent)
 
-    def _try(self, action: Any) -> None:
-        try:
-            action()
-        except Exception as error:
-            LOGGER.warning("W&B: %s", first_line(error))
 
+def start_wandb(options: dict[str, Any], mode: str, timeout: float, patience: float) -> tuple[Any, bool]:
+    """Start a W&B run; fall back to offline when the server does not answer in time. Returns (run, offline).
 
-def open_tracker(config: Config[TaskSettings], run_dir: Path) -> Tracker:
-    """Start the tracker of a run; its id is kept in the run directory, so that a resumed run continues it."""
-    mode = tracker_mode(config)
-    if mode == "disabled":
-        return NullTracker()
-    id_file = run_dir / "wandb.json"
-    known = read_json(id_file) or {}
-    options = dict(
-        project=config.tracker.project,
-        entity=config.tracker.entity,
-        group=config.tracker.group or sweep_name(config) or config.experiment.name,
-        job_type=config.task.name,
-        name=config.run.name or f"{config.task.name}-{config.model.name}-{run_dir.name[-4:]}",
-        tags=config.tracker.tags or None,
-        config={**config.to_container(), "run_dir": str(run_dir)},
-        dir=str(run_dir),
-        # An id of our own: one that W&B draws can repeat between jobs, whose random states are set to equal seeds.
-        id=known.get("id") or secrets.token_hex(4),
-        resume="allow" if known else None,
-        reinit="finish_previous",
-    )
-    try:
-        run, offline = start_wandb(options, mode, config.tracker.init_timeout)
-    except Exception as error:
-        LOGGER.warning("W&B could not start (%s); metrics.jsonl goes on", first_line(error))
-        return NullTracker()
-    write_json(id_file, {"id": run.id, "project": config.tracker.project, "mode": "offline" if offline else "online"})
-    return WandbTracker(run, offline)
-
-
-def start_wandb(options: dict[str, Any], mode: str, timeout: float) -> tuple[Any, bool]:
-    """Start a W&B run; fall back to offline when the server does not answer in time. Returns (run, offline)."""
-    started = time.monotonic()
-    os.environ.setdefault("WANDB_SILENT", "true")
-    if not os.environ.get("WANDB_MODE"):
-        os.environ.pop("WANDB_MODE", None)  # wandb refuses an empty one
+    Args:
+        options: of `wandb.init`.
+        mode: online or offline.
+        timeout: seconds for the server to start the run.
+        patience: seconds of which it may take `SHARE` to upload at the end, also when the process ends.
+    """
+    started, finish = time.monotonic(), max(SHARE * patience, 0.1)
     if mode == "online" and not answers(server_url(), min(PROBE_SECONDS, timeout)):
         LOGGER.warning("W&B: %s does not answer; going on offline", server_url())
         mode = "offline"
-    # Its own error reports would be sent when the process ends, and wait there for a server that is not reached.
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
     if mode == "online":
         try:
             left = MOST_SECONDS - OFFLINE_SECONDS - (time.monotonic() - started)
-            settings = wandb.Settings(init_timeout=max(1.0, min(timeout, left)), silent=True)
+            settings = wandb.Settings(init_timeout=max(1.0, min(timeout, left)), finish_timeout=finish, silent=True)
             return initialise(options, "online", settings), False
         except Exception as error:
             LOGGER.warning("W&B is not reachable within %.0f s (%s); going on offline", timeout, first_line(error))
@@ -192,11 +173,8 @@ def answers(url: str, seconds: float) -> bool:
     return True
 
 
-def tracker_mode(config: Config[TaskSettings]) -> str:
+def mode_of(config: Config[TaskSettings]) -> str:
     """Resolve tracker.mode: auto is online if a key exists and WANDB_MODE does not say otherwise, else offline."""
-    check_choice("tracker.name", config.tracker.name, TRACKERS)
-    if config.tracker.name == "none":
-        return "disabled"
     if config.tracker.mode != "auto":
         return config.tracker.mode
     wanted = os.environ.get("WANDB_MODE")
@@ -216,11 +194,6 @@ def has_key() -> bool:
         return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False
-
-
-def sweep_name(config: Config[TaskSettings]) -> str | None:
-    """Return the sweep's name, or None outside a sweep."""
-    return Path(config.run.sweep).name if config.run.sweep else None
 
 
 def _plain(value: Any) -> Any:
