@@ -238,7 +238,7 @@ def explain(error: Exception, overrides: list[str], own: Sequence[str] = ()) -> 
 
     text = str(error)
     if isinstance(error, MissingConfigException):
-        missing = re.search(r"Could not find '([^']+)'", text)
+        missing = re.search(r"Could not (?:find|load) '([^']+)'", text)
         if missing and "/" in missing[1]:
             group, _, name = missing[1].rpartition("/")
             if group == "hydra/launcher":

@@ -76,7 +76,7 @@ def test_help_on_verbs_sections_and_experiments(permlab):
     assert permlab("cp", "--help").stdout.startswith("permlab cp")
     assert permlab("model", "--help").stdout.count("llama-1b") == 1
     general = permlab("--help").stdout
-    assert max(map(len, general.splitlines())) <= 100 and "trackers (2)" in general
+    assert max(map(len, general.splitlines())) <= 100 and "trackers (4)" in general
 
 
 @pytest.mark.parametrize(

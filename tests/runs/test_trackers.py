@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from permlab.runs import trackers
+from permlab.runs.trackers import to_wandb as trackers
 
 
 @pytest.fixture

@@ -138,7 +138,7 @@ class MlflowTracker:
 
 
 def store_of(config: Config[TaskSettings], run_dir: Path) -> str:
-    """Return the address of the store: tracker.uri, else a folder of the sweep, whose jobs are compared, or of the run."""
+    """Return the address of the store: tracker.uri, else a folder of the sweep (jobs are compared) or of the run."""
     uri = config.tracker.uri
     local = uri is None or "://" not in uri
     if not local and not (config.tracker.mode == "offline" and str(uri).startswith("http")):

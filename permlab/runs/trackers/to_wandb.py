@@ -15,6 +15,7 @@ from permlab.config import Config, TaskSettings
 from permlab.errors import blotted, first_line
 from permlab.runs.console import LOGGER
 from permlab.runs.trackers.naming import group_of, run_name
+from permlab.storage.deadline import within
 from permlab.storage.files import read_json, write_json
 
 REFUSED = 2
@@ -113,7 +114,7 @@ class WandbTracker:
             LOGGER.info("W&B kept an offline copy; upload it with: wandb sync %s", Path(self.run.dir).parent)
 
 
-def start_wandb(options: dict[str, Any], mode: str, timeout: float, patience: float) -> tuple[Any, bool]:
+def start_wandb(options: dict[str, Any], mode: str, timeout: float, patience: float = 10.0) -> tuple[Any, bool]:
     """Start a W&B run; fall back to offline when the server does not answer in time. Returns (run, offline).
 
     Args:
