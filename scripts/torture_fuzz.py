@@ -176,6 +176,8 @@ def in_child(work: Path, run: Sequence[str], limit: float) -> Seen:
             break
         time.sleep(0.005)
     error = err.read_text(errors="replace")
+    if os.waitstatus_to_exitcode(status) == 2:
+        error = reason(out.read_text(errors="replace")) + error
     seconds = used.ru_utime + used.ru_stime + waited
     return Seen(os.waitstatus_to_exitcode(status), seconds, used.ru_maxrss * 1024, error)
 
@@ -222,6 +224,11 @@ def tree(folder: Path) -> dict[str, tuple[int, int]]:
             size, changed = (0, 0) if name in folders else (about.st_size, about.st_mtime_ns)
             found[os.path.relpath(os.path.join(here, name), folder)] = (size, changed)
     return found
+
+
+def reason(output: str) -> str:
+    """Return the line of a dry run that says why it cannot start; it stands where the plan stands."""
+    return "".join(line + "\n" for line in output.splitlines() if line.startswith("not ready:"))
 
 
 def judge(seen: Seen, each: Input, base: Path, before: dict[str, tuple[int, int]]) -> None:

@@ -131,6 +131,15 @@ def said(record: logging.LogRecord) -> str:
     return as_lines(text) if record.levelno >= logging.WARNING else shown(text)
 
 
+def fit(record: logging.LogRecord) -> bool:
+    """Make a record fit to be shown before any handler sees it, whoever put that handler there."""
+    record.msg, record.args = said(record), None
+    return True
+
+
+LOGGER.addFilter(fit)
+
+
 class LogLine(logging.Formatter):
     """Time, level and message of a line in run.log."""
 

@@ -19,6 +19,7 @@ from permlab.runs import directory
 from permlab.runs.console import LOGGER, logging_to
 from permlab.runs.debugging import debugged
 from permlab.runs.environment import describe_environment
+from permlab.runs.intact import check_intact
 from permlab.runs.readiness import refuse
 from permlab.runs.run import RESERVE, Run, RunLostError
 from permlab.runs.signals import listening
@@ -94,6 +95,7 @@ def resume(path: Path) -> Outcome:
         raise UserError(f"{path} is not a run directory: it has no config.yaml{why}") from None
     except UnreadableError as error:
         raise UserError(f"{path} cannot be resumed: {error}") from None
+    check_intact(path)
     result = read_json(path / "result.json")
     result = result if isinstance(result, dict) else {}
     if result.get("status") == "done":

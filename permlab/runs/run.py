@@ -231,7 +231,7 @@ class Run:
                 LOGGER.warning("checkpoint %s is unreadable (%s); trying the one before", path.name, first_line(error))
                 continue
             if not mine:
-                raise UserError(f"{path} belongs to a run with other settings than {self.dir / 'config.yaml'}")
+                raise UserError(f"{path.name} belongs to a run with other settings than config.yaml in {self.dir}")
             return state
         return None
 

@@ -22,7 +22,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from permlab.diverged import check_losses, check_weights
 from permlab.storage.files import sync, write_text
 from permlab.storage.hashes import sha256_of
-from permlab.storage.plain import UnreadableError, read_bytes
+from permlab.storage.plain import LARGEST, UnreadableError, read_bytes
 from permlab.text.settings import TrainingSettings
 from permlab.text.table import SCHEDULES
 from permlab.threads import for_work
@@ -230,6 +230,8 @@ def latest_checkpoint(folder: Path) -> Path | None:
     numbered = [path for path in complete if path.name.partition("-")[2].isdecimal() and not path.is_symlink()]
     for path in sorted(numbered, key=lambda path: int(path.name.partition("-")[2][:18]), reverse=True):
         with suppress(OSError, UnreadableError):
+            if any(file.stat().st_size > LARGEST for file in path.glob("*.json")):
+                continue  # not the Trainer's: hashing it would take as long as whoever made it likes
             if read_bytes(path / COMPLETE).decode("utf-8", "replace") == contents(path):
                 return path
     return None

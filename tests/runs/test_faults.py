@@ -344,9 +344,7 @@ def test_what_files_say_does_not_act_on_the_terminal(start, monkeypatch, capsys)
     assert len(failed.message) <= 300 and "Traceback" in log
 
 
-def test_a_run_under_a_name_of_undecodable_bytes_goes_on(start, toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(console.LOGGER, "propagate", False)  # pytest could not send such a line on
-
+def test_a_run_under_a_name_of_undecodable_bytes_goes_on(start, toy, tmp_path):
     def stop(config, run):
         run.table("numbers", [{"x": "\ud800"}])
         raise RuntimeError("stopped")

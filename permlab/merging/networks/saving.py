@@ -56,12 +56,22 @@ def save_network(
         source = loaded.checkpoints[0].folder
         shutil.copyfile(source / CONFIG, temporary / CONFIG)
         for name in COPIED:
-            if (source / name).is_file():
+            if (source / name).is_file() and not leaves(source / name):
                 shutil.copyfile(source / name, temporary / name)
         text = json.dumps({"permlab": __version__, **record, "inputs": inputs}, indent=2, sort_keys=True, default=str)
         (temporary / RECORD).write_text(text + "\n", encoding="utf-8")
         (temporary / "README.md").write_text(_card(loaded, inputs, record), encoding="utf-8")
     return out
+
+
+def leaves(path: Path) -> bool:
+    """Whether a file of a model folder is a link to somewhere else, whose text must not be published with the merge.
+
+    The hub's cache links `snapshots/COMMIT/NAME` to `blobs/HASH`, two folders up; that is no other place.
+    """
+    real, folder = path.resolve(), path.parent.resolve()
+    blobs = folder.parent.parent / "blobs"
+    return not (real.is_relative_to(folder) or (folder.parent.name == "snapshots" and real.parent == blobs))
 
 
 def _write_weights(folder: Path, state: Mapping[str, Tensor], loaded: Loaded, shard_size: int | str) -> None:
