@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from permlab import shipped
+from permlab import registry, shipped
 from permlab.errors import Interrupted, UserError, as_lines, did_you_mean, first_line
 from permlab.runs.signals import impatient
 from permlab.runs.streams import prepare_standard_streams
@@ -96,6 +96,8 @@ def dispatch(arguments: list[str]) -> int:
         "ls": list_options,
         "show": lambda words: show_configuration(words, folder),
         "cp": copy_option,
+        "fetch": lambda words: int(registry.load("permlab.verbs.fetch:fetch")(words, folder)),
+        "push": lambda words: int(registry.load("permlab.verbs.push:push")(words)),
         "resume": resume_run,
         "report": lambda words: make_report(words, folder),
     }
@@ -233,7 +235,6 @@ def refuse_flags(message: str) -> NoReturn:
 
 def run_sweep(plan: Plan) -> int:
     """Run every job through Hydra's launcher and close with one table."""
-    from permlab import registry
     from permlab.runs.readiness import refuse_any
     from permlab.runs.sweep import close_sweep, open_sweep
 

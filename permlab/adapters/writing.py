@@ -25,6 +25,7 @@ from permlab.adapters.merge_rule import MergeRule
 from permlab.adapters.settings import LoraSettings, merged_config, targets
 from permlab.adapters.table import EXTRA_RULES
 from permlab.errors import UserError
+from permlab.storage.cards import card, made_by, table
 from permlab.storage.files import write_text
 from permlab.storage.folders import replacing_folder
 from permlab.storage.tensors import SafetensorsStream
@@ -189,18 +190,18 @@ def _write_card(
     ]
     record = {"permlab": __version__, "rule": dataclasses.asdict(rule), "seed": seed, "inputs": inputs}
     write_text(folder / "merge.json", json.dumps(record, indent=2) + "\n")
-    head = ["---", "library_name: peft", "tags: [lora, merge, permlab]"]
-    if base:
-        head.append(f"base_model: {json.dumps(base)}")
     settings = {"method": rule.method, "rank": rule.rank, "rank_ratio": rule.rank_ratio, "seed": seed}
     settings |= rule.settings()
-    lines = [*head, "---", "", "# Merged LoRA adapter", "", f"Made by permlab {__version__}, `task=lora_lego`.", ""]
-    lines += ["| input | weight | rank | sha256 of the weights |", "|---|---|---|---|"]
-    lines += [
-        f"| {entry['name']} | {entry['weight']:g} | {', '.join(map(str, entry['ranks']))} | `{entry['sha256']}` |"
+    rows = [
+        (entry["name"], f"{entry['weight']:g}", ", ".join(map(str, entry["ranks"])), f"`{entry['sha256']}`")
         for entry in inputs
     ]
-    lines += ["", "| setting | value |", "|---|---|"]
-    lines += [f"| {key} | {value} |" for key, value in settings.items() if value is not None]
-    lines += ["", "The scalings of the inputs are folded in: lora_alpha equals the rank, so PEFT scales by 1.", ""]
-    write_text(folder / "README.md", "\n".join(lines))
+    parts: list[str | list[str]] = [
+        made_by("`task=lora_lego`"),
+        table(("input", "weight", "rank", "sha256 of the weights"), rows),
+        table(("setting", "value"), [(key, value) for key, value in settings.items() if value is not None]),
+        "The scalings of the inputs are folded in: lora_alpha equals the rank, so PEFT scales by 1.",
+    ]
+    bases = [base] if base else []
+    text = card("Merged LoRA adapter", parts, library="peft", tags=["lora", "merge"], bases=bases)
+    write_text(folder / "README.md", text)

@@ -1,3 +1,4 @@
+from .card import write_card as write_card
 from .causal_lm import load_causal_lm as load_causal_lm
 from .causal_lm import save_causal_lm as save_causal_lm
 from .causal_lm_config import CausalLMConfig as CausalLMConfig

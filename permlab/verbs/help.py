@@ -34,6 +34,8 @@ usage: permlab [KEY=VALUE ...]            run one task
        permlab ls [GROUP ...]             what there is to choose
        permlab show KEY=VALUE ...         the composed configuration as a tree
        permlab cp GROUP NAME FILE         a copy of an option to change
+       permlab fetch KEY=VALUE ...        download a model or data set ahead
+       permlab push RUN_DIR OWNER/NAME    share a run's model on the hub
        permlab resume RUN_DIR             continue a run that was stopped or killed
        permlab report [KEY=VALUE ...]     finished runs on one page, with verdicts
        permlab --config-dir DIR ...       with options of your own beside these
@@ -56,6 +58,10 @@ VERBS = {
     "ls": "permlab ls [{groups} ...] lists what there is; a table of `permlab ls methods` by its name, too",
     "show": "permlab show KEY=VALUE ... prints the composed configuration, and what the command line changed in it",
     "cp": "permlab cp task|model|dataset|experiment|hardware|tracker NAME FILE copies an option to start from",
+    "fetch": "permlab fetch model=NAME dataset=NAME [KEY=VALUE ...] downloads what a run would: HF_HUB_OFFLINE=1 then "
+    "keeps the hub from being asked",
+    "push": "permlab push RUN_DIR OWNER/NAME [--private] [--dry-run] uploads artifacts/model or artifacts/adapter of a "
+    "finished run with its card; needs `hf auth login`",
     "resume": "permlab resume RUN_DIR continues a run that was stopped or killed, from its config.yaml and checkpoints",
     "report": "permlab report [KEY=VALUE ...] is task=report: the runs under run.root, or report.runs=[DIR,...], on "
     "one page; report.watch=true goes on until Ctrl-C",

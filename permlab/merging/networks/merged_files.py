@@ -1,6 +1,6 @@
 """Merged networks on disk: `save_merged(folder, state, record)`, `state, record = load_merged(folder)`.
 
-A folder holds `model.safetensors` and `merge.json`, the record of what was merged and how. Tensors may be larger than
+A folder holds `model.safetensors`, `merge.json` (what was merged and how) and a card. Tensors may be larger than
 those of the architecture (units kept separate): run them with `permlab.symmetry.functional.call` on a module of the
 usual size.
 """
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from permlab.errors import UserError
 from permlab.models.checkpoints import RECORD, WEIGHTS
+from permlab.storage.cards import card, made_by, table
 from permlab.storage.files import read_object
 from permlab.storage.folders import replacing_folder
 
@@ -46,7 +47,19 @@ def save_merged(
     with replacing_folder(path, replace=(path / RECORD).is_file()) as part:
         save_file(tensors, str(part / WEIGHTS), metadata={"format": "pt"})
         (part / RECORD).write_text(text + "\n", encoding="utf-8")
+        (part / "README.md").write_text(_card(record), encoding="utf-8")
     return path
+
+
+def _card(record: Mapping[str, Any]) -> str:
+    """README.md: what can be said on one line of the record, and how to load it."""
+    rows = [(key, value) for key, value in record.items() if isinstance(value, (str, int, float)) and value != ""]
+    parts: list[str | list[str]] = [
+        made_by(str(record.get("method", "a merge"))),
+        table(("setting", "value"), rows),
+        ["```python", "from permlab.merging import load_merged", "", 'state, record = load_merged("FOLDER")', "```"],
+    ]
+    return card("Merged image classifier", parts, library="permlab", tags=["merge"])
 
 
 def load_merged(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

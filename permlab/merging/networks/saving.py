@@ -16,6 +16,7 @@ from torch import Tensor
 
 from permlab.merging.networks.loaded import Loaded
 from permlab.models.checkpoints import CONFIG, INDEX, RECORD
+from permlab.storage.cards import card, made_by, table
 from permlab.storage.folders import replacing_folder
 from permlab.version import __version__
 
@@ -93,20 +94,13 @@ def _write_weights(folder: Path, state: Mapping[str, Tensor], loaded: Loaded, sh
 
 def _card(loaded: Loaded, inputs: list[dict[str, Any]], record: Mapping[str, Any]) -> str:
     """README.md for people and the hub."""
-    lines = ["---", "library_name: transformers", "tags: [merge, permlab]"]
-    hubs = [each.path for each in loaded.checkpoints if not Path(each.path).exists()]
-    if hubs:
-        lines += ["base_model:", *(f"  - {json.dumps(name)}" for name in hubs)]
-    lines += ["---", "", f"# Merge of {len(loaded.stored)} networks", ""]
-    lines += [
-        f"Made by permlab {__version__}, {record.get('method', 'average')}.",
-        "",
-        "| network | weight | SHA-256 |",
-    ]
-    lines += ["|---|---|---|"]
     weights = list(record.get("weights") or [1 / len(loaded.stored)] * len(loaded.stored))
     shown = [f"{weight:g}" for weight in weights] + ["ancestor"] * (len(inputs) - len(weights))
-    for entry, weight in zip(inputs, shown):
-        lines.append(f"| `{entry['path']}` | {weight} | `{entry['sha256']}` |")
-    lines += ["", "Configuration and tokenizer are those of the first network; `merge.json` has all settings.", ""]
-    return "\n".join(lines)
+    rows = [(f"`{entry['path']}`", weight, f"`{entry['sha256']}`") for entry, weight in zip(inputs, shown)]
+    parts: list[str | list[str]] = [
+        made_by(str(record.get("method", "average"))),
+        table(("network", "weight", "SHA-256"), rows),
+        "Configuration and tokenizer are those of the first network; `merge.json` has all settings.",
+    ]
+    bases = [each.path for each in loaded.checkpoints]
+    return card(f"Merge of {len(loaded.stored)} networks", parts, library="transformers", tags=["merge"], bases=bases)

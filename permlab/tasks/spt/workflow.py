@@ -12,7 +12,7 @@ from permlab.config import Config
 from permlab.data import Corpus, Example, limit_examples, limit_queries, load_texts
 from permlab.errors import UserError
 from permlab.hardware import resolve_dtype
-from permlab.models import load_causal_lm, save_causal_lm
+from permlab.models import load_causal_lm, save_causal_lm, write_card
 from permlab.runs.run import Run
 from permlab.tasks.spt.figures import recall_bars, training_loss, units_histogram
 from permlab.text import ORDERS, OrderedTexts, SegmentedCorpus, make_segmenter, segment_corpus
@@ -20,6 +20,8 @@ from permlab.text.recall import answer_queries, encoder, likelihoods
 from permlab.text.scores import headline_queries, headline_wording, recall_metrics, recall_table
 from permlab.text.training import Hooks, latest_checkpoint, make_trainer, steps_of, trained_tokens, weights_dtype
 
+CARD = ("forward_accuracy", "reverse_accuracy", "final_loss", "trained_parameters", "steps")
+"""Final numbers that the model's card shows."""
 FEWEST_STEPS = 500
 """Steps below which no model of ours that started from random weights has learned its texts."""
 CONVERGED = 0.9
@@ -63,6 +65,15 @@ def train_and_ask(config: Config[SptConfig], run: Run) -> None:
     if task.evaluation.save_model:
         save_causal_lm(model, tokenizer, run.artifact("model"))
     ask(config, run, model, tokenizer, corpus)
+    if task.evaluation.save_model:
+        write_card(
+            run.dir / "artifacts" / "model",
+            config.model,
+            "`task=spt`, on texts in permuted order (arXiv 2403.00758)",
+            {"order": task.order, "data": config.dataset.name, "texts": len(examples), "epochs": task.train.epochs,
+             "learning_rate": task.train.learning_rate, "seed": config.seed},
+            {key: run.metrics[key] for key in CARD if key in run.metrics},
+        )  # fmt: skip
 
 
 # ---- units --------------------------------------------------------------------------------------------------------
