@@ -226,12 +226,28 @@ class BrokenKind:
     open = staticmethod(lambda config, run_dir: Broken())
 
 
+class Sound(NullTracker):
+    """Hears names and how it ended."""
+
+    heard: list = []  # noqa: RUF012
+
+    def table(self, name, rows):
+        self.heard.append(name)
+
+    def finish(self, exit_code):
+        self.heard.append(exit_code)
+
+
+class SoundKind(BrokenKind):
+    open = staticmethod(lambda config, run_dir: Sound())
+
+
 def test_a_tracker_that_raises_warns_once_and_fails_no_run(tmp_path, monkeypatch):
-    pytest.importorskip("tensorboard")
-    row = TrackerRow("broken", "raises", label="Broken", target=f"{__name__}:BrokenKind")
-    monkeypatch.setitem(TRACKERS._own, "broken", row)
-    done = execute.start(configured(tmp_path, "broken", "tensorboard"))
-    assert done.status == "done" and list(done.directory.glob("tensorboard/events*"))
+    for name, kind in (("broken", "BrokenKind"), ("sound", "SoundKind")):
+        row = TrackerRow(name, "", label=name.title(), target=f"{__name__}:{kind}")
+        monkeypatch.setitem(TRACKERS._own, name, row)
+    done = execute.start(configured(tmp_path, "broken", "sound"))
+    assert done.status == "done" and Sound.heard[-1] == 0 and "ensemble_size" in Sound.heard
     said = (done.directory / "run.log").read_text()
     assert said.count("Broken:") == 1 and "the server is away; metrics.jsonl has everything" in said
 
@@ -289,3 +305,60 @@ def test_an_address_that_hangs_is_left_alone(run_dir, monkeypatch):
         fill(open_trackers(config, run_dir), run_dir)
         assert time.monotonic() - began < 5.0
     assert not (run_dir / "mlflow.json").exists() and not (run_dir / "mlruns").exists()
+
+
+@pytest.fixture
+def stalled():
+    """Return the address of a server that starts a run of W&B and never answers again."""
+    import http.server
+    import threading
+
+    over = threading.Event()
+    project = {"id": "p", "name": "permlab", "entity": {"id": "e", "name": "me"}}
+    bucket = {"id": "x", "name": "r", "displayName": "r", "config": "{}", "summaryMetrics": "{}", "project": project}
+    counts = {"historyLineCount": 0, "eventsLineCount": 0, "logLineCount": 0}
+    known = {
+        b"__typename }": {"__typename": "Query"},
+        b"UpsertBucket": {"upsertBucket": {"bucket": {**bucket, **counts, "sweepName": None}, "inserted": True}},
+        b"OrganizationCoreWeave": {"entity": None},
+    }
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            found = next((answer for key, answer in known.items() if key in body and "graphql" in self.path), None)
+            if found is None:
+                over.wait(60)
+                return
+            data = json.dumps({"data": found}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    over.set()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.slow
+def test_a_server_that_stalls_after_the_start_costs_its_patience_with_the_exit(installed, tmp_path, stalled):
+    keys = ["task=ntk", "task.k=[3]", "task.replicates=0", "hardware=cpu", "hardware.threads=1"]
+    began = time.monotonic()
+    assert installed(*keys, "tracker=none").returncode == 0
+    without = time.monotonic() - began
+    server = {"WANDB_MODE": "online", "WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": stalled}
+    began = time.monotonic()
+    done = installed(*keys, "tracker=wandb", "run.dir=run", **server)
+    took = time.monotonic() - began
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    assert json.loads((tmp_path / "run/wandb.json").read_text())["mode"] == "online"
+    assert "wandb sync run/wandb/run-" in done.stdout, done.stdout
+    assert took - without < 10 + 5  # 5 s for starting two processes on a busy machine

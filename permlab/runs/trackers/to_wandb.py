@@ -26,8 +26,8 @@ MOST_SECONDS = 10.0
 """All that a server that does not do its work may cost a run."""
 OFFLINE_SECONDS = 4.0
 """What starting an offline copy takes of that on a busy machine."""
-SHARE = 0.8
-"""Of tracker.patience is what W&B may take to upload at the end; the rest is for closing."""
+SHARE = 0.35
+"""Of tracker.patience is for uploads at the end; a run that is not closed by then is waited for again at exit."""
 
 
 class WandbTracker:
@@ -109,9 +109,15 @@ class WandbTracker:
 
     def finish(self, exit_code: int) -> None:
         """Close the run, so that the next job of a sweep does not log into it."""
-        self.run.finish(exit_code=exit_code)
+        kept = Path(self.run.dir).parent
+        try:
+            self.run.finish(exit_code=exit_code)
+        except TimeoutError:
+            LOGGER.warning(
+                "W&B did not take everything in time (tracker.patience); upload the rest: wandb sync %s", kept
+            )
         if self.offline and exit_code != REFUSED:  # the directory of a refused run, and the copy in it, do not stay
-            LOGGER.info("W&B kept an offline copy; upload it with: wandb sync %s", Path(self.run.dir).parent)
+            LOGGER.info("W&B kept an offline copy; upload it with: wandb sync %s", kept)
 
 
 def start_wandb(options: dict[str, Any], mode: str, timeout: float, patience: float = 10.0) -> tuple[Any, bool]:
@@ -123,7 +129,7 @@ def start_wandb(options: dict[str, Any], mode: str, timeout: float, patience: fl
         timeout: seconds for the server to start the run.
         patience: seconds of which it may take `SHARE` to upload at the end, also when the process ends.
     """
-    started, finish = time.monotonic(), max(SHARE * patience, 0.1)
+    started = time.monotonic()
     if mode == "online" and not answers(server_url(), min(PROBE_SECONDS, timeout)):
         LOGGER.warning("W&B: %s does not answer; going on offline", server_url())
         mode = "offline"
@@ -132,7 +138,8 @@ def start_wandb(options: dict[str, Any], mode: str, timeout: float, patience: fl
     if mode == "online":
         try:
             left = MOST_SECONDS - OFFLINE_SECONDS - (time.monotonic() - started)
-            settings = wandb.Settings(init_timeout=max(1.0, min(timeout, left)), finish_timeout=finish, silent=True)
+            settings = wandb.Settings(init_timeout=max(1.0, min(timeout, left)), silent=True)
+            settings.finish_timeout, settings.finish_timeout_raises = max(SHARE * patience, 0.1), True
             return initialise(options, "online", settings), False
         except Exception as error:
             LOGGER.warning("W&B is not reachable within %.0f s (%s); going on offline", timeout, first_line(error))
