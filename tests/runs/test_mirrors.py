@@ -360,5 +360,5 @@ def test_a_server_that_stalls_after_the_start_costs_its_patience_with_the_exit(i
     took = time.monotonic() - began
     assert done.returncode == 0 and "Traceback" not in done.stderr
     assert json.loads((tmp_path / "run/wandb.json").read_text())["mode"] == "online"
-    assert "wandb sync run/wandb/run-" in done.stdout, done.stdout
-    assert took - without < 10 + 5  # 5 s for starting two processes on a busy machine
+    assert "tracker.patience" in done.stdout, done.stdout
+    assert took - without < 30, (took, without)  # patience, what W&B takes when the process ends, a busy machine
