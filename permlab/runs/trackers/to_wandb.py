@@ -138,8 +138,12 @@ def start_wandb(options: dict[str, Any], mode: str, timeout: float, patience: fl
     if mode == "online":
         try:
             left = MOST_SECONDS - OFFLINE_SECONDS - (time.monotonic() - started)
-            settings = wandb.Settings(init_timeout=max(1.0, min(timeout, left)), silent=True)
-            settings.finish_timeout, settings.finish_timeout_raises = max(SHARE * patience, 0.1), True
+            settings = wandb.Settings(
+                init_timeout=max(1.0, min(timeout, left)),
+                finish_timeout=max(SHARE * patience, 0.1),
+                finish_timeout_raises=True,
+                silent=True,
+            )
             return initialise(options, "online", settings), False
         except Exception as error:
             LOGGER.warning("W&B is not reachable within %.0f s (%s); going on offline", timeout, first_line(error))
