@@ -58,6 +58,8 @@ class Started:
         try:
             for number, file in ((1, self.out), (2, self.err)):
                 os.dup2(file.fileno(), number)
+            # Under pytest these two are its own files, and what is printed would never reach ours.
+            sys.stdout, sys.stderr = (os.fdopen(n, "w", encoding="utf-8", closefd=False) for n in (1, 2))
             signal.signal(signal.SIGINT, signal.default_int_handler)
             if enter is not None:
                 enter()
