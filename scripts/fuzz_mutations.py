@@ -150,7 +150,7 @@ def _inside(path: Path, data: bytes, rng: random.Random) -> tuple[bytes, str] | 
             return "\n".join([*lines, ""]).encode("utf-8", "surrogatepass"), said
         if path.suffix == ".yaml":
             return _spoil_yaml(data, rng)
-    except (ValueError, IndexError, OSError, EOFError, zlib.error, YAMLError):  # spoiled before
+    except (ValueError, IndexError, OSError, EOFError, zlib.error, YAMLError, RecursionError):  # spoiled before
         return None
     return None
 

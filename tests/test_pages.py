@@ -66,6 +66,7 @@ def commands() -> list[tuple[str, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_pages_are_understood(tmp_path, monkeypatch):
     from permlab import registry
 

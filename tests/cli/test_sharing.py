@@ -107,6 +107,7 @@ def test_a_path_of_this_machine_is_noted(permlab, tmp_path: Path):
     assert "note: config.json names a folder of this machine" in done.stdout
 
 
+@pytest.mark.slow
 def test_fetch_downloads_what_loading_needs_and_then_nothing(installed, tmp_path: Path):
     files = {
         "config.json": b"{}", "tokenizer.json": b"{ }", "model.safetensors": b"1234567",

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import struct
+import time
 import zlib
 
 import pytest
@@ -142,3 +143,14 @@ def test_class_numbers_that_are_none_are_refused(monkeypatch, label):
     monkeypatch.setattr(hub, "load_rows", lambda *_: rows)
     with pytest.raises(UserError, match="class number"):
         load_hub_images("somewhere")
+
+
+def test_zeros_behind_a_gzipped_file_are_not_read_to_their_end(tmp_path):
+    path = tmp_path / "train-labels-idx1-ubyte.gz"
+    path.write_bytes(gzip.compress(struct.pack(">HBBI", 0, 8, 1, 5) + b"01234"))
+    with path.open("r+b") as file:
+        file.truncate(2 * 2**30)
+    started = time.process_time()
+    with pytest.raises(UserError, match="for the 5 that its header names"):
+        read_idx(path)
+    assert time.process_time() - started < 1

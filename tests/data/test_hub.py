@@ -50,6 +50,7 @@ def test_missing_paths_are_not_taken_for_hub_ids(tmp_path):
             read_hub(path)
 
 
+@pytest.mark.slow
 def test_offline_hub_is_one_line(tmp_path):
     code = (
         "from permlab.data.hub import read_hub\nfrom permlab.errors import UserError\n"

@@ -85,6 +85,7 @@ def test_what_cannot_be_loaded_has_a_remedy(error, words):
         assert word in message
 
 
+@pytest.mark.slow
 def test_weights_out_of_reach_are_one_line(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match=r"model\.path=DIR"):

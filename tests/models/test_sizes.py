@@ -55,7 +55,7 @@ def test_an_absurd_config_is_refused_by_name(network, changes, said):
 def test_an_integer_of_thousands_of_digits_is_refused(network):
     text = (network / "config.json").read_text()
     (network / "config.json").write_text(text.replace('"hidden_size": 32', '"hidden_size": ' + "9" * 4000))
-    with pytest.raises(UserError, match="hidden_size is too large"):
+    with pytest.raises(UserError, match=r"config\.json is not a JSON object|hidden_size is too large"):
         open_checkpoint(str(network))
 
 

@@ -61,6 +61,7 @@ def test_labels_are_blotted_wherever_they_are_written(permlab, tmp_path):
     assert permlab("resume", "out").returncode == 0
 
 
+@pytest.mark.slow
 def test_keys_in_the_overrides_of_a_sweep_are_blotted(permlab, tmp_path):
     done = permlab("-m", "task=ntk", "task.k=[3]", "hardware=cpu", "tracker=none", f"run.name={KEY},b")
     assert done.returncode == 0, done.stderr

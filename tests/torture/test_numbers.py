@@ -30,6 +30,7 @@ def test_a_loss_that_left_the_numbers_names_its_step_and_network(loss):
         check_weights([torch.ones(2), torch.tensor([1.0, float("nan")])], 3, "lower rate=1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["inverse_permutation", "ntk"])
 def test_a_task_whose_training_diverges_fails_with_one_line(task, tmp_path):
     tally = Tally("numbers")

@@ -68,6 +68,9 @@ def read_idx(path: Path) -> np.ndarray:
             most = max(SMALL, PACKED * size) if path.suffix == ".gz" else size
             if not 0 < wanted <= most:
                 raise ValueError(f"its header names {wanted:,} bytes, the file has {size:,}")
+            if path.suffix == ".gz" and size > SMALL + wanted:
+                # Zeros behind the end count as padding, and would be read to their end.
+                raise ValueError(f"it has {size:,} bytes for the {wanted:,} that its header names")
             raw = file.read(wanted + 1)
         if len(raw) != wanted:
             raise ValueError(f"it holds {'fewer' if len(raw) < wanted else 'more'} than the {wanted:,} bytes it names")

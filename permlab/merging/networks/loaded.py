@@ -15,7 +15,7 @@ from permlab.models.checkpoints import Checkpoint
 from permlab.storage.tensors import OpenTensors
 from permlab.symmetry import Spec
 
-SHOWN = 4
+SHOWN = 1
 """Differing tensors that a refusal names."""
 
 
