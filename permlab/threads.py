@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-MACS_A_THREAD = 1e9
+MACS_A_THREAD = 1.5e8
 """Multiply-accumulates of a training step (forward and backward) from which on a further thread pays."""
 VALID = 30.0
 """Seconds for which a look at the other programs holds: jobs of a sweep follow each other faster."""
@@ -63,7 +63,8 @@ def _idle_cores(_: int) -> int:
     if cores == 1:
         return 1
     free = installed * (1 - float(psutil.cpu_percent(interval=0.1)) / 100)
-    return max(1, min(cores, round(free)))
+    # A core that is half busy is none: every operation would wait for the thread on it.
+    return max(1, min(cores, int(free + 0.25)))
 
 
 def set_threads(count: int | None, begun_with: int | None = None) -> int:

@@ -6,6 +6,7 @@ The last line is `ready`, or `not ready: REASON` with exit code 2: the run itsel
 from __future__ import annotations
 
 from permlab.compose import Plan
+from permlab.errors import as_lines
 from permlab.runs.console import console
 from permlab.runs.readiness import distinct, examine
 
@@ -24,7 +25,8 @@ def dry_run(plan: Plan) -> int:
         valid = "" if problems else "; every one is valid"
         console().print(f"{len(plan.jobs)} jobs over {', '.join(plan.varied)}{valid}", markup=False)
     for number, problem in enumerate(problems):
-        console().print(f"{'not ready' if number == 0 else '     also'}: {problem}", markup=False)
+        line = as_lines(f"{'not ready' if number == 0 else '     also'}: {problem}")
+        console().print(line, markup=False)
     if not problems:
         console().print("ready")
     return 2 if problems else 0

@@ -152,7 +152,7 @@ def test_a_job_of_a_sweep_reaches_a_worker_process(coins, tmp_path, monkeypatch)
         plan = plan_jobs(overrides, multirun=True)
         hydra = {"hydra": {"overrides": {"task": plan.jobs[1].overrides}, "job": {"num": 1}}}
         composed = compose_one([*plan.jobs[1].overrides, *plan.search])
-        sys.stdout.buffer.write(pickle.dumps((SweepJob("sweep", plan.varied), composed, OmegaConf.create(hydra))))
+        sys.stdout.buffer.write(pickle.dumps((SweepJob("sweep", plan.varied, True), composed, OmegaConf.create(hydra))))
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(coins), os.environ.get("PYTHONPATH")])))
