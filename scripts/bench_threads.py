@@ -7,9 +7,12 @@ multiply-accumulates of a step, the seconds of both, their ratio, and what `perm
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command has it
 
 import torch
 from torch import nn
