@@ -22,6 +22,7 @@ def copy(tmp_path_factory):
     return overlay(tmp_path_factory.mktemp("overlay"), files, rows)
 
 
+@pytest.mark.slow
 def test_the_task_of_the_readme_runs_and_writes_its_result(permlab, copy, tmp_path):
     path = {"PYTHONPATH": str(copy)}
     done = permlab("task=fixed_points", "task.n=10", "task.draws=4000", "tracker=none", "run.dir=run", **path)

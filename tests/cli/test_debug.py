@@ -65,6 +65,7 @@ def test_options_of_a_folder_have_parts_for_tasks_too(permlab, tmp_path: Path):
     assert "k: [6]" in done.stdout and "name: mine" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_debug_run_is_marked_and_never_taken_for_a_result(permlab, tmp_path: Path):
     keys = ["task=ntk", "debug=fast", "hardware=cpu", "hardware.threads=1"]
     done = permlab(*keys, "debug.checks=['max(ensemble_size) < 0']")
@@ -106,6 +107,7 @@ def test_a_profile_has_a_trace_and_ten_operations_by_time(permlab, tmp_path: Pat
     assert {"artifacts/trace.json", "tables/profile.csv"} <= set(listed)
 
 
+@pytest.mark.slow
 def test_no_operation_is_said_and_not_a_failure(permlab, tmp_path: Path):
     done = permlab("task=ntk", "debug=profile", "task.mode=law", "hardware=cpu", "hardware.threads=1")
     assert done.returncode == 0, done.stderr

@@ -85,6 +85,7 @@ def test_a_sweep_is_refused_before_its_directory_is_made(permlab, tmp_path):
     assert dry.returncode == 2 and dry.stdout.count("is not reachable") == 1  # once for all jobs
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not no_gpu(), reason="this machine has a GPU")
 def test_a_missing_gpu_is_known_before_anything_heavy_is_loaded(permlab, tmp_path):
     dry = permlab("hardware=gpu", "run.dry_run=true")

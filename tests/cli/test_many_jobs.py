@@ -17,6 +17,7 @@ SWEPT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SWEPT)
 def test_jobs_are_what_hydra_composes(name):
     plan = compose.plan_jobs(SWEPT[name], True)

@@ -18,6 +18,7 @@ from permlab.symmetry import apply
 QUIET = ["tracker=none", "hardware=cpu", "hardware.threads=1"]
 
 
+@pytest.mark.slow
 def test_merged_folder_loads_and_is_the_mean_of_the_matched_networks(permlab, tmp_path):
     a, b = save_pair(tmp_path, "gpt2")
     done = permlab("task=merge", f"task.models=[{a},{b}]", "run.dir=run", *QUIET)

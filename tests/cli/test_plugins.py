@@ -121,6 +121,7 @@ def test_mistakes_and_listings_know_the_plugin(permlab, coins, tmp_path):
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_an_experiment_of_a_plugin_is_swept_and_reported_with_its_own_section(permlab, coins, tmp_path):
     done = permlab(*QUIET, "experiment=coin/toss")
     assert done.returncode == 0, done.stdout + done.stderr

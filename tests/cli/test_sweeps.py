@@ -28,6 +28,7 @@ def test_two_jobs_log_two_offline_wandb_runs(installed, tmp_path, tiny):
     assert "wandb sync" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_failing_job_is_recorded_and_the_others_go_on(permlab, tmp_path, tiny):
     # What no check before a run can know: an architecture that this version of transformers lacks.
     broken = tmp_path / "broken"

@@ -47,6 +47,7 @@ def test_a_key_that_would_decide_the_result_is_refused_by_the_name_of_its_settin
     assert KEY not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_labels_are_blotted_wherever_they_are_written(permlab, tmp_path):
     done = permlab("task=ntk", "task.k=[3]", "hardware=cpu", "tracker=none", f"run.name={KEY}", "run.dir=out",
                    f"tracker.group='https://u:{KEY}@host'")  # fmt: skip

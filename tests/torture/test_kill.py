@@ -66,6 +66,7 @@ def go_on() -> int:
     return execute.resume(Path("run")).exit_code
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_every_rename_ends_like_one_that_was_not(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(execute, "describe_environment", lambda *_: {"seed": 0})  # its packages are slow to list
     for name in ("warm", "whole"):
