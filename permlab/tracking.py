@@ -24,11 +24,13 @@ class TrackerRow(Row):
 
     Attributes:
         package: what it imports; looked for, not imported, before a run starts.
+        at_exit: the share of tracker.patience that its library may take when the process ends.
         extra: of permlab that brings the package (`pip install 'permlab[EXTRA]'`); empty where permlab needs it anyway.
     """
 
     package: str = ""
     extra: str = ""
+    at_exit: float = 0.0
 
 
 TRACKERS = Table(
@@ -40,6 +42,7 @@ TRACKERS = Table(
             label="W&B",
             target="permlab.runs.trackers.to_wandb:WandbTracker",
             package="wandb",
+            at_exit=0.35,
         ),
         TrackerRow(
             "tensorboard",

@@ -85,8 +85,8 @@ class NullTracker:
 class Mirror:
     """One tracker in a thread of its own: its calls are carried out in order, its first failure is a warning."""
 
-    def __init__(self, label: str, start: Callable[[], Tracker]) -> None:
-        self.label, self._start = label, start
+    def __init__(self, label: str, start: Callable[[], Tracker], at_exit: float = 0.0) -> None:
+        self.label, self.at_exit, self._start = label, at_exit, start
         self._calls: queue.SimpleQueue[Callable[[Tracker], None] | None] = queue.SimpleQueue()
         self._failed = self._left = False
         self.opened, self.closed = threading.Event(), threading.Event()
@@ -132,11 +132,12 @@ class Mirrors:
 
     Args:
         mirrors: already started.
-        patience: seconds.
+        patience: seconds; the share that a library takes when the process ends is kept back from them.
     """
 
     def __init__(self, mirrors: Sequence[Mirror], patience: float) -> None:
-        self.mirrors, self._patience, self._all = mirrors, patience, patience
+        self.mirrors, self._all = mirrors, patience
+        self._patience = patience * (1.0 - max((mirror.at_exit for mirror in mirrors), default=0.0))
         self._wait([mirror.opened for mirror in mirrors])
 
     def log(self, metrics: dict[str, float], step: int | None) -> None:

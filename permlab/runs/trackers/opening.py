@@ -37,7 +37,7 @@ def start(row: TrackerRow, config: Config[TaskSettings], run_dir: Path) -> Mirro
     except Exception as error:  # a library that is there and broken raises anything
         LOGGER.warning("%s could not start (%s); metrics.jsonl goes on", row.title, first_line(error))
         return None
-    return Mirror(row.title, lambda: kind.open(config, run_dir))
+    return Mirror(row.title, lambda: kind.open(config, run_dir), row.at_exit)
 
 
 def rank_zero() -> bool:

@@ -17,6 +17,7 @@ from permlab.runs.console import LOGGER
 from permlab.runs.trackers.naming import group_of, run_name
 from permlab.storage.deadline import within
 from permlab.storage.files import read_json, write_json
+from permlab.tracking import TRACKERS
 
 REFUSED = 2
 """Exit code of a run that ended by a mistake of the user."""
@@ -26,8 +27,6 @@ MOST_SECONDS = 10.0
 """All that a server that does not do its work may cost a run."""
 OFFLINE_SECONDS = 4.0
 """What starting an offline copy takes of that on a busy machine."""
-SHARE = 0.35
-"""Of tracker.patience is for uploads at the end; a run that is not closed by then is waited for again at exit."""
 
 
 class WandbTracker:
@@ -127,7 +126,7 @@ def start_wandb(options: dict[str, Any], mode: str, timeout: float, patience: fl
         options: of `wandb.init`.
         mode: online or offline.
         timeout: seconds for the server to start the run.
-        patience: seconds of which it may take `SHARE` to upload at the end, also when the process ends.
+        patience: seconds, of which it may take the row's `at_exit` to close, and again when the process ends.
     """
     started = time.monotonic()
     if mode == "online" and not answers(server_url(), min(PROBE_SECONDS, timeout)):
@@ -140,7 +139,7 @@ def start_wandb(options: dict[str, Any], mode: str, timeout: float, patience: fl
             left = MOST_SECONDS - OFFLINE_SECONDS - (time.monotonic() - started)
             settings = wandb.Settings(
                 init_timeout=max(1.0, min(timeout, left)),
-                finish_timeout=max(SHARE * patience, 0.1),
+                finish_timeout=max(TRACKERS["wandb"].at_exit * patience, 0.1),
                 finish_timeout_raises=True,
                 silent=True,
             )
