@@ -1,9 +1,9 @@
 """Do what README says, line by line, as a reader does: `python scripts/run_readme.py [--skip 'make test'] [--logs DIR]`
 
-The repository is cloned into an empty folder without an environment. Every `make`, `git`, `cd`, `pip` and `permlab` line
-of README's blocks is run there, in order, and printed with its exit code and seconds. What a reader replaces is replaced
-here: a model folder, two adapters, a file of facts, a run that was stopped. Lines that name a model of the hub are
-sound without a network when they say that it is not reachable, with exit code 2.
+The repository is cloned into an empty folder without an environment. Every `make`, `git`, `cd`, `pip` and `permlab`
+line of README's blocks is run there, in order, and printed with its exit code and seconds. What a reader replaces is
+replaced here: a model folder, two adapters, a file of facts, a run that was stopped. Lines that name a model of the hub
+are sound without a network when they say that it is not reachable, with exit code 2.
 """
 
 from __future__ import annotations
