@@ -26,6 +26,7 @@ from permlab.version import __version__
 
 KEPT_PARTS = 100
 """Parts of configurations that `typed` remembers."""
+PLAIN = (str, int, float, bool)
 
 
 class TaskSettings(Protocol):
@@ -243,8 +244,11 @@ def _merge_typed(prefix: str, schema: Any, values: dict[str, Any]) -> Any:
 
 
 def check_nested_keys(prefix: str, values: dict[str, Any], structured: Any) -> None:
-    """Refuse keys that a structured config does not have, at any depth, naming the closest one."""
-    from omegaconf import DictConfig
+    """Refuse keys that a structured config does not have, at any depth, naming the closest one.
+
+    Refused too is what OmegaConf lets through: a mapping or a list among the plain values of a list.
+    """
+    from omegaconf import DictConfig, ListConfig
 
     check_keys(prefix, values, list(structured.keys()))
     for key, value in values.items():
@@ -255,6 +259,10 @@ def check_nested_keys(prefix: str, values: dict[str, Any], structured: Any) -> N
             and child._metadata.object_type not in (dict, None)
         ):
             check_nested_keys(f"{prefix}.{key}", value, child)
+        if isinstance(value, list) and isinstance(child, ListConfig) and child._metadata.element_type in PLAIN:
+            for item in value:
+                if isinstance(item, (dict, list)):
+                    raise UserError(f"{prefix}.{key}: {str(item)[:60]} is no plain value")
 
 
 def check_keys(prefix: str, values: dict[str, Any], known: list[str]) -> None:

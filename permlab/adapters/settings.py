@@ -59,6 +59,9 @@ class LoraSettings:
         """
         raw = dict(raw)
         _refuse_variants(raw, where)
+        base = raw.get("base_model_name_or_path")
+        if base is not None and not isinstance(base, str):
+            raise UserError(f"{where}: base_model_name_or_path must be a name, not {str(base)[:60]}")
         try:
             settings = cls(
                 raw=raw,

@@ -120,6 +120,7 @@ REFUSED = {
     "zero rank": ({"r": 0}, "at least 1"),
     "pattern": ({"rank_pattern": {"(": 3}}, "cannot be read"),
     "pattern type": ({"rank_pattern": [3]}, "cannot be read"),
+    "base type": ({"base_model_name_or_path": True}, "base_model_name_or_path must be a name, not True"),
 }
 
 

@@ -100,6 +100,10 @@ def test_unknown_keys_in_yaml_files_are_refused(permlab, tmp_path):
     done = permlab("experiment=spt/bad", "--config-dir", "mine")
     assert done.returncode == 2
     assert "ordr" in done.stderr
+    (experiments / "rules.yaml").write_text("# @package _global_\nexperiment:\n  name: a\n  checks:\n    - rule: 3\n")
+    done = permlab("experiment=spt/rules", "--config-dir", "mine", "run.dry_run=true")
+    assert done.returncode == 2
+    assert "experiment.checks" in done.stderr and "no plain value" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_own_options_from_a_config_dir_work(permlab, tmp_path):
