@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from permlab.errors import UserError, first_line
 from permlab.models.availability import check_headers, explain_loading
 from permlab.models.causal_lm_config import CausalLMConfig
+from permlab.models.quiet import quiet_transformers
 from permlab.models.sizes import check_config
 from permlab.models.table import TOKENIZERS, WEIGHTS
 from permlab.storage.files import read_object
@@ -41,10 +42,8 @@ def load_causal_lm(
         UserError: when weights are gated, unreachable or broken, with the remedy; an unknown kind of weights.
     """
     import torch
-    from transformers.utils import logging as transformers_logging
 
-    # Its bars for loading and saving would tear ours, and fill a log file.
-    transformers_logging.disable_progress_bar()
+    quiet_transformers()
     tokenizer = load_tokenizer(config, texts)
     torch.manual_seed(seed)
     model: Any  # of transformers, whose decorated `to` no type checker reads
@@ -149,6 +148,7 @@ def add_lora(model: PreTrainedModel, config: CausalLMConfig) -> Any:
 
 def from_hub(load: Any, config: CausalLMConfig, **options: Any) -> Any:
     """Call a `from_pretrained`, and turn what can go wrong into one line with the remedy."""
+    quiet_transformers()
     path = config.path
     options |= {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     if path and (Path(path) / "config.json").exists():

@@ -9,6 +9,7 @@ from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from permlab.errors import UserError
+from permlab.models.quiet import quiet_transformers
 from permlab.text.prompts import Failure, chat_messages, plain_prompt
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class LocalAssistant:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         try:
+            quiet_transformers()
             tokenizer = AutoTokenizer.from_pretrained(path)
             model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
         except (OSError, ValueError) as error:

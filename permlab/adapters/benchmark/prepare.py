@@ -26,6 +26,7 @@ from permlab.adapters.training import (
 )
 from permlab.models.causal_lm_config import ScratchConfig
 from permlab.models.checkpoints import CONFIG
+from permlab.models.quiet import quiet_transformers
 from permlab.seeding import derived_seed
 from permlab.storage.folders import replacing_folder
 
@@ -47,9 +48,8 @@ def prepare_base(
 ) -> Any:
     """The base model of a benchmark, trained into `folder` or loaded from there; in evaluation mode on `device`."""
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()
+    quiet_transformers()
     if not is_trained(folder):
         fresh = build_base(benchmark, sizes, seed).to(device)
         fit(fresh, fresh.parameters(), schedule, benchmark.base, seed, progress=progress)

@@ -16,6 +16,7 @@ from permlab.errors import UserError, blaming, first_line
 from permlab.merging.networks.loaded import Loaded, read_tensors, say_differences, tensor_differences, unique_names
 from permlab.merging.networks.verification import empty_module, verify_huggingface
 from permlab.models.checkpoints import CONFIG, Checkpoint
+from permlab.models.quiet import quiet_transformers
 from permlab.storage.plain import UnreadableError, parse_json, read_bytes
 from permlab.symmetry import Spec, declare_huggingface
 from permlab.symmetry.table import SYMMETRIES
@@ -121,6 +122,7 @@ def _check_type(each: Checkpoint) -> None:
 def _config(each: Checkpoint) -> Any:
     from transformers import AutoConfig
 
+    quiet_transformers()
     try:
         return AutoConfig.from_pretrained(each.folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever a broken config.json makes transformers raise

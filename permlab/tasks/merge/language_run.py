@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers.utils import logging as transformers_logging
 
 from permlab.config import Config
 from permlab.data import Example, limit_examples, load_texts
@@ -34,6 +33,7 @@ from permlab.merging.networks.language import (
 from permlab.merging.networks.loaded import Loaded
 from permlab.merging.networks.verification import verify_huggingface
 from permlab.models.causal_lm import load_tokenizer, save_causal_lm
+from permlab.models.quiet import quiet_transformers
 from permlab.runs.run import Run
 from permlab.symmetry import declare_huggingface
 from permlab.tables import Row
@@ -47,8 +47,7 @@ from permlab.tasks.merge.settings import MergeConfig
 
 def run_language(config: Config[MergeConfig], run: Run) -> None:
     """Get the networks, match, merge, score, write."""
-    # Its bars for loading and saving would tear ours, and fill a log file.
-    transformers_logging.disable_progress_bar()
+    quiet_transformers()
     if config.task.models:
         run_models(config, run)
     else:
