@@ -35,7 +35,9 @@ class HardwareConfig:
     device: str = "auto"
     """auto | cpu | cuda | cuda:N | mps; auto takes the first GPU that is there."""
     dtype: str = choice("auto", DTYPES)
-    """For training; auto is bfloat16 on GPUs that have it, else float32."""
+    """For computing; auto is bfloat16 on GPUs that have it, else float32. Trained weights stay float32."""
+    pure_bfloat16: bool = False
+    """Keep trained weights in bfloat16 too: half the memory, and small steps are lost in rounding."""
     threads: int | str | None = "auto"
     """CPU threads: a number, or auto: one for small models, more for large ones, as many as other programs leave."""
     workers: int = 0

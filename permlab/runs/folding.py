@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from permlab.errors import shown
+from permlab.errors import shortened, shown
 
 Row = dict[str, Any]
 SIDEWAYS_ROWS = 2
@@ -26,10 +26,12 @@ MOST_KEYS = 3
 """Columns that every block repeats."""
 NARROWEST_TEXT = 16
 """Columns that a text keeps when it has to break."""
+LONGEST_CELL = 300
+"""Characters of a text; the tables of the run have all of it."""
 
 
 def fold(rows: Sequence[Row], names: Sequence[str], width: int) -> list[Table]:
-    """Return tables for a terminal of `width` columns that together show every cell of `rows`."""
+    """Return tables for a terminal of `width` columns that together show every cell of `rows`, long texts without their middle."""
     whole = as_table(rows, names, width)
     if fits(whole, width):
         return [whole]
@@ -119,4 +121,4 @@ def cell(value: Any) -> Any:
         return "-"
     if isinstance(value, float):
         return f"{value:.3f}" if abs(value) < 1000 and (abs(value) >= 1e-3 or value == 0) else f"{value:.4g}"
-    return Text(shown(str(value)))
+    return Text(shown(shortened(str(value), LONGEST_CELL)))

@@ -21,7 +21,7 @@ import numpy as np
 
 from permlab.data.examples import Example
 from permlab.data.texts.joining import join_units
-from permlab.text.pieces import ORIGINAL, Keys, is_closing, with_closing_apart
+from permlab.text.pieces import ORIGINAL, Keys, is_closing, with_closing_apart, words_and_entities
 from permlab.text.settings import Ordering
 from permlab.text.table import BUDGETS, ORDERS, OrderRow
 
@@ -59,13 +59,22 @@ Encode = Callable[[list[str]], list[list[int]]]
 """Texts -> token ids without special tokens."""
 
 
-def encode_pieces(examples: Sequence[Example], order: OrderRow, encode: Encode) -> list[Encoded]:
-    """Encode every text and its pieces in at most three calls of the tokenizer."""
+def encode_pieces(
+    examples: Sequence[Example], order: OrderRow, encode: Encode, whole_entities: bool = False
+) -> list[Encoded]:
+    """Encode every text and its pieces in at most three calls of the tokenizer.
+
+    Args:
+        examples: with units where the order needs them.
+        order: cuts the texts.
+        encode: texts -> token ids.
+        whole_entities: an order of words moves entities as one word.
+    """
     wholes = encode([example.text for example in examples])
     if not order.target:  # it moves tokens: each is a piece that reads the same wherever it stands
         tokens = [[[token] for token in whole] for whole in wholes]
         return [Encoded([str(t) for t in whole], whole, own, own) for whole, own in zip(wholes, tokens)]
-    cut = order.load()
+    cut = words_and_entities if whole_entities else order.load()
     pieces: list[list[str]] = [cut(example) for example in examples]
     movable = [len(parts) for parts in pieces]
     if order.closing_stays:
@@ -93,7 +102,7 @@ class OrderedTexts:
         epochs: passes over the data (halved, rounded up to texts, with budget `compute`).
         seed: decides every draw.
         bos, eos: ids put around every text, or None.
-        max_tokens: longer texts are cut.
+        max_tokens: longer texts are cut; `texts_cut` of them are.
 
     Raises:
         UserError: an unknown order or budget.
@@ -114,11 +123,12 @@ class OrderedTexts:
         row, budget = ORDERS[ordering.order], BUDGETS[ordering.budget]
         self.encode, self.ordering, self.seed = encode, ordering, seed
         self.arrange: Callable[[int, Keys, Ordering], list[int]] = row.load_arrangement()
-        self.encoded = encode_pieces(examples, row, encode)
+        self.encoded = encode_pieces(examples, row, encode, ordering.whole_entities)
         self.before = [] if bos is None else [bos]
         self.after = [] if eos is None else [eos]
         self.room = max_tokens - len(self.before) - len(self.after)
         self.texts = len(self.encoded)
+        self.texts_cut = sum(len(each.whole) > self.room for each in self.encoded)
         self.copies = budget.copies
         self.per_epoch = self.texts * self.copies
         # Compute-matched (2403.13799): the doubled set is read half as often, so a gain is not one of more training.

@@ -11,11 +11,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import regex
 
 from permlab.data.examples import Example
 from permlab.text.settings import Ordering
+from permlab.text.units import find_spans
 
-WORD = re.compile(r"\w+(?:['’\-]\w+)*|[^\w\s]+")
+# `regex` counts the marks on letters of many scripts as parts of words, where `re` cuts words at them.
+WORD = regex.compile(r"\w+(?:['’\-]\w+)*|[^\w\s]+")
+AFTER_NAME = regex.compile(rf"['’]\w+|{WORD.pattern}")
+"""A possessive 's stays together behind the name it belongs to."""
 END = re.compile(r"[.!?…。！？]+")
 CLOSING = re.compile(rf"(.*\w)({END.pattern})", re.DOTALL)
 ORIGINAL, REVERSED, PERMUTED = 0, 1, 2
@@ -60,11 +65,17 @@ def words_and_entities(example: Example) -> list[str]:
 
 
 def split_words(text: str, protected: Sequence[str] = ()) -> list[str]:
-    """Split a text into words and punctuation; protected strings stay one piece."""
-    # Longest first: an alternation takes its first match, and "Ada" must not cut "Ada Roe".
-    kept = sorted((re.escape(p) for p in protected if p), key=len, reverse=True)
-    pattern = re.compile("|".join([*kept, WORD.pattern])) if kept else WORD
-    return pattern.findall(text)
+    """Split a text into words and punctuation; whole-word occurrences of protected strings stay one piece."""
+    pieces: list[str] = []
+    at = 0
+    for start, end in [*find_spans(text, protected), (len(text), len(text))]:
+        between = text[at:start]
+        first = AFTER_NAME.match(between) if at else None
+        pieces += [first[0]] if first else []
+        pieces += WORD.findall(between, first.end() if first else 0)
+        pieces += [text[start:end]] if end > start else []
+        at = end
+    return pieces
 
 
 def whole_order(kind: int, keys: Keys, ordering: Ordering) -> list[int]:

@@ -1,24 +1,32 @@
 """Scores of answers: `recall_table(queries, answers)`, `recall_metrics(queries, answers)["reverse_accuracy"]`.
 
-A name is right when the greedy continuation starts with it (Berglund et al., arXiv 2309.12288: stripped, lower case);
-descriptions get a sentence BLEU as well.
+A name is right when the greedy continuation starts with it as whole words, stripped and in lower case; `prefix` counts
+as Berglund et al. do (arXiv 2309.12288), for whom "1987" starts with "19". Descriptions get a sentence BLEU as well.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
+import regex
+
 from permlab.data.examples import Query
+from permlab.data.texts.joining import BORDER, normalise
 from permlab.errors import check_choice
 
 
 def is_right(answer: str, target: str) -> bool:
-    """Return whether the answer starts with the target, ignoring case and runs of white space."""
-    # Exact match of arXiv 2309.12288: lower case, stripped, what follows the answer does not count.
-    return " ".join(answer.lower().split()).startswith(" ".join(target.lower().split()))
+    """Return whether the answer starts with the target as whole words, ignoring case and runs of white space."""
+    wanted = regex.escape(normalise(target.lower()))
+    return regex.match(f"{wanted}{BORDER}", normalise(answer.lower())) is not None
+
+
+def is_prefix(answer: str, target: str) -> bool:
+    """Return whether the answer starts with the target's letters, whatever follows (exact match of 2309.12288)."""
+    return normalise(answer.lower()).startswith(normalise(target.lower()))
 
 
 def sentence_bleu(answer: str, target: str) -> float:
@@ -26,13 +34,13 @@ def sentence_bleu(answer: str, target: str) -> float:
     from sacrebleu import sentence_bleu as bleu
 
     cut = " ".join(answer.split()[: len(target.split())])
-    if is_right(cut, target):
+    if is_prefix(cut, target):
         cut = cut[: len(target)]
     return float(bleu(cut, [target]).score)
 
 
 def recall_table(queries: Sequence[Query], answers: Sequence[str]) -> list[dict[str, Any]]:
-    """Return one row per wording, direction, group and kind with accuracy, BLEU (descriptions) and count."""
+    """Return one row per wording, direction, group and kind: accuracy, prefix match, BLEU (descriptions), count."""
     groups: dict[tuple[str, str, str, str], list[tuple[Query, str]]] = defaultdict(list)
     for query, answer in zip(queries, answers):
         groups[query.wording, query.direction, query.group, query.kind].append((query, answer))
@@ -43,13 +51,23 @@ def recall_table(queries: Sequence[Query], answers: Sequence[str]) -> list[dict[
         right = [is_right(answer, query.answer) for query, answer in items]
         bleu = [sentence_bleu(answer, query.answer) for query, answer in items] if kind == "description" else []
         row: dict[str, Any] = {"wording": wording, "direction": direction, "group": group, "asked": kind}
-        row |= {"accuracy": sum(right) / len(right), "bleu": sum(bleu) / len(bleu) if bleu else None}
+        prefix = [is_prefix(answer, query.answer) for query, answer in items]
+        row |= {"accuracy": sum(right) / len(right), "prefix": sum(prefix) / len(prefix)}
+        row |= {"bleu": sum(bleu) / len(bleu) if bleu else None}
         rows.append({**row, "queries": len(items)})
     return rows
 
 
-def accuracy(queries: Sequence[Query], answers: Sequence[str], **where: str) -> float | None:
+def accuracy(
+    queries: Sequence[Query], answers: Sequence[str], match: Callable[[str, str], bool] = is_right, **where: str
+) -> float | None:
     """Return the share of right answers among the queries whose fields equal `where`, or None without such queries.
+
+    Args:
+        queries: what was asked.
+        answers: one each.
+        match: from (answer, target) to whether it is right.
+        where: field of a query -> its value.
 
     Raises:
         UserError: a field that queries do not have.
@@ -57,7 +75,7 @@ def accuracy(queries: Sequence[Query], answers: Sequence[str], **where: str) -> 
     for key in where:
         check_choice("field of a query", key, [each.name for each in fields(Query)])
     right = [
-        is_right(answer, query.answer)
+        match(answer, query.answer)
         for query, answer in zip(queries, answers)
         if all(getattr(query, key) == value for key, value in where.items())
     ]
@@ -71,16 +89,21 @@ def headline_queries(queries: Sequence[Query]) -> list[Query]:
 
 
 def headline_wording(queries: Sequence[Query], **where: str) -> str:
-    """Return "trained" when a question with these labels has a wording that was trained, else "held_out"."""
+    """Return the wording, "trained" or "held_out", that stands for the questions with these labels.
+
+    It is "trained" where at least half of them are worded as in a training text: a few that are by chance, in a file of
+    questions, do not stand for all.
+    """
     rows = [q for q in queries if all(getattr(q, key) == value for key, value in where.items())]
-    return "trained" if any(q.wording == "trained" for q in rows) else "held_out"
+    trained = sum(q.wording == "trained" for q in rows)
+    return "trained" if trained and 2 * trained >= len(rows) else "held_out"
 
 
 def recall_metrics(queries: Sequence[Query], answers: Sequence[str]) -> dict[str, float]:
     """Return the headline numbers.
 
     `forward_accuracy` and `reverse_accuracy` count facts that were trained in one direction only; facts trained both
-    ways have numbers of their own, as have held-out wordings and every kind of answer.
+    ways have numbers of their own, as have held-out wordings, every kind of answer and prefix matches.
     """
     # The reversal curse (2309.12288) is about facts seen in one order; those seen in both are its control.
     single = [(q, a) for q, a in zip(queries, answers, strict=True) if q.group != "both"]
@@ -92,6 +115,8 @@ def recall_metrics(queries: Sequence[Query], answers: Sequence[str]) -> dict[str
             if words == wording and suffix:
                 continue
             metrics[f"{direction}_accuracy{suffix}"] = accuracy(asked, given, direction=direction, wording=words)
+            prefix = accuracy(asked, given, is_prefix, direction=direction, wording=words)
+            metrics[f"{direction}_prefix_accuracy{suffix}"] = prefix
             for kind in sorted({q.kind for q in queries}):
                 name = f"{direction}_{kind}_accuracy{suffix}"
                 metrics[name] = accuracy(asked, given, direction=direction, wording=words, kind=kind)

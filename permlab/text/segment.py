@@ -7,6 +7,7 @@ of its rows no longer hold the original words.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections import Counter
@@ -18,7 +19,15 @@ from permlab.data.examples import Example
 from permlab.data.texts.joining import normalise
 from permlab.errors import UserError
 from permlab.text.table import ON_MISMATCH, SEGMENTERS
-from permlab.text.units import NO_UNITS, check_units, cut_text, find_spans, merge_units, project_units
+from permlab.text.units import (
+    NO_UNITS,
+    check_units,
+    cut_text,
+    find_spans,
+    merge_units,
+    project_units,
+    strip_marks,
+)
 
 if TYPE_CHECKING:
     from permlab.data.table import DataRow
@@ -79,6 +88,20 @@ class SegmentedCorpus:
         """Units per text, averaged over the texts kept (nan without texts)."""
         texts = sum(self.histogram.values())
         return sum(units * count for units, count in self.histogram.items()) / texts if texts else float("nan")
+
+    @property
+    def name_isolated(self) -> float | None:
+        """Share of the entities in the texts that stand alone in a unit, up to punctuation; None without entities.
+
+        A name in one unit with what is said of it never changes places with it.
+        """
+        alone = [
+            any(strip_marks(unit) == entity for unit in example.units or ())
+            for example in self.examples
+            for entity in {normalise(each) for each in example.protected}
+            if find_spans(example.text, [entity])
+        ]
+        return sum(alone) / len(alone) if alone else None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -144,6 +167,45 @@ def segment_corpus(
         result.examples.append(replace(example, units=units, protected=protected))
     result.reasons, result.histogram = dict(reasons.most_common()), dict(sorted(histogram.items()))
     return result
+
+
+def segment_texts(
+    examples: Sequence[Example],
+    settings: SegmenterSettings,
+    kind: str,
+    seed: int,
+    *,
+    segmenter: Segmenter | None = None,
+    progress: Progress | None = None,
+) -> SegmentedCorpus:
+    """Segment texts as the settings say; see `segment_corpus`. `segmenter`: already made by `make_segmenter`."""
+    return segment_corpus(
+        examples,
+        segmenter or make_segmenter(settings, kind),
+        max_units=settings.max_units,
+        on_mismatch=settings.on_mismatch,
+        seed=seed,
+        progress=progress,
+    )
+
+
+def check_segmented(segmented: SegmentedCorpus, settings: SegmenterSettings, prefix: str = "") -> None:
+    """Refuse a segmentation that leaves too many texts whole: training on them is training in the original order.
+
+    Raises:
+        UserError: with the counts and the remedies.
+    """
+    texts = len(segmented.examples)
+    if not texts:
+        raise UserError(f"segmenter {segmented.segmenter} left no text; use {prefix}on_mismatch=fallback")
+    if segmented.fallback > settings.max_fallback * texts:
+        why = ", ".join(f"{count} {reason}" for reason, count in segmented.reasons.items())
+        allowed = math.ceil(100 * segmented.fallback / texts) / 100
+        raise UserError(
+            f"segmenter {segmented.segmenter} found no units in {segmented.fallback} of {texts} texts ({why}), which "
+            f"would be read as they are: list the entities ({prefix}entities=FILE), take another segmenter "
+            f"({prefix}name=rule), or allow it ({prefix}max_fallback={allowed:g})"
+        )
 
 
 def make_segmenter(

@@ -34,11 +34,24 @@ class Ordering:
     """the reversals: probability of the reversed reading"""
     max_segment: int = 2
     """order=random_segment: the longest segment in words"""
+    keep_entities: bool = False
+    """order=random_segment and word_permute: entities of the data set and the segmenter move as one word"""
     dynamic: bool = True
     """draw anew in every epoch"""
     budget: str = choice("replace", BUDGETS)
     """replace: texts, tokens and steps equal those of original; data: each text as it is and reordered; compute: the
     same in half the epochs."""
+
+    @property
+    def whole_entities(self) -> bool:
+        """Whether words are moved with entities kept whole."""
+        kept = ORDERS[self.order].keeps_entities
+        return kept == "always" or (kept == "asked" and self.keep_entities)
+
+    @property
+    def segmented(self) -> bool:
+        """Whether the texts are segmented first, for units or for the entities that must stay whole."""
+        return ORDERS[self.order].segmented or self.whole_entities
 
     def probabilities(self) -> tuple[float, float, float]:
         """Return the probabilities of reading a text as it is, reversed, or permuted.
@@ -64,7 +77,7 @@ class Ordering:
 
 @dataclass
 class SegmenterSettings:
-    """How texts are cut into semantic units (used by order=spt)."""
+    """How texts are cut into units, and which entities are found: for order=spt and those that keep entities."""
 
     name: str = choice(AUTO, SEGMENTERS, AUTO)
     """auto: oracle for generated data, presegmented for `[SEP]` files, else entities."""
@@ -73,6 +86,8 @@ class SegmenterSettings:
     """Merge neighbours until no text has more units: many small units cost forward recall at a fixed budget."""
     on_mismatch: str = choice("fallback", ON_MISMATCH)
     """When the units do not give back the text: fallback makes the whole text one unit."""
+    max_fallback: float = 0.2
+    """Share of texts without units above which the run is refused: they would train as order=original does."""
     entities: str | None = None
     """segmenter=entities: a file with one protected string per line."""
     max_words: int = 3
@@ -170,6 +185,7 @@ def check_segmenter(settings: SegmenterSettings, kind: str, prefix: str = "") ->
     if settings.max_units is not None:
         check_range(f"{prefix}max_units", settings.max_units, 1)
     check_range(f"{prefix}max_words", settings.max_words, 1)
+    check_range(f"{prefix}max_fallback", settings.max_fallback, 0, 1)
     check_range(f"{prefix}concurrency", settings.concurrency, 1, 256)
     row = SEGMENTERS[settings.chosen(kind)]
     if row.check:

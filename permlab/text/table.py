@@ -28,6 +28,8 @@ class OrderRow(Row):
         permutes: texts are read as they are, reversed or permuted (p_original, p_reversed, p_permuted); otherwise as
             they are or reversed (p_reordered).
         segmented: its pieces are the units of a segmenter.
+        keeps_entities: "always", or "asked" where it does with `keep_entities=true`: the entities that the data set or
+            the segmenter knows stay whole.
         segment_lengths: it moves segments of up to `max_segment` pieces.
         closing_stays: the full stop of a text stays its end; otherwise it moves with the word it follows, or alone.
     """
@@ -36,6 +38,7 @@ class OrderRow(Row):
     reorders: bool = True
     permutes: bool = False
     segmented: bool = False
+    keeps_entities: str = ""
     segment_lengths: bool = False
     closing_stays: bool = False
 
@@ -81,6 +84,7 @@ ORDERS = Table(
             label="entity-preserving reversal",
             target="permlab.text.pieces:words_and_entities",
             paper=REVERSAL_TRAINING,
+            keeps_entities="always",
             color="orange",
         ),
         OrderRow(
@@ -90,6 +94,7 @@ ORDERS = Table(
             target="permlab.text.pieces:words_of",
             arrange="permlab.text.pieces:segment_order",
             paper=REVERSAL_TRAINING,
+            keeps_entities="asked",
             segment_lengths=True,
             color="purple",
         ),
@@ -99,6 +104,7 @@ ORDERS = Table(
             label="word permutation",
             target="permlab.text.pieces:words_of",
             permutes=True,
+            keeps_entities="asked",
             closing_stays=True,
             color="sky",
         ),

@@ -188,7 +188,7 @@ def make_trainer(
         save_strategy="no",
         save_total_limit=2,
         seed=seed,
-        bf16=dtype is torch.bfloat16 and device != "cpu",
+        bf16=dtype is torch.bfloat16,
         fp16=dtype is torch.float16,
         use_cpu=device == "cpu",
         dataloader_num_workers=workers,
@@ -219,9 +219,19 @@ def trained_tokens(stream: OrderedTexts, start: int, sample: int = 2000) -> floa
     return rest * sum(len(stream[i]["input_ids"]) for i in places) / max(1, len(places))
 
 
-def weights_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the number type of the weights: float16 trains on float32 weights, because its optimizer needs them."""
-    return torch.float32 if dtype is torch.float16 else dtype
+def weights_dtype(dtype: torch.dtype, *, frozen: bool = False, pure: bool = False) -> torch.dtype:
+    """Return the number type of the weights.
+
+    Trained weights are float32 whatever is computed in: a step of 2e-5 is less than the last of the 8 bits of a
+    bfloat16 weight near 0.01 and would be rounded away. Frozen ones, below adapters, may be as short as what is
+    computed in.
+
+    Args:
+        dtype: of the forward and backward pass.
+        frozen: they are not trained.
+        pure: the user wants bfloat16 weights.
+    """
+    return dtype if dtype is torch.bfloat16 and (frozen or pure) else torch.float32
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

@@ -8,11 +8,12 @@ assistant not to add or delete words, and does not check).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 
-from permlab.data.texts.joining import join_units, needs_space, normalise
+import regex
+
+from permlab.data.texts.joining import BORDER, join_units, needs_space, normalise
 
 CHANGED_WORDS = "words lost, added or moved"
 CHANGED_SPELLING = "punctuation, case or spacing changed"
@@ -65,15 +66,16 @@ def _until_joined(units: list[str], text: str) -> tuple[str, ...]:
 def find_spans(text: str, entities: Iterable[str]) -> list[tuple[int, int]]:
     """Return the (start, end) offsets of whole-word occurrences of `entities`, in order and without overlaps.
 
-    Where two entities overlap, the longer one wins ("Ada Roe" before "Ada").
+    Where two entities overlap, the longer one wins ("Ada Roe" before "Ada"). A word of a script that parts no words
+    may stand between letters of that script.
     """
     wanted = sorted(
         {entity.strip() for entity in entities if entity.strip()}, key=lambda entity: (-len(entity), entity)
     )
     if not wanted:
         return []
-    pattern = "|".join(r"\s+".join(map(re.escape, entity.split())) for entity in wanted)
-    return [match.span() for match in re.finditer(rf"(?<!\w)(?:{pattern})(?!\w)", text)]
+    pattern = "|".join(r"\s+".join(map(regex.escape, entity.split())) for entity in wanted)
+    return [match.span() for match in regex.finditer(rf"{BORDER}(?:{pattern}){BORDER}", text)]
 
 
 def split_by_spans(text: str, spans: Iterable[tuple[int, int]]) -> tuple[str, ...]:
@@ -131,6 +133,11 @@ def project_units(text: str, units: Sequence[str]) -> tuple[str, ...] | None:
     return cut_text(text, cuts)
 
 
+def strip_marks(unit: str) -> str:
+    """Return a unit without the punctuation around it."""
+    return unit.strip(" ,.;:!?()[]{}'\"‘’“”«»…")
+
+
 def merge_units(units: Sequence[str], max_units: int, protected: Iterable[str] = ()) -> tuple[str, ...]:
     """Merge neighbours, the shortest joined pair first, until at most `max_units` units are left.
 
@@ -143,7 +150,7 @@ def merge_units(units: Sequence[str], max_units: int, protected: Iterable[str] =
         raise ValueError(f"max_units must be at least 1, got {max_units}")
     entities = {normalise(entity) for entity in protected}
     merged = list(units)
-    alone = [unit in entities or unit.strip(" ,.;:!?()[]{}'\"‘’“”«»…") in entities for unit in merged]
+    alone = [unit in entities or strip_marks(unit) in entities for unit in merged]
     while len(merged) > max_units:
         pairs = range(len(merged) - 1)
         # An entity must stay apart from what is said of it: within one unit SPT never reverses the two.

@@ -106,6 +106,13 @@ def test_queries(tmp_path):
         read_queries(path, direction="revers")
 
 
+def test_a_label_that_heads_no_row_is_a_bad_row(tmp_path):
+    path = tmp_path / "questions.jsonl"
+    path.write_text(json.dumps({"prompt": "a", "completion": "b", "group": "x" * 81}) + "\n")
+    with pytest.raises(UserError, match="'group' has more than 80 characters"):
+        read_queries(path, direction="reverse")
+
+
 def test_entity_list(tmp_path):
     path = write(tmp_path / "names.txt", "# people", "Ada Roe", "", " Bo Lind ", "Ada Roe")
     assert read_entities(path) == ["Ada Roe", "Bo Lind"]

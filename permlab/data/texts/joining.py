@@ -16,6 +16,13 @@ OPENING = frozenset("([{‘“«¿¡")
 _CONTRACTION = re.compile(r"'(?:s|re|ll|d|t|m|ve)(?!\w)", re.IGNORECASE)
 
 
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
+_LETTER = rf"[^\W{_UNSPACED}]"
+BORDER = rf"(?:(?<!{_LETTER})|(?!{_LETTER}))"
+"""Pattern of `regex` for a place where a word may begin or end: not between two letters, marks on letters included, of
+scripts that put spaces between words; between those of other scripts anywhere."""
+
+
 def normalise(text: str) -> str:
     """Return `text` with every run of white space as one space and none at the ends."""
     return " ".join(text.split())

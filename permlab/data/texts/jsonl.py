@@ -68,7 +68,7 @@ def load_jsonl(config: JsonlConfig, seed: int) -> Corpus:
         protected_field=config.protected_field,
         on_bad_row=config.on_bad_row,
     )
-    asked = asked_queries(config)
+    asked = asked_queries(config, (example.text for example in corpus.examples))
     return replace(corpus, queries=[*asked] if config.forward_test_path else [*corpus.queries, *asked])
 
 

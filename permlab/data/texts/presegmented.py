@@ -49,7 +49,7 @@ def check_presegmented(config: PresegmentedConfig) -> None:
 def load_presegmented(config: PresegmentedConfig, seed: int) -> Corpus:
     """Read the texts and questions of a configuration."""
     corpus = read_presegmented(str(config.path), config.separator, on_bad_row=config.on_bad_row)
-    corpus.queries += asked_queries(config)
+    corpus.queries += asked_queries(config, (example.text for example in corpus.examples))
     return corpus
 
 

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import regex
+
 from permlab.data.checks import ON_BAD_ROW
 from permlab.data.examples import Query
+from permlab.data.texts.joining import BORDER, normalise
 from permlab.errors import UserError, check_choice, first_line
 from permlab.storage.plain import UnreadableError, open_regular
 
@@ -21,6 +25,8 @@ _LONGEST_ROW = 100
 """Characters; a long path loses its beginning."""
 LONGEST_LINE = 4 * 2**20
 """Bytes of one line: no text to train on is longer, and cutting one into units takes many times its size."""
+LONGEST_LABEL = 80
+"""Characters of a group or kind, which head rows of tables and bars of figures."""
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -166,19 +172,33 @@ def read_queries(
         pair = prompt_and_completion(row, keys, source, bad)
         if pair:
             labels = {"group": text_value(row, "group") or group, "kind": text_value(row, "kind") or kind}
+            long = [key for key, label in labels.items() if len(label) > LONGEST_LABEL]
+            if long:
+                bad.add(source, f"'{long[0]}' has more than {LONGEST_LABEL} characters")
+                continue
             queries.append(Query(pair[0].strip(), pair[1].strip(), direction=direction, wording=wording, **labels))
     bad.finish(str(path), len(queries))
     return queries
 
 
-def asked_queries(config: Any) -> list[Query]:
-    """Read the questions of a data set that names them in files of their own (`forward_test_path`, `test_path`)."""
+def asked_queries(config: Any, texts: Iterable[str]) -> list[Query]:
+    """Read the questions of a data set that names them in files of their own (`forward_test_path`, `test_path`).
+
+    A question whose prompt stands word for word in one of the `texts` has a wording that was trained.
+    """
     keys = getattr(config, "prompt_field", "prompt"), getattr(config, "completion_field", "completion")
     queries: list[Query] = []
     for direction, path in (("forward", config.forward_test_path), ("reverse", config.test_path)):
         if path:
             queries += read_queries(path, direction=direction, keys=keys, on_bad_row=config.on_bad_row)
-    return queries
+    known = "\n".join(normalise(text) for text in texts)
+    return [replace(query, wording="trained" if occurs(query.prompt, known) else "held_out") for query in queries]
+
+
+def occurs(prompt: str, text: str) -> bool:
+    """Return whether a prompt stands in a text as whole words."""
+    wanted = normalise(prompt)
+    return wanted in text and regex.search(f"{BORDER}{regex.escape(wanted)}{BORDER}", text) is not None
 
 
 def read_entities(path: str | Path) -> list[str]:

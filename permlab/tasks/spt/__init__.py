@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config
+from permlab.data.examples import limit_examples
 from permlab.data.loading import check_dataset, preview_texts
 from permlab.data.table import DATASETS as DATA_SETS
 from permlab.models.causal_lm_config import is_local, validate_causal_lm
@@ -22,7 +23,7 @@ from permlab.text.settings import (
     check_segmenter,
     check_training,
 )
-from permlab.text.table import ORDERS, SEGMENTERS
+from permlab.text.table import SEGMENTERS
 
 if TYPE_CHECKING:
     from permlab.runs.run import Run
@@ -70,7 +71,7 @@ def plan(config: Config[SptConfig]) -> dict[str, Any]:
         "found": lambda: found_line(config),
         "texts": lambda: texts_line(config),
         "order": f"{task.order}, budget {task.budget}, {'dynamic' if task.dynamic else 'static'}",
-        "segmenter": lambda: segmenter_line(config) if ORDERS[task.order].segmented else f"none: {UNMOVED}",
+        "segmenter": lambda: segmenter_line(config) if task.segmented else f"none: {UNMOVED}",
         "training": f"{train.epochs:g} epochs, {train.batch_size}x{train.accumulate} texts a step, "
         f"learning rate {train.learning_rate:g}",
         "adapters": f"LoRA rank {rank}" if rank else "none, all weights are trained",
@@ -100,14 +101,22 @@ def texts_line(config: Config[SptConfig]) -> str:
 
 
 def segmenter_line(config: Config[SptConfig]) -> str:
-    """Which segmenter cuts the texts; refuses one whose model cannot be had."""
+    """Which segmenter cuts the texts, and how; refuses one whose model cannot be had, or that finds too few units."""
     from permlab.models.availability import check_path
+    from permlab.text.segment import check_segmented, segment_texts
 
-    settings = config.task.segmenter
-    row = SEGMENTERS[settings.chosen(config.dataset.kind)]
-    if "model" in row.needs and settings.path:
-        check_path(settings.path)
-    return row.name
+    settings, kind = config.task.segmenter, config.dataset.kind
+    row = SEGMENTERS[settings.chosen(kind)]
+    if "model" in row.needs:
+        if settings.path:
+            check_path(settings.path)
+        return row.name
+    corpus = preview_texts(config.dataset, config.seed)
+    if corpus is None:
+        return row.name
+    segmented = segment_texts(limit_examples(corpus, config.debug.examples).examples, settings, kind, config.seed)
+    check_segmented(segmented, settings, "task.segmenter.")
+    return f"{row.name}, {segmented.mean_units:.2f} units a text, {segmented.fallback} texts without"
 
 
 def parameters_line(config: Config[SptConfig]) -> str:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config
 from permlab.data import Corpus, Example, limit_examples, limit_queries, load_texts
-from permlab.errors import UserError
 from permlab.hardware import resolve_dtype
 from permlab.models import load_causal_lm, save_causal_lm, write_card
 from permlab.runs.run import Run
 from permlab.tasks.spt.figures import recall_bars, training_loss, units_histogram
-from permlab.text import ORDERS, OrderedTexts, SegmentedCorpus, make_segmenter, segment_corpus
+from permlab.text import OrderedTexts, SegmentedCorpus, make_segmenter
 from permlab.text.recall import answer_queries, encoder, likelihoods
 from permlab.text.scores import headline_queries, headline_wording, recall_metrics, recall_table
+from permlab.text.segment import check_segmented, segment_texts
 from permlab.text.training import Hooks, latest_checkpoint, make_trainer, steps_of, trained_tokens, weights_dtype
 
 CARD = ("forward_accuracy", "reverse_accuracy", "final_loss", "trained_parameters", "steps")
@@ -42,9 +42,8 @@ def train_and_ask(config: Config[SptConfig], run: Run) -> None:
     examples = segment(config, run, corpus)
     texts = [example.text for example in corpus.examples] + [query.prompt for query in corpus.queries]
     device, dtype = run.device, resolve_dtype(config.hardware)
-    model, tokenizer = load_causal_lm(
-        config.model, texts, weights_dtype(dtype), device, config.seed, task.train.max_tokens
-    )
+    weights = weights_dtype(dtype, frozen=config.model.lora.rank > 0, pure=config.hardware.pure_bfloat16)
+    model, tokenizer = load_causal_lm(config.model, texts, weights, device, config.seed, task.train.max_tokens)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     stream = OrderedTexts(
         examples,
@@ -54,8 +53,11 @@ def train_and_ask(config: Config[SptConfig], run: Run) -> None:
         seed=config.seed,
         bos=tokenizer.bos_token_id,
         eos=tokenizer.eos_token_id,
-        max_tokens=task.train.max_tokens,
+        max_tokens=read_tokens(config, run, model),
     )
+    if stream.texts_cut:
+        run.warn(f"{stream.texts_cut} of {len(examples)} texts have more than {stream.room} tokens and are cut there")
+    run.summary(texts_cut=stream.texts_cut)
     run.say(
         f"{len(examples)} texts, {len(corpus.queries)} questions, vocabulary {len(tokenizer)}, "
         f"{trained / 1e6:.2f}M trained parameters, order {task.order}, {device}"
@@ -76,27 +78,35 @@ def train_and_ask(config: Config[SptConfig], run: Run) -> None:
         )  # fmt: skip
 
 
+def read_tokens(config: Config[SptConfig], run: Run, model: Any) -> int:
+    """Return the longest text in tokens: what is asked for, or what the model can read where that is less."""
+    wanted, context = config.task.train.max_tokens, getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(context, int) or wanted <= context:
+        return wanted
+    run.say(f"the model reads at most {context} tokens: task.train.max_tokens={context} instead of {wanted}")
+    return context
+
+
 # ---- units --------------------------------------------------------------------------------------------------------
 
 
 def segment(config: Config[SptConfig], run: Run, corpus: Corpus) -> list[Example]:
     """Cut the texts into units when the order moves units; report counts and the histogram."""
-    if not ORDERS[config.task.order].segmented:
+    if not config.task.segmented:
         return corpus.examples
     settings = config.task.segmenter
     cache = Path(config.run.root) / "cache" / "segments.jsonl"  # answers of an assistant, shared by all runs
     segmenter = make_segmenter(settings, config.dataset.kind, device=str(run.device), cache=str(cache))
     with run.progress(f"segmenting ({segmenter.name})", len(corpus.examples)) as bar:
-        segmented = segment_corpus(
+        segmented = segment_texts(
             corpus.examples,
-            segmenter,
-            max_units=settings.max_units,
-            on_mismatch=settings.on_mismatch,
-            seed=config.seed,
+            settings,
+            config.dataset.kind,
+            config.seed,
+            segmenter=segmenter,
             progress=lambda done, total: bar.update(done),
         )
-    if not segmented.examples:
-        raise UserError(f"segmenter {segmenter.name} left no text; use task.segmenter.on_mismatch=fallback")
+    check_segmented(segmented, settings, "task.segmenter.")
     report_units(run, segmented)
     return segmented.examples
 
@@ -104,16 +114,22 @@ def segment(config: Config[SptConfig], run: Run, corpus: Corpus) -> list[Example
 def report_units(run: Run, segmented: SegmentedCorpus) -> None:
     """Table of counts, histogram of units per text, one line of summary."""
     counts = {**segmented.counts, **segmented.reasons, **segmented.extra}
-    run.table(
-        "segmentation", [{"segmenter": segmented.segmenter, "mean_units": segmented.mean_units, **counts}], show=False
-    )
+    row = {"segmenter": segmented.segmenter, "mean_units": segmented.mean_units}
+    run.table("segmentation", [{**row, "name_isolated": segmented.name_isolated, **counts}], show=False)
     run.say(
         f"segmenter {segmented.segmenter}: {segmented.mean_units:.2f} units a text, "
         + ", ".join(f"{value} {key}" for key, value in segmented.counts.items())
     )
     for line in segmented.failures[:3]:
         run.say(f"  {line}")
+    if segmented.fallback:
+        run.warn(
+            f"{segmented.fallback} of {segmented.counts['texts']} texts have no units and train as they are "
+            f"({', '.join(f'{count} {reason}' for reason, count in segmented.reasons.items())})"
+        )
     run.summary(mean_units=segmented.mean_units, **{f"segments_{k}": v for k, v in segmented.counts.items()})
+    if segmented.name_isolated is not None:
+        run.summary(name_isolated=segmented.name_isolated)
     histogram = segmented.histogram
     run.table("units_histogram", [{"units": u, "texts": n} for u, n in histogram.items()], show=False)
     run.figure("units_histogram", units_histogram(histogram))
