@@ -148,7 +148,7 @@ def list_options(arguments: list[str]) -> int:
 
         activate_plugins(parse(plugins))
     for title, rows in listed([text for text in arguments if text not in plugins]):
-        print_table(rows, title, prose=title not in GROUPS)
+        print_table(rows, title, prose=title.partition(":")[0] not in GROUPS)
     return 0
 
 

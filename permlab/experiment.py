@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from permlab.errors import UserError, check_choice, check_range
-from permlab.rules import SCALES, check_rules
+from permlab.rules import CLAIM_BY, SCALES, check_rules
 
 SETS = ("quick", "full")
 """Sets of experiments: the reduced version of everything, and everything."""
@@ -53,10 +53,12 @@ class ExperimentConfig:
     name: str | None = None
     claim: str | None = None
     """The claim it checks, in words."""
+    claim_by: str = "paper"
+    """paper | permlab: who claims it. What a source says is reproduced or not; what only we say holds or does not."""
     source: str | None = None
     """Paper and place."""
     acceptance: str | None = None
-    """When the claim counts as reproduced, in words with the numbers."""
+    """When the claim counts as reproduced, or as holding, in words with the numbers."""
     minutes: float | None = None
     """Expected minutes on 2 CPU cores."""
     sweep: dict[str, str] = field(default_factory=dict)
@@ -64,7 +66,7 @@ class ExperimentConfig:
     checks: list[str] = field(default_factory=list)
     """The acceptance rule for programs, all of which must hold: see `permlab.rules`."""
     scale: str = "paper"
-    """paper | toy: what holds on a toy is reported as toy scale only, never as reproduced."""
+    """paper | toy: what holds of a paper's claim on a toy is reported as toy scale only, never as reproduced."""
     published: str | None = None
     """The published number in words, only where its source is certain."""
     reproduce: ReproductionConfig = field(default_factory=ReproductionConfig)
@@ -78,6 +80,7 @@ def check_experiment(experiment: ExperimentConfig, config: Mapping[str, Any]) ->
         UserError: with one line that names the key.
     """
     check_choice("experiment.scale", experiment.scale, SCALES)
+    check_choice("experiment.claim_by", experiment.claim_by, CLAIM_BY)
     if experiment.checks:
         check_rules(experiment.checks, config)
     reproduce = experiment.reproduce

@@ -11,10 +11,13 @@ from typing import Any
 
 from permlab import registry, shipped
 from permlab.errors import UserError, did_you_mean
+from permlab.rules import CLAIM_BY
 from permlab.tables import Row
 
 GROUPS = {group if group in ("hardware", "debug") else f"{group}s": group for group in shipped.GROUPS}
 """What `permlab ls` prints -> the config group whose options it lists."""
+CLAIMED = {"paper": "claims of papers", "permlab": "claims of our own"}
+"""`experiment.claim_by` -> what the table says."""
 METHODS = "methods"
 """Stands for every table of methods."""
 
@@ -40,7 +43,10 @@ def listed(wanted: Sequence[str]) -> list[tuple[str, list[Row]]]:
                 f"ls: '{name}' is not a group{did_you_mean(name, known)} "
                 f"(groups: {', '.join([*GROUPS, METHODS])}; tables: those of `permlab ls {METHODS}`)"
             )
-        if name in GROUPS:
+        if GROUPS.get(name) == "experiment":
+            # What a paper says and what only we say are different kinds of claims: a table each, as in the report.
+            found += [(f"{name}: {CLAIMED[by]}", experiment_rows(by)) for by in CLAIM_BY if experiment_rows(by)]
+        elif name in GROUPS:
             found.append((name, group_rows(GROUPS[name])))
         else:
             tables = method_tables() if name == METHODS else [name]
@@ -49,22 +55,23 @@ def listed(wanted: Sequence[str]) -> list[tuple[str, list[Row]]]:
 
 
 def group_rows(group: str) -> list[Row]:
-    """Return name, command and purpose of the options of a config group; of experiments, what they claim."""
-    if group == "experiment":
-        return [experiment_row(name) for name in shipped.names(group)]
+    """Return name, command and purpose of the options of a config group."""
     headers = {name: shipped.describe(group, name) for name in shipped.names(group)}
     return [{"name": n, "use": h.split("      ", 1)[0], "what": purpose(h)} for n, h in headers.items()]
 
 
-def experiment_row(name: str) -> Row:
-    """Return what an experiment checks and how long it takes."""
-    about = shipped.experiment(name)
-    minutes = about.get("minutes")
-    return {
-        "name": name,
-        "minutes": f"{minutes:>{len('minutes')}g}" if minutes else "",
-        "claim": about.get("claim", ""),
-    }
+def experiment_rows(by: str) -> list[Row]:
+    """Return what the experiments check whose claim is a paper's, or ours (`permlab`), and how long they take."""
+    found = {name: shipped.experiment(name) for name in shipped.names("experiment")}
+    return [
+        {
+            "name": name,
+            "minutes": f"{about['minutes']:>{len('minutes')}g}" if about.get("minutes") else "",
+            "claim": about.get("claim", ""),
+        }
+        for name, about in found.items()
+        if (about.get("claim_by") or CLAIM_BY[0]) == by
+    ]
 
 
 def purpose(header: str) -> str:

@@ -36,6 +36,8 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">": lambda a, b: a > b,
 }
 SCALES = ("paper", "toy")
+CLAIM_BY = ("paper", "permlab")
+"""Who makes a claim: the source that the experiment names, or we ourselves."""
 FORM = (
     "AGG(metric) OP number [where key=value,...] [-- words], as in mean(reverse_accuracy) >= 0.9 where task.order=spt"
 )

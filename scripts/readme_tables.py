@@ -1,7 +1,8 @@
 """Keep the pages' tables of methods and experiments as the code has them: `python scripts/readme_tables.py --write`.
 
-A table stands between `<!-- methods: TABLE -->` (a name of `registry.TABLES`) or `<!-- experiments -->`, and
-`<!-- end -->`. Without `--write` nothing is changed and the exit code says whether all of them are up to date.
+A table stands between `<!-- methods: TABLE -->` (a name of `registry.TABLES`), `<!-- experiments -->` (what the targets
+of make run) or `<!-- claims: paper -->` (and `permlab`: who makes the claims), and `<!-- end -->`. Without `--write`
+nothing is changed and the exit code says whether all of them are up to date.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import sys
 from pathlib import Path
 
+from permlab import shipped
 from permlab.listing import markdown, method_rows
 from permlab.tables import Row
 
@@ -18,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import reproduce  # the module beside this one
 
 ROOT = Path(__file__).resolve().parents[1]
-MARKED = re.compile(r"(<!-- (methods: (\w+)|experiments) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- (methods|claims|experiments)(?:: (\w+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def main() -> None:
@@ -44,15 +46,26 @@ def pages() -> list[Path]:
 
 def filled(text: str) -> str:
     """Return the page with every marked table made anew."""
-    return MARKED.sub(lambda m: f"{m[1]}{table(m[3])}\n{m[4]}", text)
+    return MARKED.sub(lambda m: f"{m[1]}{table(m[2], m[3])}\n{m[4]}", text)
 
 
-def table(name: str | None) -> str:
-    """Return the Markdown of a table of methods, or of the experiments."""
-    return markdown(method_rows(name) if name else experiment_rows())
+def table(kind: str, name: str) -> str:
+    """Return the Markdown of a table of methods, of claims, or of the experiments that targets run."""
+    makers = {"methods": method_rows, "claims": claim_rows, "experiments": lambda _: target_rows()}
+    return markdown(makers[kind](name))
 
 
-def experiment_rows() -> list[Row]:
+def claim_rows(by: str) -> list[Row]:
+    """Return one row per experiment whose claim is a paper's, or ours."""
+    found = {name: shipped.experiment(name) for name in shipped.names("experiment")}
+    return [
+        {"name": name, "claim": about["claim"], "source": about["source"]}
+        for name, about in found.items()
+        if about["claim_by"] == by
+    ]
+
+
+def target_rows() -> list[Row]:
     """Return one row per target of make: its experiments with their minutes, and what needs a folder of data."""
     tasks = dict.fromkeys(name.partition("/")[0] for name in reproduce.all_experiments())
     rows: list[Row] = []

@@ -29,6 +29,7 @@ CLAIM_COLUMNS = {
 }
 CHECK_COLUMNS = {
     "experiment": "experiment",
+    "claim_by": "claimed by",
     "check": "check",
     "rule": "rule",
     "measured": "measured",
@@ -38,11 +39,22 @@ CHECK_COLUMNS = {
     "repeats": "n",
     "of": "of",
 }
-HOW_JUDGED = (
-    "The rules stand in the experiment's file. All hold: reproduced, or toy scale only where the experiment is a toy "
-    "or was run with other keys than it ships with; some hold, or a job did not finish: partly; none: not reproduced. "
-    "A rule without a measurement does not hold."
-)
+CLAIMED = {
+    "paper": (
+        "paper_against_ours",
+        "Claims of the papers",
+        "The rules stand in the experiment's file. All hold: reproduced, or toy scale only where the experiment is a "
+        "toy or was run with other keys than it ships with; some hold, or a job did not finish: partly; none: not "
+        "reproduced. A rule without a measurement does not hold.",
+    ),
+    "permlab": (
+        "own_claims",
+        "Claims of our own",
+        "No paper says these; they are about the setting that they name, and judged by the same kind of rules: holds, "
+        "partly, does not hold.",
+    ),
+}
+"""Who claims it -> name and title of the table, and how its verdicts come about."""
 MOST_ENVIRONMENTS = 20
 
 
@@ -91,14 +103,15 @@ def subtitle(collected: Collected) -> str:
 
 
 def verdict_section(claims: Sequence[Claim], experiments: Sequence[str], out: Output) -> Section:
-    """The first table: claim, published, ours, verdict, minutes; then every rule with its number."""
+    """The papers' claims and our own, each with claim, published, ours, verdict, minutes; then every rule's number."""
     section = Section("paper-against-ours", "Paper against ours")
     if claims:
-        section.blocks.append(Cards(cards(claims)))
-        first = out.table("paper_against_ours", [c.row() for c in claims], "Claims and verdicts", CLAIM_COLUMNS)
-        first.whole = True
-        section.blocks.append(first)
-        section.blocks.append(Text(HOW_JUDGED))
+        for by, (name, title, judged) in CLAIMED.items():
+            of_these = [claim for claim in claims if claim.by == by]
+            if of_these:
+                table = out.table(name, [claim.row() for claim in of_these], title, CLAIM_COLUMNS)
+                table.whole = True
+                section.blocks += [Cards(cards(of_these, by)), table, Text(judged)]
         rows = [row for claim in claims for row in claim.check_rows()]
         if rows:
             every = out.table("checks", rows, "Every rule with its measured number", CHECK_COLUMNS)

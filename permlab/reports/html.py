@@ -34,6 +34,11 @@ NARROW = 640
 """Pixels up to which a drawing counts as one column wide, and is not blown up to the page's width."""
 SHORTEST_WRAPPED = 28
 """Characters from which a cell of text may break into lines."""
+VERDICT_CLASSES = {
+    **{"reproduced": "yes", "holds": "yes", "toy": "toy", "partly": "partly"},
+    **{"not reproduced": "no", "does not hold": "no"},
+}
+"""How a verdict begins -> the class that colours it."""
 
 
 def to_html(report: Report) -> str:
@@ -128,7 +133,7 @@ def is_numeric(values: Sequence[Any]) -> bool:
 
 def verdict_class(verdict: str) -> str:
     """Return the class that colours a verdict."""
-    for start, name in (("reproduced", "yes"), ("toy", "toy"), ("partly", "partly"), ("not reproduced", "no")):
+    for start, name in VERDICT_CLASSES.items():
         if verdict.startswith(start):
             return name
     return "open"

@@ -1,6 +1,7 @@
 """Paper against ours: what the acceptance rules of an experiment say about its runs.
 
 judge(runs)[0].verdict     # reproduced | partly | not reproduced | toy scale only | not judged | unfinished
+                           # of a claim of our own: holds | partly | does not hold | not judged | unfinished
 """
 
 from __future__ import annotations
@@ -22,8 +23,12 @@ PLACES = ("path", "folder", "units", "file", "threads", "workers", "device", "ha
 SIGNS = {"<=": "≤", ">=": "≥", "==": "=", "!=": "≠"}
 MOST_CHANGED = 4
 """Changed keys that the first table names; all are in the section's configuration differences."""
-ALWAYS_SHOWN = ("reproduced", "toy scale only", "partly", "not reproduced")
-VERDICTS = (*ALWAYS_SHOWN, "not judged", "unfinished")
+ALWAYS_SHOWN = {
+    "paper": ("reproduced", "toy scale only", "partly", "not reproduced"),
+    "permlab": ("holds", "partly", "does not hold"),
+}
+"""Who claims it -> verdicts that a reader asks for."""
+OPEN = ("not judged", "unfinished")
 Shipped = Callable[[str], Mapping[str, Any] | None]
 """experiment name -> its configuration as shipped today, or None for one that is not."""
 
@@ -87,16 +92,27 @@ class Claim:
     unread: int = 0
 
     @property
+    def by(self) -> str:
+        """Who claims it: paper | permlab."""
+        return "permlab" if self.about.get("claim_by") == "permlab" else "paper"
+
+    @property
     def verdict(self) -> str:
-        """All rules hold, some, or none; what holds on a toy, or with other keys than shipped, is toy scale only."""
+        """All rules hold, some, or none.
+
+        What holds of a paper's claim on a toy, or with other keys than shipped, is toy scale only. A claim of our own
+        is about the setting that it names, so that it has no toy scale.
+        """
         held = [check.outcome.held for check in self.checks]
         if not self.runs:
             return "unfinished"
         if not held or all(h is None for h in held):
             return "not judged"
         if all(held) and not self.unfinished and not self.unread:
+            if self.by == "permlab":
+                return "holds"
             return "toy scale only" if self.about.get("scale") == "toy" or self.changed else "reproduced"
-        return "partly" if any(held) else "not reproduced"
+        return "partly" if any(held) else ALWAYS_SHOWN[self.by][-1]
 
     @property
     def minutes(self) -> float:
@@ -114,9 +130,9 @@ class Claim:
     def row(self) -> Row:
         """Return the row of the first table."""
         said = [self.about.get("claim"), self.about.get("source"), *self.notes]
-        verdict = self.verdict
-        if verdict in ("partly", "not reproduced"):
-            toy = self.about.get("scale") == "toy"
+        verdict, ours = self.verdict, self.by == "permlab"
+        if verdict in ("partly", ALWAYS_SHOWN[self.by][-1]) or verdict == "holds":
+            toy = self.about.get("scale") == "toy" and not ours
             verdict += " (on a toy)" if toy else " (with other keys)" if self.changed else ""
         return {
             "experiment": self.experiment,
@@ -132,6 +148,7 @@ class Claim:
         return [
             {
                 "experiment": self.experiment,
+                "claim_by": self.by,
                 "check": check.name,
                 "rule": check.rule.statement,
                 "measured": check.outcome.value,
@@ -146,10 +163,10 @@ class Claim:
         ]
 
 
-def cards(claims: Sequence[Claim]) -> list[Card]:
+def cards(claims: Sequence[Claim], by: str) -> list[Card]:
     """Return how many claims have each verdict: those a reader asks for always, the others where there are any."""
-    counts = {name: sum(claim.verdict == name for claim in claims) for name in VERDICTS}
-    return [Card(count, name) for name, count in counts.items() if count or name in ALWAYS_SHOWN]
+    counts = {name: sum(claim.verdict == name for claim in claims) for name in (*ALWAYS_SHOWN[by], *OPEN)}
+    return [Card(count, name) for name, count in counts.items() if count or name in ALWAYS_SHOWN[by]]
 
 
 def judge(runs: Sequence[RunRecord], shipped: Shipped = lambda name: None) -> list[Claim]:
@@ -209,6 +226,8 @@ def judge_one(
     recorded = about.get("checks")
     texts = recorded if isinstance(recorded, list) else []
     shipped_about = (original or {}).get("experiment") or {}
+    if "claim_by" not in about and shipped_about.get("claim_by"):
+        about["claim_by"] = shipped_about["claim_by"]  # the run is older than the distinction
     if not texts and shipped_about.get("checks"):
         texts = shipped_about["checks"]
         about |= {key: shipped_about.get(key) for key in ("scale", "published")}

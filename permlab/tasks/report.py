@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from permlab.reports.collect import Collected
     from permlab.reports.pages import Written
     from permlab.runs.run import Run
+from permlab.tables import Row
 
-HEADLINE = ("runs", "claims", "reproduced")
+HEADLINE = ("runs", "claims", "reproduced", "holds")
 MODELS = ("none",)
 DATASETS = ("none",)
 MOST_FIGURES = 50
@@ -141,14 +142,16 @@ def show(claims: Any) -> None:
     """Print the verdicts, and below them every rule that did not hold with its measured number."""
     from permlab.runs.console import console, print_table
 
-    rows = []
+    rows: dict[str, list[Row]] = {}
     for claim in claims:
         held = sum(bool(check.outcome.held) for check in claim.checks)
         over = max(claim.checks, key=lambda check: check.seeds).over if claim.checks else None
         row = {"experiment": claim.experiment, "verdict": claim.row()["verdict"]}
         row |= {"rules held": f"{held} of {len(claim.checks)}", "over": over, "minutes": claim.minutes}
-        rows.append(row)
-    print_table(rows, "paper against ours")
+        rows.setdefault(claim.by, []).append(row)
+    for by, title in (("paper", "paper against ours"), ("permlab", "claims of our own")):
+        if by in rows:
+            print_table(rows[by], title)
     for claim in claims:
         for check in claim.checks:
             if not check.outcome.held:

@@ -42,6 +42,15 @@ def test_every_experiment_is_reproduced_by_the_target_of_its_task_or_by_the_quic
     assert sorted(map(str, driver.steps_of("all"))) == sorted(str(s) for task in tasks for s in driver.steps_of(task))
 
 
+def test_every_experiment_says_who_claims_it_and_ls_keeps_two_tables():
+    from permlab.listing import listed
+
+    by = {n: shipped.experiment(n).get("claim_by") for n in EXPERIMENTS}
+    assert {name for name, said in by.items() if said not in ("paper", "permlab")} == set()
+    found = [[row["name"] for row in rows] for _, rows in listed(["experiments"])]
+    assert found == [[name for name in EXPERIMENTS if by[name] == who] for who in ("paper", "permlab")]
+
+
 def test_experiments_run_in_the_order_of_their_files_one_place_each(driver):
     every = driver.all_experiments()
     places = [(name.partition("/")[0], about.reproduce.order) for name, about in every.items()]
@@ -224,7 +233,7 @@ def test_the_pages_name_experiments_that_exist_and_their_tables_are_those_of_the
         for target in {next(filter(None, names)) for names in named} - own:
             assert driver.steps_of(target), (page.name, target)
         assert tables.filled(text) == text, f"{page.name}: python scripts/readme_tables.py --write"
-        changed = text.replace("figure1_left 0.2", "figure1_left 9")
+        changed = text.replace("figure1_left 0.2", "figure1_left 9").replace("| name | claim |", "| name | word |")
         assert tables.filled(changed) == text
         marked += "<!-- experiments -->" in text
     assert marked == 1

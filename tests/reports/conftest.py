@@ -34,6 +34,8 @@ def sample(tmp_path_factory):
     tables = {"t": [{EVIL: EVIL, "n": 1}], "sorting": sorting}
     write_run(root, "mine", 0, {"a": 1.0, EVIL: 2.0}, {"key": EVIL}, about, tables=tables, name=EVIL)
     write_run(root, "mine", 1, {}, {"key": EVIL}, about, status="failed", error=EVIL)
+    own = {"name": "mine/own", "claim": EVIL, "claim_by": "permlab", "checks": ["mean(a) > 2 -- too much"]}
+    write_run(root, "mine", 0, {"a": 1.0}, experiment=own)
     out = Output(folder / "report", own_figures=6)
     report = build(collect([str(root)]), out, f"Report {EVIL}").report
     page, text = to_html(report), to_markdown(report, out.folder)

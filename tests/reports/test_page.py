@@ -223,9 +223,29 @@ def test_verdict_cards_count_every_claim():
 def test_the_cards_are_those_of_the_first_table(built):
     report, _, _, _ = built
     cards, table = report.sections[0].blocks[:2]
+    own = [block for block in report.sections[0].blocks if isinstance(block, Table)][1]
+    assert own.name == "own_claims" and {r["experiment"] for r in own.rows}.isdisjoint(
+        r["experiment"] for r in table.rows
+    )
     assert [card.label for card in cards.cards][:4] == ["reproduced", "toy scale only", "partly", "not reproduced"]
     verdicts = [row["verdict"].partition(" (")[0] for row in table.rows]
     assert {card.label: card.count for card in cards.cards if card.count} == {v: verdicts.count(v) for v in verdicts}
+
+
+def test_claims_of_papers_and_our_own_stand_in_two_tables(tmp_path):
+    for by, name in (("paper", "toy/theirs"), ("permlab", "toy/ours"), ("permlab", "toy/wrong")):
+        rule = "mean(a) > 1" if name == "toy/wrong" else "mean(a) > 0"
+        write_run(tmp_path, "toy", 0, {"a": 1.0}, experiment={"name": name, "claim_by": by, "checks": [rule]})
+    report = build(collect([str(tmp_path)]), Output(tmp_path / "r")).report
+    blocks = report.sections[0].blocks
+    found = {block.name: {row["experiment"]: row["verdict"] for row in block.rows} for block in blocks[1:5:3]}
+    assert found == {
+        "paper_against_ours": {"toy/theirs": "reproduced"},
+        "own_claims": {"toy/ours": "holds", "toy/wrong": "does not hold"},
+    }
+    assert [card.label for card in blocks[3].cards] == ["holds", "partly", "does not hold"]
+    page = Page(html.to_html(report))
+    assert [li["class"] for li in page.all("li") if li.get("class")][4:7] == ["yes", "partly none", "no"]
 
 
 def test_experiments_without_runs_are_folded_away(tmp_path):

@@ -25,18 +25,22 @@ def test_a_real_experiment_from_run_to_verdict(permlab, tmp_path):
     assert report.returncode == 0, report.stderr
     folder = tmp_path / "report"
     assert f"report: {'report/index.html'}" in report.stdout
-    assert "ntk/figure1_right" in report.stdout and "1 of 1" in report.stdout and "toy scale only" in report.stdout
+    assert (
+        "ntk/figure1_right" in report.stdout
+        and "1 of 1" in report.stdout
+        and "holds (with other keys)" in report.stdout
+    )
     page = (folder / "index.html").read_text()
     assert "run with task.k=[5,10]" in page.replace("<wbr>", "")
     assert "Accuracy against the number of networks" in page
     assert (folder / "report.md").read_text().startswith("# permlab report")
     result = json.loads((folder / "result.json").read_text())
-    assert result["metrics"]["runs"] == 1 and result["metrics"]["toy_scale_only"] == 1
+    assert result["metrics"]["runs"] == 1 and result["metrics"]["holds"] == 1
     assert all((folder / name).is_file() for name in result["artifacts"])
     assert {"index.html", "report.md", "tables/checks.csv"} <= set(result["artifacts"])
-    with (folder / "tables" / "paper_against_ours.csv").open() as file:
+    with (folder / "tables" / "own_claims.csv").open() as file:
         (row,) = csv.DictReader(file)
-    assert row["verdict"] == "toy scale only" and row["experiment"] == "ntk/figure1_right"
+    assert row["verdict"] == "holds (with other keys)" and row["experiment"] == "ntk/figure1_right"
     assert list((folder / "figures").glob("*accuracy_against_networks.svg"))
     assert "not held" not in report.stdout
     again = permlab("task=report", "report.runs=[outputs]", "run.dry_run=true")

@@ -49,6 +49,32 @@ def test_verdicts(tmp_path, spt, original, scale, verdict):
     assert only(tmp_path).verdict == verdict
 
 
+@pytest.mark.parametrize(
+    "spt, original, scale, verdict",
+    [
+        ((1.0, 0.9), (0.0, 0.01), "paper", "holds"),
+        ((1.0, 0.9), (0.0, 0.01), "toy", "holds"),
+        ((1.0, 0.7), (0.0, 0.01), "toy", "partly"),
+        ((1.0, 0.7), (0.5, 0.01), "paper", "does not hold"),
+        ((None, None), (None, None), "paper", "not judged"),
+    ],
+)
+def test_verdicts_on_our_own_claims_are_other_words(tmp_path, spt, original, scale, verdict):
+    runs(tmp_path, spt, original, scale=scale, claim_by="permlab")
+    claim = only(tmp_path)
+    assert claim.verdict == claim.row()["verdict"] == verdict and claim.by == "permlab"
+
+
+def test_our_own_claims_run_otherwise_say_so_and_older_runs_take_the_files_word(tmp_path):
+    runs(tmp_path)
+    about = experiment(claim_by="permlab")
+    assert only(tmp_path).by == "paper"
+    same = {"task": {"name": "spt", "epochs": 5}, "experiment": about}
+    assert only(tmp_path, lambda name: same).row()["verdict"] == "holds"
+    shipped = {"task": {"name": "spt", "epochs": 80}, "experiment": about}
+    assert only(tmp_path, lambda name: shipped).row()["verdict"] == "holds (with other keys)"
+
+
 def test_a_nan_is_not_passed_over(tmp_path):
     runs(tmp_path)
     about = experiment(sweep={"task.order": "spt,original", "seed": "0,1"})
