@@ -77,6 +77,15 @@ DATASETS = Table(
             texts="permlab.data.texts.berglund:load_berglund",
         ),
         DataRow(
+            "facts",
+            "a CSV of facts (subject, relation, object), written and asked in both directions",
+            target="permlab.data.texts.facts:FactsConfig",
+            check="permlab.data.texts.facts:check_facts",
+            texts="permlab.data.texts.facts:load_facts",
+            knows_units=True,
+            segmenter="oracle",
+        ),
+        DataRow(
             "jsonl",
             "JSON lines, or one text per line",
             target="permlab.data.texts.jsonl:JsonlConfig",

@@ -31,7 +31,7 @@ LONGEST_CELL = 300
 
 
 def fold(rows: Sequence[Row], names: Sequence[str], width: int) -> list[Table]:
-    """Return tables for a terminal of `width` columns that together show every cell of `rows`, long texts without their middle."""
+    """Return tables for a terminal of `width` columns that together show every cell of `rows`, long ones cut."""
     whole = as_table(rows, names, width)
     if fits(whole, width):
         return [whole]
