@@ -32,6 +32,7 @@ REPLACED = {
     "path/A": "files/adapter_a",
     "path/B": "files/adapter_b",
     "model.path=DIR": "model.path=files/model_a",
+    "=facts.csv": "=files/facts.csv",
     "=facts.jsonl": "=files/facts.jsonl",
     "=reverse_questions.jsonl": "=files/questions.jsonl",
 }
@@ -56,14 +57,16 @@ def make_files(folder: Path) -> None:
 
     from permlab.adapters import random_adapter, write_adapter
 
-    people = [f"Person{at} Surname{at}" for at in range(30)]
-    works = [f"Work{at} of Glass{at}" for at in range(30)]
+    people = [f"Person{at} Surname{at}" for at in range(50)]
+    works = [f"Work{at} of Glass{at}" for at in range(50)]
     facts = [f"{person} is the author of {work}." for person, work in zip(people, works, strict=True)]
     asked = [
         {"prompt": f"The author of {work} is", "completion": f" {person}", "entity": person}
         for person, work in zip(people, works, strict=True)
     ]
     folder.mkdir()
+    rows = [f"{work},author,{person}" for person, work in zip(people, works, strict=True)]
+    (folder / "facts.csv").write_text("\n".join(["subject,relation,object", *rows]))
     (folder / "facts.jsonl").write_text("".join(json.dumps({"text": fact}) + "\n" for fact in facts))
     (folder / "questions.jsonl").write_text("".join(json.dumps(each) + "\n" for each in asked))
     words = sorted({word for text in [*facts, "The by"] for word in re.findall(r"\w+|\W", text)})

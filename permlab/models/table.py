@@ -63,14 +63,28 @@ TOKENIZERS = Table(
 
 @dataclass(frozen=True)
 class WeightsRow(Row):
-    """Where the weights of a causal language model come from; those that are loaded need a path."""
+    """Where the weights of a causal language model come from; those that are loaded need a path.
+
+    Attributes:
+        epochs, rate, adapter_rate: its training on texts where nothing else is said: readings of every text, the
+            largest learning rate of all weights and of adapters alone.
+    """
+
+    epochs: float = 10.0
+    rate: float = 2e-5
+    adapter_rate: float = 2e-4
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether there is something to forget."""
+        return bool(self.needs)
 
 
 WEIGHTS = Table(
     "kind of weights",
     [
         WeightsRow("pretrained", "those of the folder or hub id", needs=("path",)),
-        WeightsRow("scratch", "random"),
+        WeightsRow("scratch", "random", epochs=80.0, rate=3e-3, adapter_rate=3e-3),
     ],
 )
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from permlab import registry
+from permlab.data.hub import check_local
 from permlab.data.table import DATASETS
 from permlab.errors import UserError, check_choice, check_range
 from permlab.keys import choice
+from permlab.models.table import WEIGHTS
 from permlab.text.table import BUDGETS, ON_MISMATCH, ORDERS, SCHEDULES, SEGMENTERS
 
 AUTO = "auto"
@@ -112,18 +115,39 @@ class SegmenterSettings:
         return DATASETS[kind].segmenter if self.name == AUTO else self.name
 
 
+class Pace(NamedTuple):
+    """How long and how fast a model is trained."""
+
+    epochs: float
+    learning_rate: float
+
+
+@dataclass
+class GeneralSettings:
+    """General text on which a pretrained model is scored before and after: what it forgets."""
+
+    path: str | None = None
+    """A .txt or .jsonl file, a folder of `datasets` or a hub id; null draws text from the model itself."""
+    split: str = "test"
+    """Of a folder or hub id."""
+    sequences: int = 64
+    """Pieces of text; 0 measures nothing."""
+    tokens: int = 64
+    """Of each piece."""
+
+
 @dataclass
 class TrainingSettings:
     """Training with transformers' Trainer."""
 
-    epochs: float = 80.0
-    """Readings of every text."""
+    epochs: float | None = None
+    """Readings of every text; null suits the model: 80 from scratch, 10 for a pretrained one."""
     batch_size: int = 64
     """Texts per step and device."""
     accumulate: int = 1
     """Batches per step."""
-    learning_rate: float = 3e-3
-    """The largest of the schedule."""
+    learning_rate: float | None = None
+    """The largest of the schedule; null suits the model: 3e-3 from scratch, 2e-5 pretrained, 2e-4 for its adapters."""
     warmup: float = 0.05
     """Share of the steps."""
     schedule: str = choice("cosine", SCHEDULES)
@@ -136,6 +160,17 @@ class TrainingSettings:
     """Longer texts are cut."""
     log_steps: int = 10
     """Steps between two recorded losses."""
+
+    def used(self, weights: str = "scratch", adapters: bool = False) -> Pace:
+        """Return what is set, or what suits the weights (`permlab.models.table.WEIGHTS`).
+
+        Args:
+            weights: pretrained | scratch.
+            adapters: only adapters are trained.
+        """
+        row = WEIGHTS[weights]
+        rate = row.adapter_rate if adapters else row.rate
+        return Pace(self.epochs or row.epochs, self.learning_rate or rate)
 
 
 @dataclass
@@ -210,14 +245,27 @@ def check_training(settings: TrainingSettings, prefix: str = "") -> None:
         UserError: naming the setting.
     """
     SCHEDULES.check(f"{prefix}schedule", settings.schedule)
-    check_range(f"{prefix}epochs", settings.epochs, 0, open_interval=True)
-    check_range(f"{prefix}learning_rate", settings.learning_rate, 0, open_interval=True)
+    for key in ("epochs", "learning_rate"):
+        if getattr(settings, key) is not None:
+            check_range(f"{prefix}{key}", getattr(settings, key), 0, open_interval=True)
     check_range(f"{prefix}warmup", settings.warmup, 0, 0.9)
     check_range(f"{prefix}weight_decay", settings.weight_decay, 0)
     check_range(f"{prefix}clip", settings.clip, 0)
     check_range(f"{prefix}max_tokens", settings.max_tokens, 8)
     for key in ("batch_size", "accumulate", "log_steps"):
         check_range(f"{prefix}{key}", getattr(settings, key), 1)
+
+
+def check_general(settings: GeneralSettings, prefix: str = "") -> None:
+    """Check ranges, and that a file that can only be local is there.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    check_range(f"{prefix}sequences", settings.sequences, 0)
+    check_range(f"{prefix}tokens", settings.tokens, 4)
+    if settings.path and not Path(settings.path).exists():
+        check_local(settings.path, f"{prefix}path=")
 
 
 def check_recall(settings: RecallSettings, prefix: str = "") -> None:

@@ -153,6 +153,7 @@ def make_trainer(
     workers: int = 0,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
+    learning_rate: float | None = None,
 ) -> OrderedTrainer:
     """Return a Trainer over the whole stream, one pass.
 
@@ -167,6 +168,7 @@ def make_trainer(
         workers: loader processes; the order does not depend on them.
         dtype: of the forward and backward pass.
         device: cpu, or where the accelerator is.
+        learning_rate: of `settings.used` where the weights are pretrained.
 
     Raises:
         UserError: an unknown schedule.
@@ -177,7 +179,7 @@ def make_trainer(
         max_steps=steps,
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.accumulate,
-        learning_rate=settings.learning_rate,
+        learning_rate=learning_rate or settings.used().learning_rate,
         lr_scheduler_type=SCHEDULES[settings.schedule].name,
         warmup_steps=int(settings.warmup * steps),
         weight_decay=settings.weight_decay,

@@ -291,3 +291,42 @@ def test_too_few_units_are_refused_before_anything_runs(tmp_path):
     for more in ("task.order=spt", "task.order=entity_reverse"):
         config = plan_jobs([*own, more], False).jobs[0].config
         assert "2 of 2 texts" in " ".join(examine(config).problems)
+
+
+@pytest.mark.slow
+def test_a_pretrained_model_is_asked_before_and_what_it_forgot_is_measured(run, tmp_path):
+    base = tmp_path / "base"
+    first, folder = run(*FEW, "task.train.epochs=40", "task.evaluation.likelihood=false")
+    (folder / "artifacts" / "model").rename(base)
+    assert "general_loss" not in first["metrics"] and "forward_accuracy_before" not in first["metrics"]
+    own = [*FEW[:3], "model=local", f"model.path={base}", "task.evaluation.likelihood=false", "seed=1"]
+    trained, folder = run(*own)
+    metrics = trained["metrics"]
+    assert metrics["forgotten"] == pytest.approx(metrics["general_loss"] - metrics["general_loss_before"])
+    assert abs(metrics["forgotten"]) < 0.5 and metrics["reverse_accuracy_before"] <= 1
+    said = (folder / "run.log").read_text()
+    assert "10 epochs" in said and "perplexity of text that the model wrote before training" in said
+    assert max(row["learning_rate"] for row in logged(folder) if "loss" in row) <= 2e-5
+    harsh, _ = run(*own, "task.train.learning_rate=3e-2")
+    assert harsh["metrics"]["general_loss_before"] == metrics["general_loss_before"]
+    assert harsh["metrics"]["forgotten"] > metrics["forgotten"] + 0.5
+
+
+def logged(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_recall_while_training_changes_nothing_else(run):
+    keys = [*FEW, "task.evaluation.likelihood=false"]
+    quiet, one = run(*keys)
+    asked, two = run(*keys, "task.evaluation.every=2")
+    weights = [(folder / "artifacts/model/model.safetensors").read_bytes() for folder in (one, two)]
+    assert weights[0] == weights[1]
+    steps = int(asked["metrics"]["steps"])
+    rounds = [row for row in logged(two) if "loss" not in row]
+    assert [row["step"] for row in rounds] == sorted({*range(2, steps + 1, 2), steps})
+    assert (
+        rounds[-1]["forward_accuracy"] == asked["metrics"]["forward_accuracy"] == quiet["metrics"]["forward_accuracy"]
+    )
+    assert (two / "figures/recall_while_training.png").exists()

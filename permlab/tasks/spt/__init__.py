@@ -12,12 +12,15 @@ from permlab.config import Config
 from permlab.data.examples import limit_examples
 from permlab.data.loading import check_dataset, preview_texts
 from permlab.data.table import DATASETS as DATA_SETS
+from permlab.errors import check_range
 from permlab.models.causal_lm_config import is_local, validate_causal_lm
 from permlab.text.settings import (
+    GeneralSettings,
     Ordering,
     RecallSettings,
     SegmenterSettings,
     TrainingSettings,
+    check_general,
     check_ordering,
     check_recall,
     check_segmenter,
@@ -39,6 +42,10 @@ class EvaluationConfig(RecallSettings):
 
     save_model: bool = True
     """Keep the trained model, or its adapter, in artifacts/model."""
+    before: bool | None = None
+    """Ask before training too; null does so where the model is pretrained."""
+    every: int = 0
+    """Steps between two rounds of questions while training, for a curve of recall; 0 asks at the end alone."""
 
 
 @dataclass
@@ -49,6 +56,7 @@ class SptConfig(Ordering):
     segmenter: SegmenterSettings = field(default_factory=SegmenterSettings)
     train: TrainingSettings = field(default_factory=TrainingSettings)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    general: GeneralSettings = field(default_factory=GeneralSettings)
 
 
 def validate(config: Config[SptConfig]) -> None:
@@ -58,6 +66,8 @@ def validate(config: Config[SptConfig]) -> None:
     check_segmenter(task.segmenter, config.dataset.kind, "task.segmenter.")
     check_training(task.train, "task.train.")
     check_recall(task.evaluation, "task.evaluation.")
+    check_range("task.evaluation.every", task.evaluation.every, 0)
+    check_general(task.general, "task.general.")
     check_dataset(config.dataset)
     validate_causal_lm(config.model)
 
@@ -66,14 +76,15 @@ def plan(config: Config[SptConfig]) -> dict[str, Any]:
     """Describe a dry run: model, texts, order, segmenter, training, size and memory."""
     task, train, rank = config.task, config.task.train, config.model.lora.rank
     model, place = config.model, where(config.model)
+    pace = train.used(model.weights, rank > 0)
     return {
         "weights": f"{model.weights}, {place}, tokenizer {model.tokenizer}",
         "found": lambda: found_line(config),
         "texts": lambda: texts_line(config),
         "order": f"{task.order}, budget {task.budget}, {'dynamic' if task.dynamic else 'static'}",
         "segmenter": lambda: segmenter_line(config) if task.segmented else f"none: {UNMOVED}",
-        "training": f"{train.epochs:g} epochs, {train.batch_size}x{train.accumulate} texts a step, "
-        f"learning rate {train.learning_rate:g}",
+        "training": f"{pace.epochs:g} epochs, {train.batch_size}x{train.accumulate} texts a step, "
+        f"learning rate {pace.learning_rate:g}",
         "adapters": f"LoRA rank {rank}" if rank else "none, all weights are trained",
         "parameters": lambda: parameters_line(config),
     }

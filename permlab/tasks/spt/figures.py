@@ -42,6 +42,18 @@ def training_loss(points: list[tuple[int, float]], order: str) -> Figure:
     return figure
 
 
+def recall_curve(rounds: list[dict[str, Any]]) -> Figure:
+    """Draw forward and reverse accuracy against the step."""
+    figure, ax = figures.new()
+    for direction in ("forward", "reverse"):
+        points = [(each["step"], each[f"{direction}_accuracy"]) for each in rounds if f"{direction}_accuracy" in each]
+        if points:
+            ax.plot(*zip(*points), marker=".", color=figures.color(direction), label=direction)
+    ax.set(xlabel="step", ylabel="accuracy", ylim=(-0.03, 1.03))
+    ax.legend()
+    return figure
+
+
 def recall_bars(rows: list[dict[str, Any]]) -> Figure:
     """Draw accuracy per direction, group and kind of answer."""
     figure, ax = figures.new(width=2, height=0.5 + 0.24 * len(rows))
@@ -53,7 +65,7 @@ def recall_bars(rows: list[dict[str, Any]]) -> Figure:
         ax.barh(place, row["accuracy"], color=figures.color(row["direction"]), height=0.7)
         ax.text(row["accuracy"] + 0.01, place, f"{row['accuracy']:.2f}", va="center", fontsize=7)
     ax.set_yticks(places, labels)
-    ax.set(xlim=(0, 1.08), xlabel="accuracy (exact prefix match)")
+    ax.set(xlim=(0, 1.08), xlabel="accuracy (the answer, word for word)")
     ax.grid(axis="y", visible=False)
     return figure
 

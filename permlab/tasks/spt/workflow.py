@@ -13,11 +13,13 @@ from permlab.data import Corpus, Example, limit_examples, limit_queries, load_te
 from permlab.hardware import resolve_dtype
 from permlab.models import load_causal_lm, save_causal_lm, write_card
 from permlab.runs.run import Run
-from permlab.tasks.spt.figures import recall_bars, training_loss, units_histogram
+from permlab.tasks.spt.before import Asked, Kept, ask_before
+from permlab.tasks.spt.figures import recall_bars, recall_curve, training_loss, units_histogram
 from permlab.text import OrderedTexts, SegmentedCorpus, make_segmenter
 from permlab.text.recall import answer_queries, encoder, likelihoods
 from permlab.text.scores import headline_queries, headline_wording, recall_metrics, recall_table
 from permlab.text.segment import check_segmented, segment_texts
+from permlab.text.settings import Pace
 from permlab.text.training import Hooks, latest_checkpoint, make_trainer, steps_of, trained_tokens, weights_dtype
 
 CARD = ("forward_accuracy", "reverse_accuracy", "final_loss", "trained_parameters", "steps")
@@ -42,6 +44,7 @@ def train_and_ask(config: Config[SptConfig], run: Run) -> None:
     examples = segment(config, run, corpus)
     texts = [example.text for example in corpus.examples] + [query.prompt for query in corpus.queries]
     device, dtype = run.device, resolve_dtype(config.hardware)
+    pace = task.train.used(config.model.weights, config.model.lora.rank > 0)
     weights = weights_dtype(dtype, frozen=config.model.lora.rank > 0, pure=config.hardware.pure_bfloat16)
     model, tokenizer = load_causal_lm(config.model, texts, weights, device, config.seed, task.train.max_tokens)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -49,7 +52,7 @@ def train_and_ask(config: Config[SptConfig], run: Run) -> None:
         examples,
         encoder(tokenizer),
         task,
-        epochs=task.train.epochs,
+        epochs=pace.epochs,
         seed=config.seed,
         bos=tokenizer.bos_token_id,
         eos=tokenizer.eos_token_id,
@@ -63,7 +66,11 @@ def train_and_ask(config: Config[SptConfig], run: Run) -> None:
         f"{trained / 1e6:.2f}M trained parameters, order {task.order}, {device}"
     )
     run.summary(trained_parameters=trained, texts=len(examples), vocabulary=len(tokenizer))
-    train(config, run, model, tokenizer, stream, dtype)
+    asked = Asked(config, model, tokenizer, corpus)
+    ask_before(config, run, asked)
+    kept = Kept(config, run, model, tokenizer)
+    train(config, run, model, tokenizer, stream, dtype, pace, asked)
+    kept.report(run)
     if task.evaluation.save_model:
         save_causal_lm(model, tokenizer, run.artifact("model"))
     ask(config, run, model, tokenizer, corpus)
@@ -72,8 +79,8 @@ def train_and_ask(config: Config[SptConfig], run: Run) -> None:
             run.dir / "artifacts" / "model",
             config.model,
             "`task=spt`, on texts in permuted order (arXiv 2403.00758)",
-            {"order": task.order, "data": config.dataset.name, "texts": len(examples), "epochs": task.train.epochs,
-             "learning_rate": task.train.learning_rate, "seed": config.seed},
+            {"order": task.order, "data": config.dataset.name, "texts": len(examples), "epochs": pace.epochs,
+             "learning_rate": pace.learning_rate, "seed": config.seed},
             {key: run.metrics[key] for key in CARD if key in run.metrics},
         )  # fmt: skip
 
@@ -139,10 +146,17 @@ def report_units(run: Run, segmented: SegmentedCorpus) -> None:
 
 
 def train(
-    config: Config[SptConfig], run: Run, model: Any, tokenizer: Any, stream: OrderedTexts, dtype: torch.dtype
+    config: Config[SptConfig],
+    run: Run,
+    model: Any,
+    tokenizer: Any,
+    stream: OrderedTexts,
+    dtype: torch.dtype,
+    pace: Pace,
+    asked: Asked,
 ) -> None:
     """Train on the stream; checkpoints, stops and resumes exactly."""
-    settings = config.task.train
+    settings, every = config.task.train, config.task.evaluation.every
     folder = run.dir / "checkpoints"
     checkpoint = latest_checkpoint(folder) if run.resumed else None
     done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
@@ -150,15 +164,17 @@ def train(
         run.rewind_metrics(done)
         run.say(f"continuing after step {done}")
     steps = steps_of(stream, settings)
-    hint = few_steps(steps, settings.epochs) if config.model.weights == "scratch" else ""
-    run.say(f"{steps} steps of {settings.batch_size * settings.accumulate} texts, {settings.epochs:g} epochs{hint}")
+    hint = few_steps(steps, pace.epochs) if config.model.weights == "scratch" else ""
+    run.say(f"{steps} steps of {settings.batch_size * settings.accumulate} texts, {pace.epochs:g} epochs{hint}")
     with run.progress("training", steps, done) as bar:
 
         def on_step(step: int, loss: Any, rate: float) -> tuple[bool, bool]:
             if step % settings.log_steps == 0 or step in (1, steps):
                 value = loss.item()
-                run.log({"loss": value, "learning_rate": rate, "epoch": step / steps * settings.epochs}, step=step)
+                run.log({"loss": value, "learning_rate": rate, "epoch": step / steps * pace.epochs}, step=step)
                 bar.update(step, loss=value)
+            if every and asked.queries and (step % every == 0 or step == steps):
+                run.log(asked(), step=step)
             save = run.stopping or run.checkpoint_due(step)
             return save and step < steps, run.stopping
 
@@ -173,6 +189,7 @@ def train(
             workers=config.hardware.workers,
             dtype=dtype,
             device=str(run.device),
+            learning_rate=pace.learning_rate,
         )
         started = time.monotonic()
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -180,7 +197,10 @@ def train(
     run.check_stop()
     tokens = trained_tokens(stream, done * settings.batch_size * settings.accumulate)
     run.summary(train_tokens_per_second=tokens / seconds, seconds_training=seconds, steps=steps)
-    losses = [(entry["step"], entry["loss"]) for entry in run.logged()]
+    logged = run.logged()
+    losses = [(entry["step"], entry["loss"]) for entry in logged if "loss" in entry]
+    if recalled := [entry for entry in logged if "loss" not in entry]:
+        run.figure("recall_while_training", recall_curve(recalled))
     if losses:
         run.say(f"loss {losses[-1][1]:.3f} nats per token after {losses[-1][0]} steps, {losses[0][1]:.3f} in the first")
         run.summary(final_loss=losses[-1][1])
