@@ -22,6 +22,8 @@ class LegoRule:
     # Our default, not the paper's: signs and scales of a LoRA's ranks are free, and k-means would see them.
     gauge: str = choice("balanced", CHOICES["gauge"])
     """Basis of the units: none as in the paper, balanced with |a| = |b| and a fixed sign, svd of each adapter."""
+    clustering: str = choice("kmeans", CHOICES["clustering"])
+    """How units are grouped: kmeans as in the paper; matching puts at most one unit of each adapter in a group."""
     features: str = choice("raw", CHOICES["features"])
     """What is clustered; normalized: both halves of a unit to length 1."""
     sign_invariant: bool = False
@@ -36,7 +38,7 @@ class LegoRule:
     """r of sqrt(r / k) where ranks differ: mean | max | min | a number"""
     # Unrelated units cluster almost arbitrarily: a single start would leave the merge to the seed.
     n_init: int = 10
-    """Restarts of k-means."""
+    """Starts of the clustering, of which the best is kept."""
 
 
 @dataclass(kw_only=True)

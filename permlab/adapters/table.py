@@ -63,6 +63,17 @@ class FeatureRow(Row):
 
 
 @dataclass(frozen=True)
+class ClusteringRow(Row):
+    """How units are grouped: `target` is `(gram, owners, k, seeds, n_init=, signed=) -> Clusters`.
+
+    Attributes:
+        apart: two units of one adapter never share a cluster, so k is at least the largest rank.
+    """
+
+    apart: bool = False
+
+
+@dataclass(frozen=True)
 class ReweightRow(Row):
     """A norm that a centroid takes over from its members: `target` is `(a, b) -> (n,), (n,)`, one size per half.
 
@@ -92,7 +103,10 @@ class ExtraRow(Row):
     """Tensors beside the LoRA factors: `target` is `(key, tensors, weights) -> Tensor`; none leaves them out."""
 
 
-_LEGO = ("gauge", "features", "sign_invariant", "param_reweight", "output_reweight", "reference_rank", "n_init")
+_LEGO = (
+    *("gauge", "clustering", "features", "sign_invariant", "param_reweight", "output_reweight", "reference_rank"),
+    "n_init",
+)
 
 LORA_METHODS = Table(
     "way to merge adapters",
@@ -186,6 +200,39 @@ GAUGES = Table(
     ],
 )
 
+CLUSTERINGS = Table(
+    "way to group units",
+    [
+        ClusteringRow(
+            "kmeans",
+            "k-means over the units of all adapters, as in the paper",
+            target="permlab.adapters.multiway:cluster_by_kmeans",
+            paper="2409.16167",
+            color="blue",
+        ),
+        ClusteringRow(
+            "matching",
+            "at most one unit of each adapter in a group, by repeated assignment to centroids",
+            target="permlab.adapters.multiway:match_units",
+            apart=True,
+            color="green",
+        ),
+        ClusteringRow(
+            "spectral",
+            "spectral clustering of the cosines between units",
+            target="permlab.adapters.multiway:cluster_spectrally",
+            color="orange",
+        ),
+        ClusteringRow(
+            "random",
+            "one unit of each adapter in a group, drawn at random: the control",
+            target="permlab.adapters.multiway:draw_units",
+            apart=True,
+            color="grey",
+        ),
+    ],
+)
+
 FEATURES = Table(
     "kind of features",
     [
@@ -249,6 +296,7 @@ EXTRA_RULES = Table(
 CHOICES: Mapping[str, Table[Any]] = {
     "method": LORA_METHODS,
     "gauge": GAUGES,
+    "clustering": CLUSTERINGS,
     "features": FEATURES,
     "param_reweight": PARAM_REWEIGHTS,
     "trim_space": TRIM_SPACES,

@@ -20,7 +20,7 @@ from permlab.adapters.factors import AdapterSource
 from permlab.adapters.files import Adapter
 from permlab.adapters.merge import merge_adapters
 from permlab.adapters.merge_rule import MergeRule
-from permlab.adapters.table import GAUGES, LORA_METHODS, REFERENCE_RANKS, LoraRow, function
+from permlab.adapters.table import CLUSTERINGS, GAUGES, LORA_METHODS, REFERENCE_RANKS, LoraRow, function
 from permlab.errors import UserError
 from permlab.seeding import derived_seed
 from permlab.tables import Row
@@ -71,8 +71,8 @@ class TrialSettings:
     rule: MergeRule
 
     def lego(self, rank: int, **changes: Any) -> MergeRule:
-        """LEGO with the shared gauge, restarts and reference rank."""
-        shared = {name: getattr(self.rule, name) for name in ("gauge", "n_init", "reference_rank")}
+        """LEGO with the shared gauge, clustering, restarts and reference rank."""
+        shared = {name: getattr(self.rule, name) for name in ("gauge", "clustering", "n_init", "reference_rank")}
         return MergeRule("lego", rank=rank, **(shared | changes))
 
     def trim(self, row: LoraRow, density: float, space: str = "delta") -> MergeRule:
@@ -149,7 +149,18 @@ def lego_trials(row: LoraRow, ranks: Sequence[int], settings: TrialSettings) -> 
     trial("both, gauge none, up to sign", gauge="none", sign_invariant=True)
     trial("both, normalized features, max norm", gauge="none", features="normalized", param_reweight="max")
     trial("both, per-half norm", param_reweight="per_half")
+    trials += clustering_trials(ranks, settings)
     return trials + (reference_trials(ranks) if len(set(ranks)) > 1 else [])
+
+
+def clustering_trials(ranks: Sequence[int], settings: TrialSettings) -> list[Trial]:
+    """Other ways to group the units, at k = the mean rank: do groups of one unit of each adapter keep more?"""
+    k = max(1, round(sum(ranks) / len(ranks)))
+    return [
+        Trial(f"lego k={k}, both, {name}", settings.lego(k, clustering=name), tuned=f"lego_{name}")
+        for name in CLUSTERINGS
+        if name != settings.rule.clustering
+    ]
 
 
 def sweep_trials(ranks: Sequence[int], settings: TrialSettings) -> list[Trial]:
@@ -244,7 +255,7 @@ def diagnose(
     adapters: Sequence[Adapter], ranks: Sequence[int], sweep: Sequence[float], rule: MergeRule, seed: int
 ) -> list[Row]:
     """LEGO's clusters by k, means over modules, and how far two other k-means seeds lie apart."""
-    columns = ("inertia_share", "smallest", "largest", "singletons", "mixed_share", "norm_ratio")
+    columns = ("inertia_share", "smallest", "largest", "singletons", "mixed_share", "doubled_share", "norm_ratio")
     others = [derived_seed(seed, "another clustering", number) for number in range(2)]
     rows: list[Row] = []
     for trial in sweep_trials(ranks, TrialSettings(sweep, rule)):

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from permlab.adapters.factors import Factors, norm
-from permlab.adapters.kmeans import Clusters, kmeans
+from permlab.adapters.kmeans import Clusters
 from permlab.adapters.merge_rule import MergeRule, reference_rank
 from permlab.adapters.methods.signatures import Each, Inputs
-from permlab.adapters.table import FEATURES, PARAM_REWEIGHTS
+from permlab.adapters.table import CLUSTERINGS, FEATURES, PARAM_REWEIGHTS
 from permlab.adapters.units import Pool, pool_units
 
 
@@ -27,7 +27,8 @@ class LegoReport:
     """What the clustering of one module looked like.
 
     `inertia_share`: inertia / total sum of squares around zero; `mixed_share`: share of clusters with units of two or
-    more adapters; `norm_ratio`: |merged update| / mean |weighted input update|, Frobenius.
+    more adapters; `doubled_share`: share with two or more units of one adapter; `norm_ratio`: |merged update| / mean
+    |weighted input update|, Frobenius.
     """
 
     units: int
@@ -38,6 +39,7 @@ class LegoReport:
     largest: int
     singletons: int
     mixed_share: float
+    doubled_share: float
     norm_ratio: float
 
 
@@ -76,7 +78,9 @@ def merge_lego_batch(
     pools: list[Pool] = list(each(pooled, inputs))
     gram = torch.stack([_gram(pool, rule.features) for pool in pools])
     # LoRA-LEGO, rank-wise clustering: k-means over the units (a_i, b_i) of all adapters together.
-    found = kmeans(gram, rank, seeds, n_init=rule.n_init, signed=rule.sign_invariant)
+    group = CLUSTERINGS[rule.clustering].load()
+    owners = torch.stack([pool.owner for pool in pools])
+    found: Clusters = group(gram, owners, rank, seeds, n_init=rule.n_init, signed=rule.sign_invariant)
     results = []
     for index, pool in enumerate(pools):
         clusters = found.one(index)
@@ -154,6 +158,7 @@ def _report(pool: Pool, clusters: Clusters, merged: Factors, k: int, total: floa
     counts.index_put_((clusters.labels, pool.owner), torch.ones_like(pool.owner, dtype=counts.dtype), accumulate=True)
     # A cluster of one owner only compresses that adapter; the mixed ones are where tasks share a unit.
     mixed = ((counts > 0).sum(dim=1) > 1).float().mean()
+    doubled = (counts > 1).any(dim=1).float().mean()
     inputs = []
     for adapter in range(owners):
         own = pool.owner == adapter
@@ -169,5 +174,6 @@ def _report(pool: Pool, clusters: Clusters, merged: Factors, k: int, total: floa
         largest=int(sizes.max()),
         singletons=int((sizes == 1).sum()),
         mixed_share=float(mixed),
+        doubled_share=float(doubled),
         norm_ratio=norm(merged) / max(sum(inputs) / len(inputs), 1e-30),
     )
