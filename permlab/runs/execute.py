@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import traceback
 import warnings
@@ -65,7 +66,7 @@ def start_checked(config: Config[TaskSettings], ready: bool) -> Outcome:
             return Outcome(finished, "skipped", 0, f"finished before: {finished}")
     if not ready:
         refuse(config)
-    made = [place for place in (root / config.task.name, root) if not place.exists()]
+    made = [place for place in (root / config.task.name, root) if not os.path.exists(place)]  # a name may be too long
     with directory.writable(Path(config.run.dir) if config.run.dir else root / config.task.name):
         if config.run.dir:
             path = directory.claim(Path(config.run.dir))

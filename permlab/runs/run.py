@@ -83,6 +83,7 @@ class Run:
         if config.debug.on:
             self._result["debug"] = config.debug.name or "on"
         (directory / RESERVE).write_bytes(bytes(RESERVED_BYTES))
+        self._spare: int | None = os.open(os.devnull, os.O_RDONLY)
         self._metrics_file = (directory / "metrics.jsonl").open("a", encoding="utf-8")
 
     # ---- numbers, tables, figures -------------------------------------------------------------------------------
@@ -248,7 +249,7 @@ class Run:
     # ---- the result ---------------------------------------------------------------------------------------------
 
     def write_result(self, status: str | None = None, error: str | None = None) -> None:
-        """Write result.json atomically; on a full disk in the room that was kept for it.
+        """Write result.json atomically; on a full disk, or with no file handle left, in the room that was kept for it.
 
         Raises:
             RunLostError: the run directory is gone.
@@ -264,6 +265,10 @@ class Run:
         try:
             write_json(self.dir / "result.json", self._result)
         except OSError as problem:
+            if problem.errno in (errno.EMFILE, errno.ENFILE):
+                self._release_handle()
+                write_json(self.dir / "result.json", self._result)
+                return
             if problem.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             (self.dir / RESERVE).unlink(missing_ok=True)
@@ -272,8 +277,15 @@ class Run:
             except OSError:  # no room for a second file even now
                 overwrite_json(self.dir / "result.json", self._result)
 
+    def _release_handle(self) -> None:
+        """Close the file handle that is held for the last thing a run has to write."""
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
+
     def close(self) -> None:
         """Close the metrics file, flushed to disk as far as that is possible."""
+        self._release_handle()
         with suppress(OSError):
             (self.dir / RESERVE).unlink(missing_ok=True)
         with suppress(OSError):

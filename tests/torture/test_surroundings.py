@@ -16,6 +16,7 @@ from permlab.runs import streams
 SHORT = (
     *("file as folder", "name too long", "removed working directory", "no permission", "read-only mount"),
     *("full disk at the start", "full disk in mid-run", "files of 40 KiB at most", "32 file handles"),
+    *("path too long", "12 file handles"),
     *("clock runs backwards", "all three closed", "standard output is /dev/full", "umask 077"),
 )
 
