@@ -122,7 +122,7 @@ def meant(words: list[str], verbs: Iterable[str]) -> str:
 
 def print_help(words: list[str]) -> int:
     """`permlab --help`, `permlab task=NAME --help`, `permlab ls --help`."""
-    from permlab.runs.console import console
+    from permlab.runs.console import console, reading_width
     from permlab.verbs.help import topics, usage
 
     plugins = [text for text in words if text.startswith("plugins=")]
@@ -131,9 +131,9 @@ def print_help(words: list[str]) -> int:
 
         activate_plugins(parse(plugins))
     named = [text for text in words if text not in plugins]
-    for line in topics(named) if named else usage().splitlines():
-        bold = "=" in line and line.startswith("  ") and line[2] != " " and bool(named)
-        console().print(line, markup=False, style="bold" if bold else None)
+    for line in topics(named) if named else usage():
+        for text in line.folded(reading_width()):
+            console().print(text, markup=False, style="bold" if line.key else None)
     return 0
 
 

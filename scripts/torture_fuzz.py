@@ -34,8 +34,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fuzz_kinds import KINDS, QUIET, Kind, draw_overrides, make_templates
+from fuzz_kinds import KINDS, QUIET, Kind
 from fuzz_mutations import Marker, copy_tree, mutate
+from fuzz_overrides import draw_overrides
+from fuzz_templates import make_templates
 from tally import Tally
 
 SECONDS, BYTES, LINES, WIDTH = 10.0, 1.5 * 2**30, 2, 300

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import readme_tables
+import reproduce
 from overlay import ROOT
 
-from permlab.compose import plan_jobs
+from permlab import shipped
+from permlab.compose import parse, plan_jobs
 from permlab.errors import UserError
+from permlab.runs.sweep_values import count_values
 
 PAGES = {str(page.relative_to(ROOT)): page for page in [*readme_tables.pages(), ROOT / "CHANGELOG.md"]}
 FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -84,6 +89,57 @@ def test_the_commands_of_the_pages_are_understood(tmp_path, monkeypatch):
             assert PLACEHOLDERS.search(str(error)) and "unknown key" not in str(error), f"{name}: {line}: {error}"
         seen += 1
     assert seen > 25 and registry.table("tasks")
+
+
+TIME = re.compile(r"(?:\b([\d.]+|one|two|three|four|five) )?\b((?<=\d )s|seconds?|minutes?|hours?)\b( a r\w+| each)?")
+NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
+SECONDS = {"s": 1, "m": 60, "h": 3600}
+BESIDE = (
+    re.compile(r"^[^#\n]*(?:experiment=|EXPERIMENT='?|make reproduce-)([\w/*-]+)[^#\n]*#([^\n]*)$", re.MULTILINE),
+    re.compile(r"`(?:experiment=|make reproduce-)?([\w/-]+)`,? ?\(?((?:[^)\n]|\n(?!\n)){1,200})\)"),
+)
+"""A command with its comment, and a name with what stands behind it or in the parentheses behind it."""
+
+
+def told_times() -> Iterator[tuple[str, str, str]]:
+    """Yield (page, experiment or target of make, what is said beside it) where a time is said."""
+    experiments = {*shipped.names("experiment"), "quick", *shipped.names("task")}
+    for name, page in PAGES.items():
+        text = readme_tables.MARKED.sub("", page.read_text())
+        for pattern in BESIDE:
+            for subject, said in pattern.findall(text):
+                if subject in experiments and TIME.search(said):
+                    yield name, subject, said
+
+
+def row_of(subject: str) -> tuple[float, int]:
+    """Minutes of an experiment or target as `permlab ls experiments` has them, and how many jobs they are for."""
+    if subject not in shipped.names("experiment"):
+        return sum(step.minutes for step in reproduce.steps_of(subject) if not step.needs), 1
+    about = shipped.experiment(subject)
+    jobs = [count_values(override) for override in parse([f"{k}={v}" for k, v in (about.get("sweep") or {}).items()])]
+    return float(about["minutes"]), math.prod(jobs)
+
+
+def test_times_beside_experiments_are_those_of_their_rows():
+    seen = 0
+    for page, subject, said in told_times():
+        minutes, jobs = row_of(subject)
+        for number, unit, each in TIME.findall(said):
+            told = f"{page}: {subject} takes {minutes:g} minutes, {jobs} jobs, and {said.strip()!r} stands beside it"
+            if not number:  # "seconds"
+                assert minutes < 1 if unit.startswith("s") else minutes >= 1, told
+                continue
+            seconds = float(NUMBERS.get(number, number)) * SECONDS[unit[0]]
+            assert math.isclose(seconds * (jobs if each else 1), 60 * minutes, rel_tol=0.02), told
+        seen += 1
+    assert seen >= 5
+
+
+def test_only_the_row_of_an_experiment_says_how_long_it_takes():
+    for name in shipped.names("experiment"):
+        said = shipped.describe("experiment", name).partition("   ")[2]
+        assert not any(number for number, *_ in TIME.findall(said)), f"{name}: {said}"
 
 
 @pytest.mark.slow

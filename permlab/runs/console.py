@@ -25,7 +25,9 @@ PLAIN_WIDTH = 1000
 """Columns of a table when the output is not a terminal."""
 PLAIN_HEIGHT = 25
 PROSE_WIDTH = 80
-"""The same for tables of prose, which are read rather than searched."""
+"""The same for prose, which is read rather than searched; a terminal may be wider."""
+MOST_PROSE = 100
+"""Columns of prose on the widest terminal."""
 
 _console: Console | None = None
 
@@ -56,6 +58,11 @@ def console() -> Console:
 def watched() -> bool:
     """Whether a terminal shows the output: FORCE_COLOR colours a pipe, and makes no terminal of it."""
     return bool(console().file.isatty())
+
+
+def reading_width() -> int:
+    """Columns of prose: those of the terminal, as long as lines of that length are read with ease."""
+    return min(console().width, MOST_PROSE if watched() else PROSE_WIDTH)
 
 
 class Mirror:

@@ -114,6 +114,8 @@ class Run:
         with replacing(path) as temporary:
             temporary.write_text("".join(kept), encoding="utf-8")
         self._metrics_file = path.open("a", encoding="utf-8")
+        if self.resumed:
+            self.tracker.rewind(step)
 
     def summary(self, **metrics: float) -> None:
         """Add final numbers to result.json."""

@@ -1,7 +1,7 @@
 """`permlab --help`, and the keys of what is named before it: `permlab task=spt model=llama-1b --help`.
 
-Printed from the dataclasses, the YAML of the options and the tables of names, in at most 80 columns, without loading
-anything that computes.
+Printed from the dataclasses, the YAML of the options and the tables of names, folded to the width of the terminal,
+without loading anything that computes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import dataclasses
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from permlab import registry, shipped
@@ -19,40 +20,75 @@ from permlab.keys import Key, keys_of, text_of
 from permlab.listing import GROUPS, METHODS, purpose
 from permlab.version import __version__
 
-WIDTH = 80
 INDENT = 6
+BESIDE, NAMES = 43, 23
+"""Columns at which the usage says what a command does, and the list of tasks what a task is about."""
+NARROWEST = 30
+"""Columns that a text beside another one needs; with fewer it stands below."""
 BREAKS = re.compile(r"(\s+|(?<=,)(?=\S))")
 """Where a line may end: at spaces, and after the commas of a list that has none."""
 
-USAGE = """permlab {version}: a command-line laboratory for permutations in deep learning
 
-usage: permlab [KEY=VALUE ...]            run one task
-       permlab -m KEY=A,B [...]           sweep over values
-       permlab KEY=VALUE ... run.dry_run=true     the plan, and whether it can start
-       permlab task=NAME --help           the keys of a task; as well model=NAME,
-                                          dataset=NAME, hardware, tracker, run, report
-       permlab ls [GROUP ...]             what there is to choose
-       permlab show KEY=VALUE ...         the composed configuration as a tree
-       permlab cp GROUP NAME FILE         a copy of an option to change
-       permlab fetch KEY=VALUE ...        download a model or data set ahead
-       permlab push RUN_DIR OWNER/NAME    share a run's model on the hub
-       permlab resume RUN_DIR             continue a run that was stopped or killed
-       permlab report [KEY=VALUE ...]     finished runs on one page, with verdicts
-       permlab --config-dir DIR ...       with options of your own beside these
-       permlab --version | --help | --cfg job | --hydra-help
+@dataclass(frozen=True)
+class Line:
+    """Text that is folded to a width.
 
-tasks (task=NAME; spt when none is given):
-{tasks}
+    Attributes:
+        text: indented by `first`, and by `rest` where it goes on.
+        about: stands beside it, from the column `beside` on, or below.
+        key: whether it is the line of a key.
+    """
 
-groups of `permlab ls`:
-{groups}
+    text: str = ""
+    first: int = 0
+    rest: int = 0
+    about: str = ""
+    beside: int = 0
+    key: bool = False
 
-examples:
-  permlab task=spt task.order=original
-  permlab -m task=spt task.order=original,spt seed=0,1,2 tracker=none
-  permlab task=spt model=llama-1b model.lora.rank=16 run.dry_run=true
-  permlab report report.watch=true
-"""
+    def folded(self, width: int) -> list[str]:
+        """Return lines of at most `width` columns."""
+        if not self.about:
+            return wrapped(self.text, width, self.first, self.rest)
+        if width - self.beside < NARROWEST:
+            return [*wrapped(self.text, width, self.first, self.rest), *wrapped(self.about, width, INDENT, INDENT)]
+        return wrapped(f"{self.text:<{self.beside - self.first}}{self.about}", width, self.first, self.beside)
+
+
+def wrapped(text: str, width: int, first: int, rest: int) -> list[str]:
+    """Return a text in lines of at most `width` columns, indented by `first` and `rest`; long lists break at commas."""
+    if first + len(text) <= width:
+        return [" " * first + text]
+    wrapper = textwrap.TextWrapper(
+        width, initial_indent=" " * first, subsequent_indent=" " * rest, break_on_hyphens=False
+    )
+    wrapper.wordsep_simple_re = BREAKS
+    return wrapper.wrap(text)
+
+
+USAGE = (
+    ("[KEY=VALUE ...]", "run one task"),
+    ("-m KEY=A,B [...]", "sweep over values"),
+    ("KEY=VALUE ... run.dry_run=true", "the plan, and whether it can start"),
+    ("task=NAME --help", "the keys of a task; as well model=NAME, dataset=NAME, hardware, tracker, run, report"),
+    ("ls [GROUP ...]", "what there is to choose"),
+    ("show KEY=VALUE ...", "the composed configuration as a tree"),
+    ("cp GROUP NAME FILE", "a copy of an option to change"),
+    ("fetch KEY=VALUE ...", "download a model or data set ahead"),
+    ("push RUN_DIR OWNER/NAME", "share a run's model on the hub"),
+    ("resume RUN_DIR", "continue a run that was stopped or killed"),
+    ("report [KEY=VALUE ...]", "finished runs on one page, with verdicts"),
+    ("--config-dir DIR ...", "with options of your own beside these"),
+    ("--version | --help | --cfg job | --hydra-help", ""),
+)
+"""What can stand behind `permlab`, and what it does."""
+
+EXAMPLES = (
+    "task=spt task.order=original",
+    "-m task=spt task.order=original,spt seed=0,1,2 tracker=none",
+    "task=spt model=llama-1b model.lora.rank=16 run.dry_run=true",
+    "report report.watch=true",
+)
 
 VERBS = {
     "ls": "permlab ls [{groups} ...] lists what there is; a table of `permlab ls methods` by its name, too",
@@ -70,54 +106,51 @@ VERBS = {
 """Verb -> what `permlab VERB --help` prints."""
 
 
-def usage() -> str:
-    """Return the text of `permlab --help`."""
-    tasks = []
-    for name in shipped.names("task"):
-        tasks += wrapped(f"{name:<20} {purpose(shipped.describe('task', name))}", 2, 23)
+def usage() -> list[Line]:
+    """Return the lines of `permlab --help`."""
     counts = ", ".join(f"{listed} ({len(shipped.names(group))})" for listed, group in GROUPS.items())
-    groups = wrapped(f"{counts}, {METHODS} (what can stand in their keys)", 2, 2)
-    return USAGE.format(version=__version__, tasks="\n".join(tasks), groups="\n".join(groups))
+    return [
+        Line(f"permlab {__version__}: a command-line laboratory for permutations in deep learning"),
+        Line(),
+        Line("usage:"),
+        *(Line(f"permlab {words}", 2, 4, about, BESIDE) for words, about in USAGE),
+        Line(),
+        Line("tasks (task=NAME; spt when none is given):"),
+        *(Line(n, 2, 4, purpose(shipped.describe("task", n)), NAMES) for n in shipped.names("task")),
+        Line(),
+        Line("groups of `permlab ls`:"),
+        Line(f"{counts}, {METHODS} (what can stand in their keys)", 2, 2),
+        Line(),
+        Line("examples:"),
+        *(Line(f"permlab {words}", 2, 4) for words in EXAMPLES),
+    ]
 
 
-def wrapped(text: str, first: int, rest: int) -> list[str]:
-    """Return a text in lines of at most `WIDTH` columns, indented by `first` and `rest`; long lists break at commas."""
-    wrapper = textwrap.TextWrapper(
-        WIDTH,
-        initial_indent=" " * first,
-        subsequent_indent=" " * rest,
-        break_on_hyphens=False,
-        break_long_words=False,
-    )
-    wrapper.wordsep_simple_re = BREAKS
-    return wrapper.wrap(text)
-
-
-def topics(words: Sequence[str]) -> list[str]:
-    """Return the lines of the help on what is named: `task=spt`, `model=gpt2`, `run`, `hardware`, `ls`.
+def topics(words: Sequence[str]) -> list[Line]:
+    """Return the lines of the help on what is named: `task=spt`, `tracker=[wandb,mlflow]`, `run`, `hardware`, `ls`.
 
     Raises:
         UserError: an option or a word that is not known.
     """
-    lines: list[str] = []
+    lines: list[Line] = []
     for word in words:
         group, equals, name = word.partition("=")
         if word in VERBS:
-            lines += wrapped(VERBS[word].format(groups="|".join([*GROUPS, METHODS])), 0, 4)
-            lines += ["", *of_section(word)] if word in SECTIONS else []
+            lines += [Line(VERBS[word].format(groups="|".join([*GROUPS, METHODS])), 0, 4)]
+            lines += [Line(), *of_section(word)] if word in SECTIONS else []
         elif equals and group in shipped.GROUPS:
-            lines += of_option(group, name)
+            lines += of_options(group, name)
         elif group in SECTIONS:
             lines += of_section(group)
         elif group in shipped.GROUPS:
-            lines += [f"permlab {group}=NAME --help prints the keys of one; NAME is one of"]
-            lines += wrapped(", ".join(shipped.names(group)), 2, 2)
+            lines += [Line(f"permlab {group}=NAME --help prints the keys of one; NAME is one of")]
+            lines += [Line(", ".join(shipped.names(group)), 2, 2)]
         elif not equals and "." not in group:
             known = [*VERBS, *SECTIONS, *shipped.GROUPS]
             raise UserError(f"no help on '{word}'{did_you_mean(word, known)}; write task=NAME --help, or {word}=...")
         else:
             continue
-        lines.append("")
+        lines.append(Line())
     if not lines:
         raise UserError(f"no help on {' '.join(words)} alone: name the task, `permlab task=NAME --help`")
     return lines[:-1]
@@ -127,27 +160,46 @@ SECTIONS: dict[str, Any] = {"run": RunConfig, "report": ReportSettings}
 """Keys that belong to no option: `permlab run --help`."""
 
 
-def of_section(section: str) -> list[str]:
+def of_section(section: str) -> list[Line]:
     """Return the keys of a section that no option chooses."""
-    return [*headed(f"keys of {section}"), *listing(keys_of(SECTIONS[section], section))]
+    return [headed(f"keys of {section}"), *listing(keys_of(SECTIONS[section], section))]
 
 
-def of_option(group: str, name: str) -> list[str]:
-    """Return what an option is and its keys, with the values that it gives them."""
+def of_options(group: str, value: str) -> list[Line]:
+    """Return what an option is and its keys, with the values that it gives them.
+
+    Of a list, `[wandb,tensorboard]`, each; options that share their keys have them once, with the values of all.
+    """
+    names = [name.strip() for name in value.strip("[]").split(",")] if value.startswith("[") else [value]
     if group == "experiment":
-        return of_experiment(name)
-    header = shipped.describe(group, name)
-    lines = headed(f"{group}={name}: {purpose(header)}")
+        return [line for name in names for line in of_experiment(name)]
+    sharing: dict[type, list[str]] = {}
+    for name in names:
+        sharing.setdefault(schema_of(group, name), []).append(name)
+    lines: list[Line] = []
+    for schema, options in sharing.items():
+        values: dict[str, Any] = {}
+        for name in options:
+            lines += about_option(group, name)
+            for key, each in shipped.values(group, name).items():
+                values[key] = {**values.get(key, {}), **each} if isinstance(each, dict) else each
+        found = list(keys_of(schema, group, values))
+        if not found:
+            lines += [Line("has no keys of its own", 2)]
+        if group == "task" and "report" in options:
+            found = list(keys_of(ReportSettings, "report"))
+        lines += listing(iter(found))
+    return lines
+
+
+def about_option(group: str, name: str) -> list[Line]:
+    """Return the heading of an option, and what it brings of other groups."""
+    lines = [headed(f"{group}={name}: {purpose(shipped.describe(group, name))}")]
     brought = {key: value for key, value in shipped.brings(group, name).items() if value != "none"}
     if brought:
         named = " ".join(f"{key}={value}" for key, value in brought.items())
-        lines += wrapped(f"brings {named}; name another, with its own --help", 2, 2)
-    found = list(keys_of(schema_of(group, name), group, shipped.values(group, name)))
-    if not found:
-        lines += ["  has no keys of its own"]
-    if group == "task" and name == "report":
-        found = list(keys_of(ReportSettings, "report"))
-    return [*lines, *listing(iter(found))]
+        lines += [Line(f"brings {named}; name another, with its own --help", 2, 2)]
+    return lines
 
 
 def schema_of(group: str, name: str) -> type:
@@ -166,35 +218,32 @@ def schema_of(group: str, name: str) -> type:
     return schemas[kind]
 
 
-def of_experiment(name: str) -> list[str]:
+def of_experiment(name: str) -> list[Line]:
     """Return claim, rules, sweep and time of an experiment."""
     about = shipped.experiment(name)
-    lines = headed(f"experiment={name}: {about.get('claim', '')}")
+    lines = [headed(f"experiment={name}: {about.get('claim', '')}")]
     for key in ("source", "acceptance", "published"):
         if about.get(key):
-            lines += wrapped(f"{key}: {about[key]}", 2, 4)
-    for key, value in (about.get("sweep") or {}).items():
-        lines += wrapped(f"sweep: {key}={value}", 2, 4)
+            lines += [Line(f"{key}: {about[key]}", 2, 4)]
+    lines += [Line(f"sweep: {key}={value}", 2, 4) for key, value in (about.get("sweep") or {}).items()]
     if about.get("minutes"):
-        lines += [f"  takes about {about['minutes']:g} minutes on 2 CPU cores"]
-    return [*lines, f"  every key: permlab show experiment={name}"]
+        lines += [Line(f"takes about {about['minutes']:g} minutes on 2 CPU cores", 2, 4)]
+    return [*lines, Line(f"every key: permlab show experiment={name}", 2, 4)]
 
 
-def headed(text: str) -> list[str]:
+def headed(text: str) -> Line:
     """Return a heading."""
-    return wrapped(text, 0, 2)
+    return Line(text, 0, 2)
 
 
-def listing(keys: Iterator[Key]) -> list[str]:
+def listing(keys: Iterator[Key]) -> list[Line]:
     """Return the lines of keys; the key stands at the margin of two, what it means below."""
     lines = []
     for key in keys:
-        value = f"{key.path}={text_of(key.default)}"
-        shown = f"{value}  ({key.type})"
-        lines += [f"  {shown}"] if len(shown) + 2 <= WIDTH else wrapped(shown, 2, 4)
+        lines += [Line(f"{key.path}={text_of(key.default)}  ({key.type})", 2, 4, key=True)]
         if key.about:
-            lines += wrapped(key.about, INDENT, INDENT)
+            lines += [Line(key.about, INDENT, INDENT)]
         if key.choices:
             more = f" (permlab ls {key.table})" if key.table else ""
-            lines += wrapped(f"one of {', '.join(key.choices)}{more}", INDENT, INDENT)
+            lines += [Line(f"one of {', '.join(key.choices)}{more}", INDENT, INDENT)]
     return lines

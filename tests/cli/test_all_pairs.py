@@ -190,6 +190,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_a_dry_run_accepts_what_fits_and_refuses_the_rest(task, options, model_folder):
     tiny = model_folder

@@ -37,7 +37,7 @@ def trackers_on(config) -> list[str]:
     return [name for name, on in config.tracker.mirrors.items() if on and name != "none"]
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [pytest.param(t, marks=[] if t == "ntk" else pytest.mark.slow) for t in TASKS])
 def test_every_option_makes_every_task_smaller(task: str):
     real = composed(f"task={task}")
     assert "debug" not in real.to_container()
@@ -82,12 +82,13 @@ def test_a_debug_run_is_marked_and_never_taken_for_a_result(permlab, tmp_path: P
     assert finished_run(tmp_path / "outputs", "ntk", twin.fingerprint()) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "keys",
     [
         ["task=ntk", "task.width=[32]", "task.members=20"],
-        pytest.param(["task=spt", "debug.examples=16", "model.scratch.layers=1"], marks=pytest.mark.slow),
-        pytest.param(["task=inverse_permutation", "task.n=3"], marks=pytest.mark.slow),
+        ["task=spt", "debug.examples=16", "model.scratch.layers=1"],
+        ["task=inverse_permutation", "task.n=3"],
     ],
     ids=["ntk", "spt", "inverse_permutation"],
 )

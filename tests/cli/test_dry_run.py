@@ -63,7 +63,11 @@ NOT_READY = {
 }
 
 
-@pytest.mark.parametrize("case", NOT_READY)
+OFTEN = ("bad row behind many good ones", "model that cannot be had", "no tokenizer", "adapter that is nowhere")
+"""Cases of `make test`; the others are slow in sum."""
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[] if c in OFTEN else pytest.mark.slow) for c in NOT_READY])
 def test_what_cannot_start_says_so_and_is_refused_alike(permlab, files, case):
     arguments, reason = NOT_READY[case]
     before = sorted(path.name for path in files.iterdir())
@@ -99,6 +103,20 @@ def test_a_missing_gpu_is_known_before_anything_heavy_is_loaded(permlab, tmp_pat
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert done.stdout.splitlines()[-1:] == ["LOADED []"], done.stderr
     assert done.stderr.count("\n") == 3 and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_dry_run_of_merging_loads_what_builds_a_network_and_no_more(tmp_path):
+    code = (
+        "import sys\nfrom permlab.cli import main\n"
+        "try:\n    main(['task=merge', 'model=resnet-tiny', 'run.dry_run=true'])\n"
+        "except SystemExit as end:\n    assert end.code == 0\n"
+        "more = ('transformers', 'datasets', 'matplotlib', 'wandb', 'peft', 'torch._dynamo', 'torch._inductor')\n"
+        "print('LOADED', [m for m in (*more, 'permlab.merging.merge', 'permlab.matching.weight') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.stdout.splitlines()[-2:] == ["ready", "LOADED []"], done.stderr
+    assert "permutation + reset" in done.stdout, "BatchNorm has a control of its own"
 
 
 def test_devices_are_told_without_torch(monkeypatch):

@@ -76,7 +76,20 @@ def test_help_on_verbs_sections_and_experiments(permlab):
     assert permlab("cp", "--help").stdout.startswith("permlab cp")
     assert permlab("model", "--help").stdout.count("llama-1b") == 1
     general = permlab("--help").stdout
-    assert max(map(len, general.splitlines())) <= 100 and "trackers (4)" in general
+    assert max(map(len, general.splitlines())) <= 80 and "trackers (4)" in general
+
+
+def test_several_trackers_have_the_keys_of_each_once(permlab):
+    both = permlab("tracker=[wandb,tensorboard]", "--help")
+    assert both.returncode == 0, both.stderr
+    lines = both.stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines if line.startswith("tracker=")] == [
+        "tracker=wandb", "tracker=tensorboard",
+    ]  # fmt: skip
+    assert sum(line.startswith("  tracker.mode=") for line in lines) == 1
+    assert any(line.startswith("  tracker.mirrors={wandb: true, tensorboard: true}") for line in lines)
+    wrong = permlab("tracker=[wandb,tensorbord]", "--help")
+    assert wrong.returncode == 2 and "did you mean 'tensorboard'" in wrong.stderr
 
 
 @pytest.mark.parametrize(

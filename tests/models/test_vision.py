@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from permlab.errors import UserError
+from permlab.merging.methods.repair import batchnorms
 from permlab.models.table import VISION
 from permlab.models.vision import build_vision_model
+from permlab.models.vision_config import VisionConfig, norm_of
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (1, 28, 28)])
@@ -26,6 +28,15 @@ def test_resnet20_has_twenty_weighted_layers_besides_its_projections():
     model = build_vision_model("resnet20", shape=(1, 8, 8), classes=10)
     weights = [name for name, value in model.named_parameters() if value.dim() > 1 and "project" not in name]
     assert len(weights) == 20
+
+
+@pytest.mark.parametrize("name", VISION.choices)
+def test_what_normalises_a_network_is_known_without_building_it(name):
+    for norm in (None, *VISION[name].norms):
+        config = VisionConfig(name=name, norm=norm)
+        with torch.device("meta"):
+            model = build_vision_model(name, shape=(1, 8, 8), classes=10, width=8 if name == "mlp" else 1, norm=norm)
+        assert (norm_of(config) == "batch") == bool(batchnorms(model))
 
 
 @pytest.mark.parametrize("norm", ["none", "batch", "layer"])

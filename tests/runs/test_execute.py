@@ -21,6 +21,7 @@ from permlab.errors import UserError
 from permlab.experiment import ExperimentConfig
 from permlab.hardware import HardwareConfig
 from permlab.runs import execute
+from permlab.runs.trackers.mirror import NullTracker
 
 
 @dataclass
@@ -179,8 +180,14 @@ def test_metrics_after_a_resume_are_rewound(start):
             run.log({"loss": step}, step=step)
         with (run.dir / "metrics.jsonl").open("a") as file:
             file.write('{"step": 4, "lo')
+        run.resumed, run.tracker = True, mirrored
         run.rewind_metrics(2)
         run.log({"loss": 3.5}, step=3)
 
+    class Listening(NullTracker):
+        def rewind(self, step):
+            heard.append(step)
+
+    heard, mirrored = [], Listening()
     lines = (start(work).directory / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["loss"] for line in lines] == [1, 2, 3.5]
+    assert [json.loads(line)["loss"] for line in lines] == [1, 2, 3.5] and heard == [2]

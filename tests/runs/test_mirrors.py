@@ -72,6 +72,27 @@ def test_tensorboard_reads_what_was_written(run_dir):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("last", [20, -1])
+def test_steps_that_a_resumed_run_logs_again_stand_once_in_tensorboard(run_dir, last):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator  # as the pages read
+    from tensorboard.util.tensor_util import make_ndarray
+
+    for resumed in (False, True):
+        tracker = open_trackers(configured(run_dir, "tensorboard"), run_dir)
+        if resumed:
+            tracker.rewind(last)
+        for step in range(0, 40, 10):
+            if not resumed or step > last:
+                tracker.log({"step": step, "loss": step / 10}, step)
+        tracker.finish(0 if resumed else 143)
+    found = EventAccumulator(str(run_dir / "tensorboard")).Reload()
+    seen = [(event.step, float(make_ndarray(event.tensor_proto))) for event in found.Tensors("loss")]
+    assert seen == [(0, 0.0), (10, 1.0), (20, 2.0), (30, 3.0)]
+    assert len(found.Tensors("config/text_summary")) == 1
+
+
+@pytest.mark.slow
 def test_mlflow_reads_what_was_written(run_dir):
     pytest.importorskip("mlflow")
     from mlflow import MlflowClient
@@ -89,6 +110,8 @@ def test_mlflow_reads_what_was_written(run_dir):
     assert {"config.yaml", "tables/sizes.csv", "figures/curve.png", "artifacts/model/model.safetensors"} <= kept
     # The part of a run after a resume goes on in the same run of the store, and may end otherwise.
     again = open_trackers(config, run_dir)
+    again.rewind(10)
+    again.log({"loss": 0.05}, 20)  # once more, the same
     again.log({"loss": 0.01}, 30)
     again.finish(143)
     (run,) = client.search_runs([run.info.experiment_id])
@@ -315,13 +338,8 @@ def test_an_address_that_hangs_is_left_alone(run_dir, monkeypatch):
     assert not (run_dir / "mlflow.json").exists() and not (run_dir / "mlruns").exists()
 
 
-@pytest.fixture
-def stalled():
-    """Return the address of a server that starts a run of W&B and never answers again."""
-    import http.server
-    import threading
-
-    over = threading.Event()
+def stalled(method: str, path: str, body: bytes) -> bytes | None:
+    """Answer as a server that starts a run of W&B and never answers again."""
     project = {"id": "p", "name": "permlab", "entity": {"id": "e", "name": "me"}}
     bucket = {"id": "x", "name": "r", "displayName": "r", "config": "{}", "summaryMetrics": "{}", "project": project}
     counts = {"historyLineCount": 0, "eventsLineCount": 0, "logLineCount": 0}
@@ -330,39 +348,17 @@ def stalled():
         b"UpsertBucket": {"upsertBucket": {"bucket": {**bucket, **counts, "sweepName": None}, "inserted": True}},
         b"OrganizationCoreWeave": {"entity": None},
     }
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            found = next((answer for key, answer in known.items() if key in body and "graphql" in self.path), None)
-            if found is None:
-                over.wait(60)
-                return
-            data = json.dumps({"data": found}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    over.set()
-    server.shutdown()
-    server.server_close()
+    found = next((answer for key, answer in known.items() if key in body and "graphql" in path), None)
+    return None if found is None else json.dumps({"data": found}).encode()
 
 
 @pytest.mark.slow
-def test_a_server_that_stalls_after_the_start_costs_its_patience_with_the_exit(installed, tmp_path, stalled):
+def test_a_server_that_stalls_after_the_start_costs_its_patience_with_the_exit(installed, tmp_path, loopback):
     keys = ["task=ntk", "task.k=[3]", "task.replicates=0", "hardware=cpu", "hardware.threads=1"]
     began = time.monotonic()
     assert installed(*keys, "tracker=none").returncode == 0
     without = time.monotonic() - began
-    server = {"WANDB_MODE": "online", "WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": stalled}
+    server = {"WANDB_MODE": "online", "WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": loopback(stalled)}
     began = time.monotonic()
     done = installed(*keys, "tracker=wandb", "run.dir=run", **server)
     took = time.monotonic() - began

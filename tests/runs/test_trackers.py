@@ -52,35 +52,10 @@ def test_an_import_that_fails_without_a_word_does_not_fail_the_run(monkeypatch, 
     assert "W&B could not start (ImportError)" in (done.directory / "run.log").read_text()
 
 
-@pytest.fixture
-def hanging():
-    """Return the address of a server that answers HEAD and nothing else, as a proxy does whose server is away."""
-    import http.server
-    import threading
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_HEAD(self):
-            self.send_response(200)
-            self.end_headers()
-
-        def do_POST(self):
-            over.wait(20)
-
-        def log_message(self, *_):
-            pass
-
-    over = threading.Event()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    over.set()
-    server.shutdown()
-    server.server_close()
-
-
-def test_a_server_that_answers_but_does_no_work_is_not_waited_for(hanging):
-    assert not trackers.answers(hanging, 0.5)
+def test_a_server_that_answers_but_does_no_work_is_not_waited_for(loopback):
+    # As a proxy does whose server is away: it answers HEAD and nothing else.
+    address = loopback(lambda method, path, body: b"" if method == "HEAD" else None)
+    assert not trackers.answers(address, 0.5)
 
 
 def test_what_the_server_may_cost_is_bounded_in_all(wandb, monkeypatch):

@@ -130,6 +130,7 @@ def test_networks_of_the_user_that_differ_by_a_permutation_merge_without_loss():
     assert metrics("three")["midpoint_accuracy"] == numbers["endpoint_accuracy"]
 
 
+@pytest.mark.slow
 def test_different_labels_at_twice_the_cost_are_the_two_networks():
     assert merge("task.labels=2", "task.match=activation", "task.combine=least_squares", "task.budget=2") == 0
     found = arms()
@@ -153,7 +154,7 @@ def slow(*values):
     [
         slow(["task.match=zip", "task.combine=zip"], "ZipIt"),
         slow(["task.match=straight_through", "task.steps=5"], "straight-through"),
-        (["task.combine=regmean", "task.share=0.5"], "weight matching, RegMean"),
+        slow(["task.combine=regmean", "task.share=0.5"], "weight matching, RegMean"),
         slow(["task.match=identity", "task.combine=ties"], "TIES"),
         slow(["task.match=identity", "task.combine=task_arithmetic", "task.weights=[0.5,0.5]"], "task arithmetic"),
         slow(["task.renorm=rescale", "task.domains=[original,blurred]"], "weight matching + rescale"),

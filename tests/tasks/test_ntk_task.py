@@ -110,6 +110,7 @@ def test_real_networks_match_the_law():
     assert os.path.exists("run/figures/size_against_width.png")
 
 
+@pytest.mark.slow
 def test_linearized_reports_the_difference_for_every_width(unsaved):
     arguments = ["task.solver=linearized", "task.width=[32,256]", "task.members=20", "task.dtype=float64"]
     assert permlab_here("task.mode=train", "task.k=[4]", *arguments) == 0

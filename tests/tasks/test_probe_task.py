@@ -52,6 +52,7 @@ def rows(folder: Path, name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_train_reports_floors_curves_figures_and_weights(here, tmp_path):
     done = here(*SMALL, "task.compare=[causal/string]", "task.train.steps=200", "run.dir=run")
     assert done.returncode == 0, done.stderr + done.stdout

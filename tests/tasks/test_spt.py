@@ -79,21 +79,15 @@ def test_everything_the_default_leaves(run):
     assert model.config.vocab_size == len(tokenizer)
 
 
-@pytest.mark.parametrize(
-    "order",
-    [
-        *("random_segment", "word_permute"),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("token_reverse", "word_reverse", "entity_reverse")),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["random_segment", "word_permute", "token_reverse", "word_reverse", "entity_reverse"])
 def test_every_order_trains(run, order):
     result, _ = run(*FEW, f"task.order={order}", "task.evaluation.likelihood=false", "task.evaluation.save_model=false")
     assert result["metrics"]["steps"] == 1
 
 
-@pytest.mark.parametrize(
-    "segmenter", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("entities", "rule")), "random"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("segmenter", ["entities", "rule", "random"])
 def test_segmenters_on_generated_text(run, segmenter):
     result, folder = run(*FEW, f"task.segmenter.name={segmenter}", "task.evaluation.likelihood=false")
     counted = rows(folder, "segmentation")[0]
@@ -101,6 +95,7 @@ def test_segmenters_on_generated_text(run, segmenter):
     assert int(counted["texts"]) == int(counted["ok"]) == result["metrics"]["texts"]
 
 
+@pytest.mark.slow
 def test_max_units_merges_neighbours(run):
     result, _ = run(*FEW, "task.segmenter.max_units=3", "task.evaluation.likelihood=false")
     assert result["metrics"]["mean_units"] <= 3

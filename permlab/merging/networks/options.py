@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from permlab.keys import choice
 from permlab.merging.table import DOMAINS, OPTIMIZERS, SCHEDULES
+from permlab.models.table import VISION
 
 
 @dataclass
@@ -24,6 +26,19 @@ class EndpointTraining:
     """What moves the weights."""
     schedule: str = choice("constant", SCHEDULES)
     """Of the learning rate."""
+
+
+def recipe_of(network: str, training: EndpointTraining) -> dict[str, Any]:
+    """Return the keyword arguments of `train_endpoint`: those given, or what suits the architecture `network`."""
+    usual = VISION[network]
+    return {
+        "epochs": training.epochs or usual.epochs,
+        "batch_size": training.batch_size or usual.batch_size,
+        "rate": training.rate or usual.rate,
+        "weight_decay": training.weight_decay,
+        "optimizer": training.optimizer,
+        "schedule": training.schedule,
+    }
 
 
 @dataclass(kw_only=True)

@@ -23,8 +23,7 @@ from permlab.errors import UserError
 from permlab.merging.measure.evaluate import batches_of
 from permlab.merging.networks.domains import domain, label_split
 from permlab.merging.networks.endpoints import Endpoint, initial_state, train_endpoint
-from permlab.merging.networks.options import EndpointTraining, PairOptions
-from permlab.models.table import VISION
+from permlab.merging.networks.options import EndpointTraining, PairOptions, recipe_of
 from permlab.models.vision import build_vision_model
 from permlab.seeding import derived_seed
 from permlab.symmetry import Spec, declare, infer, verify
@@ -141,16 +140,8 @@ class ImagePairs:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """Keyword arguments of `train_endpoint`: those given, or what suits the architecture."""
-        given, usual = self.training, VISION[self.network.name]
-        return {
-            "epochs": given.epochs or usual.epochs,
-            "batch_size": given.batch_size or usual.batch_size,
-            "rate": given.rate or usual.rate,
-            "weight_decay": given.weight_decay,
-            "optimizer": given.optimizer,
-            "schedule": given.schedule,
-        }
+        """Keyword arguments of `train_endpoint`."""
+        return recipe_of(self.network.name, self.training)
 
     def train(
         self,

@@ -28,6 +28,9 @@ class Tracker(Protocol):
     def log(self, metrics: dict[str, float], step: int | None) -> None:
         """Record metrics of one step."""
 
+    def rewind(self, step: int) -> None:
+        """Forget what was logged after `step`: a resumed run logs it again, the same."""
+
     def table(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Record a table, which is `tables/<name>.csv` of the run directory too."""
 
@@ -64,6 +67,9 @@ class NullTracker:
     """Records nothing."""
 
     def log(self, metrics: dict[str, float], step: int | None) -> None:
+        """Do nothing."""
+
+    def rewind(self, step: int) -> None:
         """Do nothing."""
 
     def table(self, name: str, rows: list[dict[str, Any]]) -> None:
@@ -144,6 +150,10 @@ class Mirrors:
         """Have every tracker record metrics of one step."""
         kept = dict(metrics)
         self._send(lambda tracker: tracker.log(kept, step))
+
+    def rewind(self, step: int) -> None:
+        """Have every tracker forget what was logged after `step`."""
+        self._send(lambda tracker: tracker.rewind(step))
 
     def table(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Have every tracker record a table, as it is now."""

@@ -34,8 +34,10 @@ LOCK_SECONDS = 5.0
 class MlflowTracker:
     """One MLflow run."""
 
-    def __init__(self, client: Any, run_id: str, run_dir: Path) -> None:
+    def __init__(self, client: Any, run_id: str, run_dir: Path, goes_on: bool = False) -> None:
         self._client, self._id, self._dir, self._step = client, run_id, run_dir, 0
+        self._goes_on = goes_on
+        self._there: dict[str, set[int]] = {}
         self._waiting: list[Any] = []
         self._sent = time.monotonic()
 
@@ -68,7 +70,7 @@ class MlflowTracker:
         known = read_json(id_file) or {}
         if known.get("id") and known.get("store") == store:
             client.update_run(known["id"], status="RUNNING")
-            return MlflowTracker(client, known["id"], run_dir)
+            return MlflowTracker(client, known["id"], run_dir, goes_on=True)
         tags = {
             "permlab.task": config.task.name,
             "permlab.group": group_of(config),
@@ -93,9 +95,13 @@ class MlflowTracker:
     def log(self, metrics: dict[str, float], step: int | None) -> None:
         """Log one step, together with others of the same second; without a step it gets the one after the last."""
         self._step = self._step + 1 if step is None else step
-        self._add({key: value for key, value in metrics.items() if key != "step"})
+        self._add({key: value for key, value in metrics.items() if key != "step" and not self._has(key)})
         if time.monotonic() - self._sent > FLUSH_SECONDS:
             self._flush()
+
+    def rewind(self, step: int) -> None:
+        """Go back in counting only: a store keeps its points, and what it has of a step is not sent again."""
+        self._step = step
 
     def table(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Keep the table's file; MLflow's pages show CSV as a table."""
@@ -130,6 +136,14 @@ class MlflowTracker:
 
         now = int(time.time() * 1000)
         self._waiting += [Metric(allowed(k), float(v), now, self._step) for k, v in metrics.items() if is_number(v)]
+
+    def _has(self, key: str) -> bool:
+        """Whether the part of the run before a resume has logged `key` at this step."""
+        if not self._goes_on:
+            return False
+        if key not in self._there:
+            self._there[key] = {point.step for point in self._client.get_metric_history(self._id, allowed(key))}
+        return self._step in self._there[key]
 
     def _flush(self) -> None:
         waiting, self._waiting, self._sent = self._waiting, [], time.monotonic()

@@ -38,10 +38,15 @@ class TensorboardTracker:
         """Start an event file; a resumed run starts a second one in the same folder, which TensorBoard joins."""
         from torch.utils.tensorboard import SummaryWriter
 
+        goes_on = any((run_dir / FOLDER).glob("events.*"))
         tracker = TensorboardTracker(SummaryWriter(str(run_dir / FOLDER)), config)
-        settings = [{"key": key, "value": value} for key, value in flat(config.to_container())]
-        tracker._writer.add_text("config", markdown(settings))
+        if not goes_on:
+            tracker._describe()
         return tracker
+
+    def _describe(self) -> None:
+        settings = [{"key": key, "value": value} for key, value in flat(self._config.to_container())]
+        self._writer.add_text("config", markdown(settings), 0)
 
     def log(self, metrics: dict[str, float], step: int | None) -> None:
         """Write scalars; without a step they get the one after the last."""
@@ -49,6 +54,16 @@ class TensorboardTracker:
         for key, value in metrics.items():
             if is_number(value) and key != "step":
                 self._writer.add_scalar(key, value, self._step)
+
+    def rewind(self, step: int) -> None:
+        """Hide what this file and those before it have after `step`, with the mark of a restart."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        self._step = step
+        for _ in range(2):  # the first mark of a run is taken for its beginning, and hides nothing
+            self._writer.file_writer.add_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
+        if step < 0:
+            self._describe()
 
     def table(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Write a table as text."""

@@ -78,6 +78,9 @@ class WandbTracker:
         """Log one step; W&B's own step only grows, so ours travels as a metric."""
         self.run.log({**metrics, **({} if step is None else {"step": step})})
 
+    def rewind(self, step: int) -> None:
+        """Do nothing: W&B's history is only added to; lines that come again have the same `step`."""
+
     def table(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Log a table."""
         import wandb

@@ -8,10 +8,13 @@ from typing import Any
 from permlab import registry
 from permlab.config import Config
 from permlab.data import DATASETS, load_images, preview_texts
+from permlab.merging.networks.options import recipe_of
 from permlab.models.availability import check_available
+from permlab.models.vision_config import norm_of
 from permlab.runs.readiness import Told
 from permlab.storage.hub import is_hub_id, look_up
 from permlab.tasks.merge.language import local_checkpoints, memory, text_kind
+from permlab.tasks.merge.report import planned
 from permlab.tasks.merge.settings import MergeConfig
 from permlab.tasks.merge.table import STUDIES
 
@@ -52,35 +55,50 @@ def built_lines(config: Config[MergeConfig], data: Any) -> dict[str, Any]:
 
         return load_users(config, data())
 
-    @functools.cache
-    def pairs() -> Any:
-        from permlab.tasks.merge.pairs import pairs_of
-
-        return pairs_of(config)
-
-    @functools.cache
     def module() -> Any:
-        return users().module if task.models else pairs().build()
+        return users().module if task.models else sized(config.model, data())
 
     def parameters() -> str:
         return f"{sum(value.numel() for value in module().state_dict().values()):,} per network"
 
     def training() -> str:
-        options = pairs().recipe
+        options = recipe_of(config.model.name, task.train)
         return f"{options['epochs']} epochs, batch {options['batch_size']}, {options['optimizer']} {options['rate']:g}"
 
     def arms() -> str:
-        from permlab.tasks.merge.report import planned
+        return "; ".join(each.label for each in planned(config, batchnorm=batchnorm()))
 
-        return "; ".join(each.label for each in planned(config, module()))
+    def batchnorm() -> bool:
+        if not task.models:
+            return norm_of(config.model) == "batch"
+        from permlab.merging.methods.repair import batchnorms
+
+        return bool(batchnorms(module()))
 
     # Networks of the user are loaded and compared before a run, too: what does not fit together is refused.
     lines: dict[str, Any] = {"parameters": parameters if task.models else Told(parameters)}
     if not task.models:
-        lines["training"] = Told(training)
+        lines["training"] = training
     if STUDIES[task.study].arms:
         lines["arms"] = Told(arms)
     return lines
+
+
+def sized(network: Any, data: Any) -> Any:
+    """A network that will be trained, without memory for its weights."""
+    import torch
+
+    from permlab.models.vision import build_vision_model
+
+    with torch.device("meta"):
+        return build_vision_model(
+            network.name,
+            shape=data.shape,
+            classes=data.classes,
+            width=network.width,
+            depth=network.depth,
+            norm=network.norm,
+        )
 
 
 def plan_language(config: Config[MergeConfig]) -> dict[str, Any]:
@@ -98,12 +116,7 @@ def plan_language(config: Config[MergeConfig]) -> dict[str, Any]:
     elif task.models:
         lines["dataset"] = "none: the merge is written, not scored"
 
-    def arms() -> str:
-        from permlab.tasks.merge.report import planned
-
-        return ", ".join(each.label for each in planned(config))
-
-    return lines | {"arms": Told(arms)}
+    return lines | {"arms": ", ".join(each.label for each in planned(config))}
 
 
 def texts_line(config: Config[MergeConfig]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config
 from permlab.merging.arm import Arm
+from permlab.merging.planned import Planned, planned_arms
 from permlab.merging.table import COMBINES
 from permlab.tables import Row
 from permlab.tasks.merge.checks import arms_of
@@ -16,20 +17,15 @@ from permlab.tasks.merge.settings import MergeConfig
 if TYPE_CHECKING:
     from permlab.data import ImageData
     from permlab.merging import Merged, Subject
-    from permlab.merging.measure.bench import Planned
     from permlab.merging.networks.loaded import Loaded
     from permlab.runs.run import Run
 
 
-def planned(config: Config[MergeConfig], model: Any = None) -> list[Planned]:
-    """Every arm that a run judges; with a model of BatchNorm networks their statistics are a control too."""
-    from permlab.merging.measure.bench import planned_arms
-    from permlab.merging.methods.repair import batchnorms
-
+def planned(config: Config[MergeConfig], *, batchnorm: bool = False) -> list[Planned]:
+    """Every arm that a run judges; with networks that have BatchNorm their statistics are a control too."""
     chosen, *compare = arms_of(config)
-    norms = model is not None and bool(batchnorms(model))
     task = config.task
-    return planned_arms(chosen, compare, controls=task.controls, budget=task.budget, batchnorm=norms)
+    return planned_arms(chosen, compare, controls=task.controls, budget=task.budget, batchnorm=batchnorm)
 
 
 def judge(
@@ -37,8 +33,10 @@ def judge(
 ) -> tuple[list[Row], list[Row], Merged]:
     """(rows of arms.csv, rows of curves.csv, the merged network of the configured arm) of one pair."""
     from permlab.merging.measure.bench import Bench
+    from permlab.merging.methods.repair import batchnorms
 
-    plan, bench = planned(config, subject.model), Bench(subject, config.task.points, anew)
+    plan = planned(config, batchnorm=bool(batchnorms(subject.model)))
+    bench = Bench(subject, config.task.points, anew)
     with run.progress(f"merging pair {subject.pair + 1}", len(plan) + 1) as bar:
 
         def on_row(done: int, row: Row) -> None:
