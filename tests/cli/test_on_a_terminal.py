@@ -32,7 +32,7 @@ ASKED = [
 
 @pytest.fixture
 def on_terminal(environment):
-    """Return a function that runs the command on a pseudo-terminal of so many columns: what is seen, without colours."""
+    """Return a function that runs the command on a pseudo-terminal of so many columns: what is seen, but colours."""
 
     def run(width: int, *arguments: str) -> str:
         reading, writing = pty.openpty()
@@ -49,9 +49,14 @@ def on_terminal(environment):
         # rich asks the three streams of the process for the size, which are not this terminal.
         size = mock.patch.object(os, "get_terminal_size", lambda fd=1: os.terminal_size((width, 24)))
         variables = {**environment, "TERM": "xterm-256color"}
-        with size, mock.patch.dict(os.environ, variables, clear=True), pytest.raises(SystemExit) as ended:
-            with os.fdopen(writing, "w", encoding="utf-8") as stream, contextlib.redirect_stdout(stream):
-                main(list(arguments))
+        with (
+            size,
+            mock.patch.dict(os.environ, variables, clear=True),
+            os.fdopen(writing, "w", encoding="utf-8") as stream,
+            contextlib.redirect_stdout(stream),
+            pytest.raises(SystemExit) as ended,
+        ):
+            main(list(arguments))
         console._console = None
         reader.join(10)
         os.close(reading)

@@ -13,7 +13,7 @@ Answers = Callable[[str, str, bytes], "bytes | None"]
 
 @pytest.fixture
 def loopback() -> Iterator[Callable[[Answers], str]]:
-    """Return a function that serves `answers` (method, path, body -> body, or None for a server that hangs): its address."""
+    """Return a function that serves (method, path, body) -> body, None for no answer at all, and gives its address."""
     over, servers = threading.Event(), []
 
     def serve(answers: Answers) -> str:
