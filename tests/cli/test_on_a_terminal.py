@@ -66,7 +66,7 @@ def on_terminal(environment):
     return run
 
 
-@pytest.mark.parametrize("width", [60, 80, 100])
+@pytest.mark.parametrize("width", [60, *(pytest.param(width, marks=pytest.mark.slow) for width in (80, 100))])
 @pytest.mark.parametrize("arguments", ASKED, ids=" ".join)
 def test_nothing_is_wider_than_the_terminal(on_terminal, arguments, width):
     lines = on_terminal(width, *arguments).splitlines()
