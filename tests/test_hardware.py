@@ -32,6 +32,16 @@ def test_what_cannot_fit_is_refused_on_the_cpu_only():
     check_memory("training", 1.0, HardwareConfig(device="cpu"))
 
 
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_memory_is_checked_where_auto_means_the_cpu(gpus, monkeypatch):
+    monkeypatch.setattr("permlab.hardware.cuda_devices", lambda: gpus)
+    if gpus:
+        check_memory("training", 1e16, HardwareConfig())
+    else:
+        with pytest.raises(UserError, match="needs about"):
+            check_memory("training", 1e16, HardwareConfig())
+
+
 @pytest.mark.parametrize("threads", ["many", "0", 0, -2])
 def test_threads_are_a_number_or_auto(threads):
     with pytest.raises(UserError, match=r"hardware\.threads"):

@@ -21,6 +21,8 @@ from permlab.storage.hub import look_up, offline, trouble
 if TYPE_CHECKING:
     from permlab.data.images.image_set import ImageData
 
+TEST_SPLITS = ("test", "validation", "valid", "val")
+"""Names of splits that are tested on where none is named, the first that there is."""
 MOST_CLASSES = 100_000
 """Class numbers are counted from 0 without gaps, so that a larger one is no class number."""
 
@@ -44,7 +46,7 @@ class HubConfig:
     label_column: str = "label"
     """task=merge: column with class numbers or names."""
     test_split: str | None = None
-    """task=merge: split that is tested on; null keeps a quarter of `split` for testing."""
+    """task=merge: split that is tested on; null takes the set's own, or a quarter of `split` where it has none."""
     side: int = 32
     """task=merge: pictures are scaled to side x side pixels."""
     channels: int = 3
@@ -208,6 +210,24 @@ def load_rows(id_or_path: str, split: str, subset: str | None = None) -> Any:
         raise UserError(_explain(error, id_or_path, local)) from None
 
 
+def own_test_split(id_or_path: str, split: str, subset: str | None = None) -> str | None:
+    """The split of a data set that is there for testing: the first of `TEST_SPLITS` beside `split`, or None."""
+    import datasets
+
+    folder = Path(id_or_path).expanduser()
+    try:
+        if (folder / "dataset_dict.json").is_file():
+            names = list(datasets.load_from_disk(str(folder)))
+        elif (folder / "dataset_info.json").is_file():
+            return None
+        else:
+            names = datasets.get_dataset_split_names(str(folder) if folder.exists() else id_or_path, subset)
+    except Exception:  # of many kinds; what is wrong with the set itself is said by `load_rows`
+        return None
+    trained = {part.partition("[")[0] for part in split.split("+")}
+    return next((name for name in TEST_SPLITS if name in names and name not in trained), None)
+
+
 def _saved_split(saved: Any, id_or_path: str, split: str) -> Any:
     """Return the split of a `save_to_disk` folder; a folder with one nameless split is that split."""
     if not isinstance(saved, dict):
@@ -252,7 +272,8 @@ def load_hub_images(
     """Any image set of the `datasets` library: a hub id, a folder of data files, or one of `save_to_disk`.
 
     Args:
-        split, test_split: training and test images; without a test split, `test_share` of `split` is kept for testing.
+        split, test_split: training and test images; None takes the test split of the set itself, and where it has none
+            `test_share` of `split` is kept for testing.
         limit: rows used per split.
         label_column: class numbers or names.
 
@@ -264,7 +285,10 @@ def load_hub_images(
 
     from permlab.data.images.image_set import ImageData, normalised, picture_tensor, split_images
 
-    parts = [load_rows(name, each, subset) for each in (split, test_split) if each]
+    parts = [load_rows(name, split, subset)]
+    test_split = test_split or own_test_split(name, split, subset)
+    if test_split:
+        parts.append(load_rows(name, test_split, subset))
     for rows in parts:
         for column in (image_column, label_column):
             if column not in rows.column_names:

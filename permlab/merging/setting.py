@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from permlab.errors import UserError
 from permlab.keys import choice
 from permlab.matching.setting import MatchOptions, MatchSetting
-from permlab.merging.table import ALLOCATIONS
+from permlab.merging.table import ALLOCATIONS, COMBINES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +51,19 @@ class Setting(MergeOptions, MatchSetting):
     def data_of(self, count: int) -> Sequence[Sequence[Any]]:
         """Per network its own batches, or the common ones for each of `count` networks."""
         return self.own_batches or [self.batches] * count
+
+
+def applied_weights(combine: str, count: int, weights: Sequence[float]) -> list[float]:
+    """The factor of each of `count` networks when they are combined by a name of `COMBINES`: what records say.
+
+    Empty where the way to combine gives networks no weights.
+    """
+    row = COMBINES[combine]
+    if not row.weights:
+        return []
+    if row.full:
+        return [float(weight) for weight in weights] or [1.0] * count
+    return mixture_weights(count, weights or None)
 
 
 def mixture_weights(count: int, weights: Sequence[float] | None) -> list[float]:

@@ -23,7 +23,8 @@ class CombineRow(Row):
     a common one.
 
     Attributes:
-        weights: networks may have unequal shares.
+        weights: networks may have unequal weights.
+        full: a weight is a factor, 1 where none is given; otherwise weights are divided by their sum.
         pairs_only: joins two networks and no more.
         partial: can keep units apart under a budget of multiply-accumulates.
         line: the result lies on the straight line between two networks.
@@ -33,6 +34,7 @@ class CombineRow(Row):
     """
 
     weights: bool = False
+    full: bool = False
     pairs_only: bool = False
     partial: bool = False
     line: bool = False
@@ -106,6 +108,7 @@ COMBINES = Table(
             needs=("ancestor",),
             color="brown",
             weights=True,
+            full=True,
             streams=True,
             matches=("identity",),
             reason=_ANCESTRAL,
@@ -118,6 +121,7 @@ COMBINES = Table(
             paper="2306.01708",
             needs=("ancestor",),
             color="green",
+            weights=True,
             streams=True,
             matches=("identity",),
             reason=_ANCESTRAL,

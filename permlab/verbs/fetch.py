@@ -103,12 +103,13 @@ def fetch_data(data: Any) -> Iterator[str]:
     registry.load(row.check)(data)
     if not offline():  # `datasets` knows what is in its own cache
         look_up(str(data.path), [], kind="dataset")
-    from permlab.data.hub import load_rows
+    from permlab.data.hub import load_rows, own_test_split
 
     yield f"{label}: {data.path}, split {data.split}"
     started = time.time()
     files: list[Path] = []
-    for split in filter(None, (data.split, data.test_split)):
+    tested = data.test_split or own_test_split(str(data.path), data.split, data.subset)
+    for split in filter(None, (data.split, tested)):
         files += [Path(each["filename"]) for each in load_rows(str(data.path), split, data.subset).cache_files]
     files = list(dict.fromkeys(files))
     yield summed(files[0].parent if files else Path(), files, started)

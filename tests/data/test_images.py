@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 import struct
 
 import numpy as np
@@ -102,11 +103,16 @@ def test_hub_sets_from_disk(tmp_path):
         for label in ("a", "b"):
             for i in range(3):
                 picture(tmp_path / split / label / f"{i}.png", 50 if label == "a" else 180)
-    data = load_hub_images(str(tmp_path), size=8, test_split="test")
+    data = load_hub_images(str(tmp_path), size=8)
+    assert data.note.endswith("split train, tested on test")
     assert data.labels == ["a", "b"] and (len(data.x_train), len(data.x_test)) == (6, 6)
     assert ((data.x_train.mean((1, 2, 3)) > 0) == (data.y_train == 1)).all()
+    # What is trained on is never tested on: then a share is kept.
+    cut = load_hub_images(str(tmp_path), size=8, split="test", test_share=0.5)
+    assert (len(cut.x_train), len(cut.x_test)) == (3, 3) and cut.note.endswith("split test, 50% for testing")
+    shutil.rmtree(tmp_path / "test")
     cut = load_hub_images(str(tmp_path), size=8)
-    assert (len(cut.x_train), len(cut.x_test)) == (4, 2)
+    assert (len(cut.x_train), len(cut.x_test)) == (4, 2) and cut.note.endswith("25% for testing")
     with pytest.raises(UserError, match="no column 'picture'"):
         load_hub_images(str(tmp_path), image_column="picture")
     with pytest.raises(UserError, match="holds no pictures"):

@@ -68,7 +68,7 @@ def test_task_arithmetic():
         task_arithmetic(base, [])
 
 
-def plain_ties(base, models, keep, scale):
+def plain_ties(base, models, keep, scale, weights=(1, 1, 1)):
     """TIES on lists of numbers, step by step."""
     vectors = [[m - b for m, b in zip(model, base)] for model in models]
     kept = round(keep * len(base))
@@ -77,9 +77,10 @@ def plain_ties(base, models, keep, scale):
         vector[:] = [v if abs(v) >= least else 0.0 for v in vector]
     result = []
     for start, *column in zip(base, *vectors):
-        sign = sum(column)
-        chosen = [v for v in column if v * sign > 0]
-        result.append(start + scale * (sum(chosen) / len(chosen) if chosen else 0.0))
+        sign = sum(w * v for w, v in zip(weights, column))
+        chosen = [(w, v) for w, v in zip(weights, column) if v * sign > 0 and w > 0]
+        mean = sum(w * v for w, v in chosen) / sum(w for w, _ in chosen) if chosen else 0.0
+        result.append(start + scale * mean)
     return result
 
 
@@ -93,6 +94,10 @@ def test_ties_against_plain_lists(keep, scale, models):
         tuned = [small(10 * seed + k) for k in range(models)]
         got = flat(ties(base, tuned, keep=keep, scale=scale))
         assert got == pytest.approx(plain_ties(flat(base), [flat(each) for each in tuned], keep, scale), abs=1e-5)
+        weights = [3, 0.5, 0][:models]
+        got = flat(ties(base, tuned, keep=keep, scale=scale, weights=weights))
+        wanted = plain_ties(flat(base), [flat(each) for each in tuned], keep, scale, weights)
+        assert got == pytest.approx(wanted, abs=1e-5)
 
 
 def test_ties_where_changes_cancel_or_keep_is_bad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -135,6 +136,16 @@ def test_differences_that_do_no_harm_are_told(tmp_path):
     )
     notes = load_networks(folders).notes
     assert notes == ["a and b differ in max_position_embeddings: 32 | 64; a's is kept"]
+
+
+def test_tokens_that_one_network_has_more_are_told(tmp_path):
+    folders = save_pair(tmp_path, "llama-tied")
+    for folder, extra in zip(folders, ([], ["<user>", "<bot>"])):
+        tokens = [{"id": 99 + at, "content": token} for at, token in enumerate(extra)]
+        Path(folder, "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0}}, "added_tokens": tokens}))
+    assert load_networks(folders).notes == [
+        "only b knows '<user>' and 1 more: these rows of the embeddings are averaged with rows that mean nothing"
+    ]
 
 
 def test_run_directories_and_merged_networks_of_ours(tmp_path):

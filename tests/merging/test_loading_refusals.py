@@ -92,6 +92,22 @@ def words(folders):
         Path(folder, "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}))
 
 
+def added(folders, tokens=("<user>", "<bot>")):
+    """Equal vocabularies, one further token each with the same number."""
+    for folder, token in zip(folders, tokens):
+        extra = [{"id": 0, "content": "a"}, {"id": 2, "content": token, "special": True}]
+        found = {"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": extra}
+        Path(folder, "tokenizer.json").write_text(json.dumps(found))
+
+
+def added_elsewhere(folders):
+    words([folders[0], folders[0]])
+    shutil.copyfile(Path(folders[0], "tokenizer.json"), Path(folders[1], "tokenizer.json"))
+    for folder, token in zip(folders, ("<user>", "<bot>")):
+        settings = {"added_tokens_decoder": {"2": {"content": token}}}
+        Path(folder, "tokenizer_config.json").write_text(json.dumps(settings))
+
+
 REFUSED = {
     "missing": (lambda f: shutil.rmtree(f[1]), r"b does not exist: give a Hugging Face folder"),
     "shapes": (
@@ -118,6 +134,8 @@ REFUSED = {
         r"names LlamaForever architecture, which transformers does not have",
     ),
     "tied": (untied, r"ties .* but the files hold two different tensors: set tie_word_embeddings to false"),
+    "added": (added, r"different added tokens: row 2 of the embeddings is '<user>' \| '<bot>'"),
+    "added elsewhere": (added_elsewhere, r"different added tokens: row 2 of the embeddings is '<user>' \| '<bot>'"),
     "words": (words, r"have different vocabularies \(2 \| 2 tokens\)"),
 }
 

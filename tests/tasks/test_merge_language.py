@@ -214,7 +214,7 @@ def test_three_networks_and_weights(tmp_path):
     mean = sum(w * table[k, "test"]["loss"] for k, w in zip("abc", (0.5, 0.25, 0.25)))
     merged = table["no permutation", "test"]
     assert merged["loss_barrier"] == pytest.approx(merged["midpoint_loss"] - mean)
-    assert json.loads(Path("run/artifacts/model/merge.json").read_text())["weights"] == [2, 1, 1]
+    assert json.loads(Path("run/artifacts/model/merge.json").read_text())["weights"] == [0.5, 0.25, 0.25]
 
 
 @pytest.mark.slow
@@ -237,6 +237,40 @@ def test_task_vectors_of_a_common_ancestor(tmp_path):
         float((state[n] != v).float().mean()) for n, v in AutoModelForCausalLM.from_pretrained("a").state_dict().items()
     ]
     assert 0.2 < sum(changed) / len(changed) < 0.8
+
+
+@pytest.mark.parametrize(
+    "combine, weights, applied",
+    [
+        pytest.param("task_arithmetic", "[]", [1, 1], marks=pytest.mark.slow),
+        pytest.param("task_arithmetic", "[1,0.5]", [1, 0.5], marks=pytest.mark.slow),
+        pytest.param("ties", "[]", [0.5, 0.5], marks=pytest.mark.slow),
+        ("ties", "[1,0.01]", [1 / 1.01, 0.01 / 1.01]),
+    ],
+)
+def test_the_record_has_the_weights_that_were_applied(combine, weights, applied, tmp_path):
+    save_pair(tmp_path)
+    base = network("llama-tied", 7)
+    base.save_pretrained(tmp_path / "base")
+    given = [f"task.models=[{tmp_path}/a,{tmp_path}/b]", f"task.ancestor={tmp_path}/base", "task.density=1"]
+    given += ["task.match=identity", f"task.combine={combine}", f"task.weights={weights}", "task.controls=false"]
+    assert merge(*given) == 0
+    assert json.loads(Path("run/artifacts/model/merge.json").read_text())["weights"] == pytest.approx(applied)
+    card = Path("run/artifacts/model/README.md").read_text()
+    assert [line.split("|")[2].strip() for line in card.splitlines() if str(tmp_path) in line and "|" in line] == [
+        *(f"{weight:g}" for weight in applied),
+        "ancestor",
+    ]
+    name = "model.norm.weight"
+    start, *ends = (each.state_dict()[name] for each in (base, network("llama-tied", 0), network("llama-tied", 1)))
+    changes = [w * (end - start) for w, end in zip(applied, ends)]
+    if combine == "task_arithmetic":
+        wanted = start + sum(changes)
+    else:
+        agree = [(change * sum(changes) > 0).float() for change in changes]
+        wanted = start + sum(c * m for c, m in zip(changes, agree)) / sum(w * m for w, m in zip(applied, agree))
+    merged = AutoModelForCausalLM.from_pretrained("run/artifacts/model").state_dict()[name]
+    assert torch.allclose(merged, wanted, atol=1e-5)
 
 
 def test_networks_without_texts_are_merged_and_not_scored(tmp_path, capsys):
@@ -283,7 +317,7 @@ REFUSED = {
     "no path": (["model=tiny-llama", "dataset=jsonl", "run.dry_run=true"], "dataset=jsonl needs dataset.path"),
     "lora": ([*TINY, "model.lora.rank=4"], "start from random weights"),
     "optimizer": ([*TINY, "task.train.optimizer=sgd"], "language models are trained with adam"),
-    "two weights": ([*TINY, "task.weights=[1,1,1]"], "3 values for the 2 networks of a pair"),
+    "two weights": ([*TINY, "task.weights=[1,1,1]"], "3 values for 2 networks"),
 }
 
 

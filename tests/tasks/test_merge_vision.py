@@ -9,6 +9,7 @@ import signal
 
 import pytest
 import torch
+from architectures import build
 from safetensors.torch import save_file
 
 from permlab import cli
@@ -246,6 +247,25 @@ def test_pictures_of_the_user(tmp_path, dataset):
     arguments = [f"dataset={dataset}", f"dataset.path={tmp_path / 'pictures'}", "dataset.side=8", "dataset.channels=1"]
     assert merge(*arguments, "task.controls=false") == 0
     assert metrics()["endpoint_accuracy"] > 0.6 and rows("endpoints")[0]["samples"] == "18"
+
+
+@pytest.mark.slow
+def test_image_classifiers_of_the_hub_are_scored(tmp_path):
+    picture_folder(tmp_path / "pictures")
+    model, _, spec = build("vit")
+    moved = apply(spec, model.state_dict(), spec.random(torch.Generator().manual_seed(3)))
+    for letter in "ab":
+        model.save_pretrained(tmp_path / letter)
+        model.load_state_dict(moved)
+    pictures = ["dataset=imagefolder", f"dataset.path={tmp_path / 'pictures'}", "dataset.side=16"]
+    assert merge(f"task.models=[{tmp_path}/a,{tmp_path}/b]", *pictures) == 0
+    table = arms()
+    # B is A with its units in another order: matched, the midpoint is A again.
+    assert float(table["weight matching"]["l2_reduction"]) == 1
+    assert abs(float(table["weight matching"]["loss_barrier"])) < 1e-5
+    # The control beside it is a network of the same architecture with weights that transformers draws.
+    assert table["untrained networks, weight matching"]["midpoint_loss"]
+    assert type(model).from_pretrained("run/artifacts/model").num_parameters() == model.num_parameters()
 
 
 def test_dry_run_opens_the_data_and_names_the_arms(capsys):

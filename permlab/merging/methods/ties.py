@@ -15,11 +15,11 @@ from torch import Tensor
 from permlab.errors import UserError, check_range
 from permlab.matching.activation import added
 from permlab.merging.networks.states import State
+from permlab.merging.setting import Setting, mixture_weights
 from permlab.symmetry import check_same
 
 if TYPE_CHECKING:
     from permlab.merging.aligned import Aligned
-    from permlab.merging.setting import Setting
 
 
 def _check(base: State, states: Sequence[State]) -> None:
@@ -76,7 +76,9 @@ def task_arithmetic(
     return _add(base, total, 1.0)
 
 
-def ties(base: State, states: Sequence[State], *, keep: float, scale: float = 1.0) -> dict[str, Tensor]:
+def ties(
+    base: State, states: Sequence[State], *, keep: float, scale: float = 1.0, weights: Sequence[float] | None = None
+) -> dict[str, Tensor]:
     """Trim, elect signs, and average what agrees (TIES, arXiv 2306.01708).
 
     Each task vector keeps its `keep` share of largest entries over the whole model; each entry's sign is that of the
@@ -86,10 +88,12 @@ def ties(base: State, states: Sequence[State], *, keep: float, scale: float = 1.
     Args:
         keep: share of entries kept, in (0, 1].
         scale: factor on the merged task vector.
+        weights: one per model, equal ones by default; a vector votes and counts with its weight.
 
     Raises:
-        UserError: a model differs from the base, or `keep` is out of range.
+        UserError: a model differs from the base, or `keep` or the weights are out of range.
     """
+    mixture_weights(len(states), weights)
     check_range("keep", keep, 0, 1)
     if keep == 0:
         raise UserError("keep=0 would drop every change: give a share above 0, such as 0.2")
@@ -99,11 +103,13 @@ def ties(base: State, states: Sequence[State], *, keep: float, scale: float = 1.
     merged: dict[str, Tensor] = {}
     for name in vectors[0]:
         stacked = torch.stack([vector[name] for vector in vectors])
-        sign = stacked.sum(0).sign()  # step 2, elect: the sign with the larger total
+        share = torch.tensor(list(weights or [1.0] * len(states))).to(stacked).view(-1, *[1] * (stacked.dim() - 1))
+        sign = (stacked * share).sum(0).sign()  # step 2, elect: the sign with the larger total
         # Trimmed entries do not vote, and must not thin out the mean either.
         agrees = (stacked.sign() == sign) & (stacked != 0)
         # step 3, disjoint merge: the mean of the entries that agree
-        merged[name] = (stacked * agrees).sum(0) / agrees.sum(0).clamp_min(1)
+        count = (share * agrees).sum(0)
+        merged[name] = (stacked * share * agrees).sum(0) / count.where(count > 0, 1.0)
     return _add(base, merged, scale)
 
 
@@ -132,4 +138,4 @@ def combine_task_arithmetic(networks: Aligned, setting: Setting) -> State:
 
 def combine_ties(networks: Aligned, setting: Setting) -> State:
     """`ties` as a row of `COMBINES`."""
-    return ties(_ancestor(setting), networks.original, keep=setting.density)
+    return ties(_ancestor(setting), networks.original, keep=setting.density, weights=setting.weights or None)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from permlab.errors import UserError, blaming, first_line
 from permlab.merging.networks.loaded import Loaded, read_tensors, say_differences, tensor_differences, unique_names
 from permlab.merging.networks.verification import empty_module, verify_huggingface
+from permlab.merging.networks.vocabularies import compare_vocabularies
 from permlab.models.checkpoints import CONFIG, Checkpoint
 from permlab.models.quiet import quiet_transformers
-from permlab.storage.plain import UnreadableError, parse_json, read_bytes
 from permlab.symmetry import Spec, declare_huggingface
 from permlab.symmetry.table import SYMMETRIES
 
@@ -37,8 +37,6 @@ VIT_NAMES = (
     ("attention.output.dense", "attention.o_proj"), ("intermediate.dense", "mlp.fc1"), ("output.dense", "mlp.fc2"),
 )  # fmt: skip
 """(old, new) parts of names, replaced in this order."""
-LARGEST_TOKENIZER = 2**28
-"""Bytes of a tokenizer.json that is compared; the largest have 40 million."""
 NOTED = {"max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "id2label", "n_positions"}
 """Keys that are told to the user; where they matter, the shapes of the tensors differ too."""
 
@@ -84,6 +82,16 @@ def load_huggingface(checkpoints: Sequence[Checkpoint]) -> Loaded:
     )
 
 
+def untrained_state(loaded: Loaded, seed: int) -> dict[str, Tensor]:
+    """Random weights as `transformers` draws them for the architecture of loaded networks, under their names."""
+    module = loaded.module
+    assert module is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = type(module)(loaded.config).float().state_dict()
+    return {name: fresh[name].detach() for name in loaded.stored[0]}
+
+
 def compare_headers(checkpoints: Sequence[Checkpoint]) -> tuple[list[Any], list[str]]:
     """(configurations, notes on differences that do no harm), without reading a tensor.
 
@@ -96,7 +104,7 @@ def compare_headers(checkpoints: Sequence[Checkpoint]) -> tuple[list[Any], list[
     notes: list[str] = []
     for other, config in zip(checkpoints[1:], configs[1:]):
         notes += _compare(checkpoints[0], other, configs[0], config)
-        _check_vocabulary(checkpoints[0], other)
+        notes += compare_vocabularies(checkpoints[0], other)
     return configs, notes
 
 
@@ -174,25 +182,6 @@ def config_differences(one: Mapping[str, Any], two: Mapping[str, Any]) -> dict[s
 def _short(value: Any) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _check_vocabulary(first: Checkpoint, other: Checkpoint) -> None:
-    """Refuse tokenizers with different vocabularies: rows of the embeddings would be averaged across words."""
-    files = [each.folder / "tokenizer.json" for each in (first, other)]
-    if not all(file.is_file() for file in files):
-        return
-    try:
-        texts = [read_bytes(file, LARGEST_TOKENIZER) for file in files]
-        if texts[0] == texts[1]:
-            return
-        one, two = (parse_json(text)["model"]["vocab"] for text in texts)
-    except (OSError, UnreadableError, KeyError, TypeError):
-        return
-    if one != two and hasattr(one, "__len__") and hasattr(two, "__len__"):
-        raise UserError(
-            f"{first.name} and {other.name} have different vocabularies ({len(one)} | {len(two)} tokens): "
-            "the rows of their embeddings mean different words, so they cannot be averaged"
-        )
 
 
 # ---- names -----------------------------------------------------------------------------------------------------------

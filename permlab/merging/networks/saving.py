@@ -94,8 +94,9 @@ def _write_weights(folder: Path, state: Mapping[str, Tensor], loaded: Loaded, sh
 
 def _card(loaded: Loaded, inputs: list[dict[str, Any]], record: Mapping[str, Any]) -> str:
     """README.md for people and the hub."""
-    weights = list(record.get("weights") or [1 / len(loaded.stored)] * len(loaded.stored))
-    shown = [f"{weight:g}" for weight in weights] + ["ancestor"] * (len(inputs) - len(weights))
+    count = len(loaded.stored)
+    shown = [f"{weight:g}" for weight in record.get("weights") or ()] or ["-"] * count
+    shown += ["ancestor"] * (len(inputs) - count)
     rows = [(f"`{entry['path']}`", weight, f"`{entry['sha256']}`") for entry, weight in zip(inputs, shown)]
     parts: list[str | list[str]] = [
         made_by(str(record.get("method", "average"))),

@@ -66,10 +66,7 @@ def check_networks(config: Config[MergeConfig]) -> None:
     """How many networks there are, and what each of them sees."""
     task = config.task
     count = len(task.models) or 2
-    if task.weights and len(task.weights) != count:
-        raise UserError(f"task.weights has {len(task.weights)} values for {count} networks: give one each")
-    if task.weights and (min(task.weights) < 0 or sum(task.weights) <= 0):
-        raise UserError(f"task.weights={task.weights} must not be negative and not all be zero")
+    check_weights(config, count)
     if task.domains and len(task.domains) != count:
         raise UserError(f"task.domains has {len(task.domains)} values for {count} networks: give one each")
     for kind in task.domains:
@@ -86,6 +83,19 @@ def check_networks(config: Config[MergeConfig]) -> None:
         raise UserError(
             "task.ancestor belongs to task.models; networks trained here are given an ancestor of their own"
         )
+
+
+def check_weights(config: Config[MergeConfig], count: int) -> None:
+    """One weight per network, which the way to combine has a use for."""
+    task, row = config.task, COMBINES[config.task.combine]
+    if not task.weights:
+        return
+    if len(task.weights) != count:
+        raise UserError(f"task.weights has {len(task.weights)} values for {count} networks: give one each")
+    if not row.weights:
+        raise UserError(f"combine={row.name} has no weights: drop task.weights")
+    if min(task.weights) < 0 or sum(task.weights) <= 0:
+        raise UserError(f"task.weights={task.weights} must not be negative and not all be zero")
 
 
 def check_study(config: Config[MergeConfig]) -> None:
@@ -128,8 +138,6 @@ def check_fit(config: Config[MergeConfig], arm: Arm) -> None:
             raise UserError(f"task.budget={task.budget:g} needs combine {able}, not {arm.combine}")
         if count > 2:
             raise UserError(f"task.budget={task.budget:g} keeps units of two networks apart, not of {count}: use 1")
-    if first and task.weights and not row.weights:
-        raise UserError(f"combine={arm.combine} has no weights: drop task.weights")
     if task.labels > 1 and MATCHES[arm.match].labelled:
         title = MATCHES[arm.match].title
         raise UserError(f"{title} needs networks with the same classes: use task.labels=1 or another match")

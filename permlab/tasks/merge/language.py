@@ -18,7 +18,7 @@ from permlab.merging.table import COMBINES, RENORMS
 from permlab.models.checkpoints import Checkpoint, open_checkpoint
 from permlab.models.table import MODELS
 from permlab.storage.hub import is_hub_id
-from permlab.tasks.merge.checks import arms_of
+from permlab.tasks.merge.checks import arms_of, check_weights
 from permlab.tasks.merge.settings import MergeConfig
 
 DEFAULT_IMAGES = "digits"
@@ -103,8 +103,7 @@ def _check_models(config: Config[MergeConfig]) -> None:
     task = config.task
     if len(task.models) < 2:
         raise UserError(f"task.models has {len(task.models)} network: merging needs two or more")
-    if task.weights and len(task.weights) != len(task.models):
-        raise UserError(f"task.weights has {len(task.weights)} values for {len(task.models)} networks: give one each")
+    check_weights(config, len(task.models))
     opened = local_checkpoints(config)
     if config.dataset.kind not in ("none", DEFAULT_IMAGES) and not text_kind(config):
         raise UserError(
@@ -139,8 +138,7 @@ def _check_training(config: Config[MergeConfig]) -> None:
             "networks that are trained here start from random weights: set model.weights=scratch without "
             "model.lora.rank, or give finished networks with task.models=[A,B]"
         )
-    if task.weights and len(task.weights) != 2:
-        raise UserError(f"task.weights has {len(task.weights)} values for the 2 networks of a pair: give one each")
+    check_weights(config, 2)
     if task.ancestor:
         raise UserError("task.ancestor belongs to task.models: networks trained here have none")
     if task.train.optimizer != "adam":

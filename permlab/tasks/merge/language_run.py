@@ -32,6 +32,7 @@ from permlab.merging.networks.language import (
 )
 from permlab.merging.networks.loaded import Loaded
 from permlab.merging.networks.verification import verify_huggingface
+from permlab.merging.setting import applied_weights
 from permlab.models.causal_lm import load_tokenizer, save_causal_lm
 from permlab.models.quiet import quiet_transformers
 from permlab.runs.run import Run
@@ -230,7 +231,7 @@ def write_merged(config: Config[MergeConfig], run: Run, loaded: Loaded, matching
     """The merge of the configured arm as artifacts/model, and its permutations beside it."""
     arm = arms_of(config)[0]
     state = combine_stored(arm, loaded.spec, loaded.stored, matching, setting)
-    weights = setting.weights or [1 / len(loaded.stored)] * len(loaded.stored)
+    weights = applied_weights(arm.combine, len(loaded.stored), setting.weights)
     record = {"method": arm.label, "arm": arm.text, "weights": weights, "seed": config.seed}
     folder = save_network(run.artifact("model"), state, loaded, record | {"verified_on": loaded.verified_on})
     dataclasses.replace(matching, costs=[]).save(run.artifact("matching.safetensors"))

@@ -115,6 +115,8 @@ def save_result(
 
 def merge_record(config: Config[MergeConfig], subject: Subject, merged: Merged, label: str) -> dict[str, Any]:
     """Plain values that say how the merged network came about."""
+    from permlab.merging.setting import applied_weights
+
     task = config.task
     record: dict[str, Any] = {
         "method": label,
@@ -122,7 +124,7 @@ def merge_record(config: Config[MergeConfig], subject: Subject, merged: Merged, 
         "match": task.match,
         "combine": task.combine,
         "renorm": task.renorm,
-        "weights": list(task.weights),
+        "weights": applied_weights(task.combine, len(subject.states), task.weights),
         "seed": config.seed,
         "labels": [list(each) for each in subject.labels],
         "notes": merged.notes,

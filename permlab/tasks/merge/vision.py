@@ -52,6 +52,7 @@ def run_pairs(config: Config[MergeConfig], run: Run) -> None:
     spec = loaded.spec if loaded else pairs.spec(model)
     if loaded:
         check_classes(model, data)
+    run.say(f"{data.name}: {len(data.x_train)} images for training, {len(data.x_test)} for testing ({data.note})")
     run.say(f"symmetry verified: {len(spec.groups)} groups of units ({spec.source})")
     everything = pairs.pooled()
 
@@ -142,14 +143,19 @@ def users_group(config: Config[MergeConfig], loaded: Loaded, data: ImageData) ->
 def fresh_networks(config: Config[MergeConfig], loaded: Loaded, data: ImageData) -> list[Any]:
     """Two untrained networks of the users' architecture, for the control."""
     from permlab.merging import initial_state
+    from permlab.merging.networks.huggingface import untrained_state
     from permlab.tasks.merge.pairs import device_of
 
-    record, device = loaded.config, device_of(config)
-    options = {key: record.get(key) for key in ("width", "depth", "norm")}
-    fresh = [initial_state(record["network"], data, derived_seed(config.seed, "init", 0, k), **options) for k in (0, 1)]
+    seeds = [derived_seed(config.seed, "init", 0, k) for k in (0, 1)]
+    if loaded.kind == "vision":
+        record = loaded.config
+        options = {key: record.get(key) for key in ("width", "depth", "norm")}
+        fresh = [initial_state(record["network"], data, seed, **options) for seed in seeds]
+    else:
+        fresh = [untrained_state(loaded, seed) for seed in seeds]
     if any(fresh[0][name].shape != value.shape for name, value in loaded.states[0].items()):
         return []  # the networks have more outputs than the images have classes
-    return [{name: value.to(device) for name, value in state.items()} for state in fresh]
+    return [{name: value.to(device_of(config)) for name, value in state.items()} for state in fresh]
 
 
 def trained_group(config: Config[MergeConfig], run: Run, pairs: ImagePairs, model: nn.Module, pair: int) -> Group:
