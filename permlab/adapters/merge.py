@@ -12,15 +12,16 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from permlab.adapters.factors import AdapterSource, Factors, MemoryAdapter, ModuleInfo
 from permlab.adapters.merge_rule import MergeRule, check_rule
-from permlab.adapters.methods.signatures import BatchMethod, Each, Inputs, Method
+from permlab.adapters.methods.signatures import BatchMethod, Each, Inputs, Method, Owned
 from permlab.adapters.settings import match_pattern
-from permlab.adapters.table import LORA_METHODS, function
+from permlab.adapters.table import LORA_METHODS, TRIM_SCOPES, function
 from permlab.errors import UserError
 from permlab.seeding import derived_seed
 
@@ -61,10 +62,13 @@ def merge_adapters(
     ranks = plan_ranks(adapters, rule)
     kept: dict[str, Factors] = {}
     reports: dict[str, Any] = {}
+    limits = _limits(adapters, rule, list(ranks), torch.device(device))
     with ThreadPoolExecutor(workers or min(4, os.cpu_count() or 1)) as pool:
         done = 0
         for batch in _batches(adapters, ranks, rule.row.batch_mib << 20):
-            for module, update, report in _merge_batch(adapters, rule, ranks, batch, seed, torch.device(device), pool):
+            for module, update, report in _merge_batch(
+                adapters, rule, ranks, batch, seed, torch.device(device), pool, limits
+            ):
                 if not bool(torch.isfinite(update.a.sum() + update.b.sum())):
                     raise UserError(f"merging {module} gave values that are not finite; check the inputs' sizes")
                 if sink is None:
@@ -186,24 +190,48 @@ def _merge_batch(
     seed: int,
     device: torch.device,
     pool: ThreadPoolExecutor,
+    limits: Sequence[Any] | None,
 ) -> list[tuple[str, Factors, Any]]:
-    weights = rule.weights_of(len(adapters))
-
-    def reader(module: str) -> Inputs:
-        having = [index for index, adapter in enumerate(adapters) if module in adapter.modules]
-
-        def read() -> tuple[list[Factors], list[float]]:
-            loaded = [adapters[index].load(module) for index in having]
-            moved = [Factors(part.a.to(device), part.b.to(device), part.scaling) for part in loaded]
-            return moved, [weights[index] for index in having]
-
-        return read
-
+    owned = [_owned(adapters, rule, module, device) for module in batch]
     # A seed per module that depends on its name only, so that neither order nor batching changes a result.
     seeds = [derived_seed(seed, module) for module in batch]
+    if limits is not None:
+        merged = pool.map(partial(_one_limited, rule=rule, rank=ranks[batch[0]], limits=limits), owned, seeds)
+        return [(module, update, None) for module, update in zip(batch, merged)]
     merge: BatchMethod = function(rule.row.batch) if rule.row.batch else _one_by_one
-    found = merge([reader(module) for module in batch], ranks[batch[0]], rule, seeds, pool.map)
+    found = merge([read for _, read in owned], ranks[batch[0]], rule, seeds, pool.map)
     return [(module, update, report) for module, (update, report) in zip(batch, found)]
+
+
+def _owned(adapters: Sequence[AdapterSource], rule: MergeRule, module: str, device: torch.device) -> Owned:
+    """Which adapters have a module, and what reads their updates and weights."""
+    weights = rule.weights_of(len(adapters))
+    having = [index for index, adapter in enumerate(adapters) if module in adapter.modules]
+
+    def read() -> tuple[list[Factors], list[float]]:
+        loaded = [adapters[index].load(module) for index in having]
+        moved = [Factors(part.a.to(device), part.b.to(device), part.scaling) for part in loaded]
+        return moved, [weights[index] for index in having]
+
+    return having, read
+
+
+def _limits(
+    adapters: Sequence[AdapterSource], rule: MergeRule, modules: Sequence[str], device: torch.device
+) -> list[Any] | None:
+    """Per adapter what a trim over the whole model has to know first; None where every module is trimmed by itself."""
+    scope = TRIM_SCOPES[rule.trim_scope]
+    if "trim_scope" not in rule.row.reads or not scope.target:
+        return None
+    found: list[Any] = scope.load()([_owned(adapters, rule, module, device) for module in modules], rule)
+    return found
+
+
+def _one_limited(owned: Owned, seed: int, *, rule: MergeRule, rank: int, limits: Sequence[Any]) -> Factors:
+    owners, read = owned
+    updates, weights = read()
+    merged: Factors = rule.row.load()(updates, weights, rank, rule, seed, [limits[owner] for owner in owners])
+    return merged
 
 
 def _one_by_one(

@@ -49,6 +49,8 @@ class TrimRule:
     """ties, dare, knots: share of the entries that are kept"""
     trim_space: str = choice("delta", CHOICES["trim_space"])
     """ties, dare: entries of the update (delta), or of A and B as PEFT does it (factor)."""
+    trim_scope: str = choice("module", CHOICES["trim_scope"])
+    """knots: whether a share is kept of every module, or of the whole model as in the authors' code."""
     election: bool = False
     """dare: also elect signs, as dare_ties"""
     sign_method: str = choice("total", CHOICES["sign_method"])

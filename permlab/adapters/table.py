@@ -94,6 +94,14 @@ class SpaceRow(Row):
 
 
 @dataclass(frozen=True)
+class ScopeRow(Row):
+    """What a trim counts entries of: `target` is `(inputs of every module, rule) -> thresholds`, one per adapter.
+
+    `inputs` are `methods.signatures.Owned`. Without a target every module is trimmed by itself.
+    """
+
+
+@dataclass(frozen=True)
 class SignRow(Row):
     """How an entry votes for its sign: `target` is `(tensor) -> tensor`, summed over the adapters."""
 
@@ -186,7 +194,7 @@ LORA_METHODS = Table(
             paper="2410.19735",
             trials="permlab.adapters.benchmark.trials:knots_trials",
             color="purple",
-            reads=("density", "sign_method"),
+            reads=("density", "sign_method", "trim_scope"),
         ),
     ],
 )
@@ -275,6 +283,18 @@ TRIM_SPACES = Table(
     ],
 )
 
+TRIM_SCOPES = Table(
+    "scope of trimming",
+    [
+        ScopeRow("module", "the largest entries of every module"),
+        ScopeRow(
+            "model",
+            "the largest entries of all modules together, as in the authors' code",
+            target="permlab.adapters.methods.knots:limits_of_model",
+        ),
+    ],
+)
+
 SIGN_METHODS = Table(
     "way to elect signs",
     [
@@ -300,6 +320,7 @@ CHOICES: Mapping[str, Table[Any]] = {
     "features": FEATURES,
     "param_reweight": PARAM_REWEIGHTS,
     "trim_space": TRIM_SPACES,
+    "trim_scope": TRIM_SCOPES,
     "sign_method": SIGN_METHODS,
 }
 """Fields of `MergeRule` that hold a name, and its table; `reference_rank` may also be a number."""

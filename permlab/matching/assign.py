@@ -41,8 +41,8 @@ class Assignment:
 
 def assign(similarity: Tensor) -> Tensor:
     """Permutation [n] that maximises sum_i similarity[i, perm[i]]; float64 inside, ties as SciPy breaks them."""
-    # Negating the float64 copy here keeps SciPy from making a second one for `maximize=True`.
-    negative = np.negative(similarity.detach().cpu().numpy().astype(np.float64))
+    # One float64 copy, negated as it is made: `maximize=True` would have SciPy make a second one.
+    negative = np.negative(similarity.detach().cpu().numpy(), dtype=np.float64)
     return torch.from_numpy(linear_sum_assignment(negative)[1])
 
 

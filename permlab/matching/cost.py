@@ -8,16 +8,57 @@ tensor at a time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from permlab.symmetry import Block, Permutation, Spec, axis_index, permute_tensor
+from permlab.errors import UserError
+from permlab.matching.distance import inner_product
+from permlab.symmetry import Block, Permutation, Spec, axis_index
 
+ASSIGNED = 13
+"""Bytes per pair of units while an assignment is solved."""
 LARGE = 1 << 15
 """Entries above which a term is multiplied on its own instead of being copied into the concatenated matrix."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What matching may hold beside the networks.
+
+    Attributes:
+        most: bytes in all; None: what it takes, with cost matrices of at most a model.
+        piece: entries of a tensor that are multiplied at a time; a smaller tensor is multiplied at once.
+        device: where products are taken; None: where the networks are.
+    """
+
+    most: float | None = None
+    piece: int = 1 << 24
+    device: torch.device | None = None
+
+    def room(self, weights: float) -> float:
+        """Entries of cost matrices that may be kept between calls, for models of so many weights."""
+        return weights if self.most is None else min(weights, self.most / 4 / 4)
+
+    def check(self, spec: Spec, groups: Iterable[str]) -> None:
+        """Refuse groups whose assignment alone is larger.
+
+        Raises:
+            UserError: with the size that it takes.
+        """
+        if self.most is None:
+            return
+        for name in groups:
+            size = max(spec.groups[name].spaces().values())
+            # float32 costs, their float64 copy for the assignment, a mask, and two pieces in float32.
+            needed = size * size * ASSIGNED + 8 * self.piece + 4 * self.room(float("inf"))
+            if needed > self.most:
+                raise UserError(
+                    f"memory_gb={self.most / 2**30:.3g} is too little for {name}, whose {size} units take "
+                    f"{needed / 2**30:.2g} GiB to match: allow as much, or use match=identity"
+                )
 
 
 @dataclass
@@ -62,12 +103,16 @@ class CostBuilder:
         spec: the symmetry. The cost of a group on two axes of one tensor is linearised there: B's other axis is
             permuted by the group's current permutation (the gradient of the quadratic objective).
         a, b: state dicts with the spec's tensors.
-        keep_share: cost matrices are kept between calls, and updated through the few columns that moved, while
-            together they take at most this share of a model.
+        memory: cost matrices are kept between calls, and updated through the few columns that moved, while there is
+            room for them.
     """
 
-    def __init__(self, spec: Spec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], keep_share: float = 1.0) -> None:
-        self.spec, self.a, self.b = spec, a, b
+    def __init__(
+        self, spec: Spec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], memory: Memory | None = None
+    ) -> None:
+        self.spec, self.a, self.b, self.memory = spec, a, b, memory or Memory()
+        # Once: asking a view of half-precision tensors for a shape widens the tensor.
+        self.shapes = {name: a[name].shape for name in spec.matched()}
         self.quadratic = spec.quadratic()
         self.groups = [name for name, group in spec.groups.items() if group.free]
         self.terms: dict[str, dict[str, list[Term]]] = {}
@@ -81,25 +126,22 @@ class CostBuilder:
             self.terms[name] = spaces
         self._kept: dict[tuple[str, str], Kept] = {}
         # Memory bound: all kept matrices together stay below the size of a model, however wide its layers are.
-        weights = sum(a[name].numel() for name in spec.matched())
-        self._room = keep_share * weights
+        self._room = self.memory.room(sum(self.shapes[name].numel() for name in spec.matched()))
+        self.memory.check(spec, self.groups)
 
     def _term(self, tensor: str, axis: int, block: Block) -> Term:
         # P_{l-1} or P_{l+1} of algorithm 1: what is held fixed while this group is solved.
         others = frozenset(
             other.group for at, blocks in self.spec.axes[tensor].items() if at != axis for other in blocks
         )
-        value = self.a[tensor]
-        columns = value.numel() // value.shape[axis] * block.outer * block.inner
+        shape = self.shapes[tensor]
+        columns = shape.numel() // shape[axis] * block.outer * block.inner
         return Term(tensor, axis, block, others, columns)
 
     def inner(self, group: str, permutation: Permutation) -> float:
         """<A, permuted B> over the tensors of one group, in float64: what a linearised step must raise."""
         tensors = dict.fromkeys(term.tensor for terms in self.terms[group].values() for term in terms)
-        return sum(
-            float((self.a[name].double() * permute_tensor(self.spec, name, self.b[name], permutation).double()).sum())
-            for name in tensors
-        )
+        return inner_product(self.spec, tensors, self.a, self.b, permutation)
 
     def neighbours(self) -> dict[str, set[str]]:
         """Group -> groups whose cost changes when it does."""
@@ -154,21 +196,27 @@ class CostBuilder:
             if moved is None:
                 return False
             axis, rows, new, old = moved
-            columns += 2 * term.columns * len(rows) // self.a[term.tensor].shape[axis]
+            columns += 2 * term.columns * len(rows) // self.shapes[term.tensor][axis]
             # Once many columns moved, gathering them costs more than the plain product over all of them.
             if columns > sum(each.columns for each in terms) // 2:
                 return False
             if len(rows):
                 b = self.b[term.tensor]
+                if 2 * len(rows) * self.shapes[term.tensor].numel() // b.shape[axis] > self.memory.piece:
+                    return False  # gathered at once it would be larger than a piece
                 # C += A_moved (B_new - B_old)': the columns of neighbours that stayed contribute what they did before.
-                difference = b.index_select(axis, new).float() - b.index_select(axis, old).float()
-                left = self.a[term.tensor].index_select(axis, rows)
+                difference = self._wide(b.index_select(axis, new)) - self._wide(b.index_select(axis, old))
+                left = self._wide(self.a[term.tensor].index_select(axis, rows))
                 changes.append(
                     (unfold(left, term.axis, term.block, size), unfold(difference, term.axis, term.block, size))
                 )
         if changes:
-            left = torch.cat([pair[0].float() for pair in changes], dim=1)
-            kept.cost.addmm_(left, torch.cat([pair[1] for pair in changes], dim=1).t())
+            left = torch.cat([pair[0] for pair in changes], dim=1)
+            right = torch.cat([pair[1] for pair in changes], dim=1).t()
+            if self.memory.device is None:
+                kept.cost.addmm_(left, right)
+            else:
+                kept.cost.add_((left @ right).cpu())
         kept.permutation = dict(permutation)
         return True
 
@@ -180,7 +228,7 @@ class CostBuilder:
         axes = [axis for axis in self.spec.axes[term.tensor] if axis != term.axis]
         if len(axes) != 1:
             return None
-        blocks, length = self.spec.axes[term.tensor][axes[0]], self.b[term.tensor].shape[axes[0]]
+        blocks, length = self.spec.axes[term.tensor][axes[0]], self.shapes[term.tensor][axes[0]]
         new = axis_index(self.spec, after, blocks, length)
         old = axis_index(self.spec, before, blocks, length)
         if new is None or old is None:  # nothing permutes this axis
@@ -193,19 +241,50 @@ class CostBuilder:
         total: Tensor | None = None
         small: list[tuple[Tensor, Tensor]] = []
         for term in terms:
+            if self.shapes[term.tensor].numel() > self.memory.piece and len(self.shapes[term.tensor]) > 1:
+                total = self._multiply_pieces(size, term, permutation, total)
+                continue
             left = unfold(self.a[term.tensor], term.axis, term.block, size)
             right = unfold(self._gathered(term, permutation), term.axis, term.block, size)
             if term.columns * size < LARGE:
                 small.append((left, right))
                 continue
-            # float32: this product, not the assignment, is the bottleneck of weight matching on wide layers.
-            left, right = left.float(), right.float()
+            left, right = self._wide(left), self._wide(right)
             total = left @ right.t() if total is None else total.addmm_(left, right.t())
         if small:
-            left = torch.cat([pair[0].float() for pair in small], dim=1)
-            right = torch.cat([pair[1].float() for pair in small], dim=1)
+            left = torch.cat([self._wide(pair[0]) for pair in small], dim=1)
+            right = torch.cat([self._wide(pair[1]) for pair in small], dim=1)
             total = left @ right.t() if total is None else total.addmm_(left, right.t())
-        return torch.zeros(size, size) if total is None else total
+        if total is None:
+            return torch.zeros(size, size)
+        # Assignments are solved on the CPU: what was multiplied elsewhere comes back.
+        return total if self.memory.device is None else total.cpu()
+
+    def _multiply_pieces(self, size: int, term: Term, permutation: Permutation, total: Tensor | None) -> Tensor:
+        """Add one large term: its columns are gathered, widened and multiplied a piece at a time."""
+        a, b, shape = self.a[term.tensor], self.b[term.tensor], self.shapes[term.tensor]
+        others = [axis for axis in range(len(shape)) if axis != term.axis]
+        at = max(others, key=lambda axis: shape[axis])
+        listed = {axis: blocks for axis, blocks in self.spec.axes[term.tensor].items() if axis != term.axis}
+        found = ((axis, axis_index(self.spec, permutation, blocks, shape[axis])) for axis, blocks in listed.items())
+        index = {axis: chosen.to(b.device) for axis, chosen in found if chosen is not None}
+        step = max(1, self.memory.piece // (shape.numel() // shape[at]))
+        for start in range(0, shape[at], step):
+            count = min(step, shape[at] - start)
+            moved = b.index_select(at, index[at][start : start + count]) if at in index else b.narrow(at, start, count)
+            for axis, chosen in index.items():
+                if axis != at:
+                    moved = moved.index_select(axis, chosen)
+            left = unfold(self._wide(a.narrow(at, start, count)), term.axis, term.block, size)
+            right = unfold(self._wide(moved), term.axis, term.block, size)
+            total = left @ right.t() if total is None else total.addmm_(left, right.t())
+        assert total is not None
+        return total
+
+    def _wide(self, tensor: Tensor) -> Tensor:
+        """float32, where products are taken."""
+        # float32: this product, not the assignment, is the bottleneck of weight matching on wide layers.
+        return tensor.to(self.memory.device or tensor.device, torch.float32)
 
     def _gathered(self, term: Term, permutation: Permutation) -> Tensor:
         """B's tensor with every axis permuted except the one being solved for."""

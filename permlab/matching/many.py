@@ -161,6 +161,8 @@ def match_weight(
         restarts=setting.restarts,
         seed=setting.seed,
         keep_costs=False,
+        keep_scores=setting.keep_scores,
+        memory=setting.memory,
         progress=setting.progress,
         should_stop=setting.should_stop,
     )

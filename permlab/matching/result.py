@@ -61,6 +61,13 @@ class Matching:
             raise ValueError(f"{len(self.permutations)} models were matched: use permutations[k]")
         return self.permutations[1]
 
+    @property
+    def apart(self) -> list[str]:
+        """Groups in front of which zipping stopped: every unit of every model stays one of its own."""
+        return [
+            name for name, units in self.clusters.items() if len(units) > 1 and int(units.max()) + 1 == units.numel()
+        ]
+
     def moved(self, model: int = 1) -> float:
         """Share of units that are not in their original place, from 0 to 1."""
         parts = self.permutations[model].values()

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from permlab.errors import UserError, check_choice, check_range
 from permlab.matching.assign import gain, improve, solve, tied, warn_of_ties
-from permlab.matching.cost import CostBuilder
+from permlab.matching.cost import CostBuilder, Memory
+from permlab.matching.distance import squared_norm
 from permlab.matching.result import Matching
 from permlab.matching.setting import MatchOptions
-from permlab.symmetry import ChannelGroup, HeadGroup, Permutation, Spec, check_same, check_state, permute_tensor
+from permlab.symmetry import ChannelGroup, HeadGroup, Permutation, Spec, check_same, check_state
 
 ROUNDING = 3e-6
 """Relative error granted to entries of a float32 cost matrix; smaller gains are noise, not progress."""
@@ -30,15 +31,6 @@ SETTLING = 0.4
 Progress = Callable[[int, int], None]
 OnStep = Callable[[str, Permutation], None]
 """Called with the group that was just solved ("" at the start) and the permutation so far, not to be written to."""
-
-
-def squared_norm(spec: Spec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], permutation: Permutation) -> float:
-    """Sum of squared differences between A and permuted B over the matched tensors, in float64, tensor by tensor."""
-    total = 0.0
-    for name in spec.matched():
-        moved = permute_tensor(spec, name, b[name], permutation)
-        total += float(torch.linalg.vector_norm((a[name] - moved).double())) ** 2
-    return total
 
 
 def weight_matching(
@@ -53,6 +45,8 @@ def weight_matching(
     seed: int = 0,
     quadratic: str = "linearise",
     keep_costs: bool = True,
+    keep_scores: bool = True,
+    memory: Memory | None = None,
     sparse: bool = True,
     on_step: OnStep | None = None,
     progress: Progress | None = None,
@@ -71,7 +65,10 @@ def weight_matching(
         seed: of the order of groups and of random starts.
         quadratic: what to do with a group on two axes of one tensor, a quadratic assignment problem: "linearise" solves
             the linearised one and accepts only steps that lower the true distance; "pin" leaves the group as it is.
-        keep_costs: keep the final cost matrix of every group (n x n each); `scores` are kept in any case.
+        keep_costs: keep the final cost matrix of every group (n x n each).
+        keep_scores: keep how well each slot is matched; without costs and scores the final matrices are not computed
+            again, and units that look alike are not looked for.
+        memory: what may be held beside the networks, and where products are taken (default: as much as a model).
         sparse: large groups that have begun to settle move by cheap sparse assignments in between. Without, every step
             is the optimal assignment of one group as in algorithm 1.
         on_step: called at the start of every descent and after every step that counts.
@@ -83,12 +80,13 @@ def weight_matching(
     Raises:
         UserError: the models differ in names or shapes, hold NaN, or a number is out of range.
     """
+    memory = memory or Memory()
     check_range("restarts", restarts, 1)
     check_range("max_sweeps", max_sweeps, 1)
     check_models(spec, [a, b])
     begin = time.perf_counter()
     full, (spec, pinned, notes) = spec, without_quadratic(spec, quadratic)
-    builder = CostBuilder(spec, a, b)
+    builder = CostBuilder(spec, a, b, memory=memory)
     generator = torch.Generator().manual_seed(seed)
     result = Matching("weight", [], pinned=pinned, notes=notes, objective=float("inf"))
     stop = should_stop or (lambda: False)
@@ -105,7 +103,8 @@ def weight_matching(
         if stop():
             break
     result.permutations = [full.identity(), {**full.identity(), **best}]
-    finish(result, builder, best, keep_costs=keep_costs)
+    if keep_costs or keep_scores:
+        finish(result, builder, best, keep_costs=keep_costs)
     result.seconds = time.perf_counter() - begin
     return result
 

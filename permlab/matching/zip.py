@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from permlab.errors import UserError, check_range
+from permlab.errors import UserError, check_range, did_you_mean
 from permlab.matching.activation import Key, Moments, collect_moments, match_moments
 from permlab.matching.result import Matching
-from permlab.matching.setting import MatchSetting
+from permlab.matching.setting import MatchOptions, MatchSetting
 from permlab.matching.weight import Progress, check_models
 from permlab.symmetry import Block, ChannelGroup, Spec, apply
 
@@ -32,7 +32,8 @@ def zip_units(similarity: np.ndarray, models: int, alpha: float, beta: float) ->
 
     The best pair is taken anywhere; the merged unit's similarity to the others is the smaller of the two, times `alpha`
     (0 or less: a merged unit is not merged again). A merge inside a model uses up that model's budget of
-    `beta` times the merges due per model; when it is spent, pairs inside that model are barred. beta <= 0: no limit.
+    `beta` times the merges due per model; when it is spent, pairs inside that model are barred. As in the authors' code
+    a budget is looked at after a merge, so beta = 0 leaves at most one merge inside each model.
 
     Args:
         similarity: [K * n, K * n] symmetric; unit i of model k is row k * n + i.
@@ -51,7 +52,7 @@ def zip_units(similarity: np.ndarray, models: int, alpha: float, beta: float) ->
     # The best of every row: a merge then changes few rows, where a search of the whole table is O(n^2) each time.
     partner, best = table.argmax(1), table.max(1)
     # The small addend keeps a whole number of merges from being cut to the one below by rounding.
-    budget = np.full(models, int((total - size) // models * (beta if beta > 0 else 1.0) + 1e-4))
+    budget = np.full(models, int((total - size) // models * beta + 1e-4))
     barred = np.zeros(models, dtype=bool)
 
     def refresh(rows: np.ndarray) -> None:
@@ -83,7 +84,7 @@ def zip_units(similarity: np.ndarray, models: int, alpha: float, beta: float) ->
         if owner[row] == owner[column] and not barred[owner[row]]:
             model = owner[row]
             budget[model] -= 1
-            if budget[model] <= 0 and beta > 0:
+            if budget[model] <= 0:
                 barred[model] = True
                 inside = np.flatnonzero((owner == model) & alive)
                 table[np.ix_(inside, inside)] -= BARRED
@@ -106,9 +107,10 @@ def zip_matching(
     states: Sequence[Mapping[str, Tensor]],
     batches: Iterable[Any],
     *,
-    alpha: float = 0.3,
-    beta: float = 0.125,
+    alpha: float = MatchOptions.zip_alpha,
+    beta: float = MatchOptions.zip_beta,
     groups: Iterable[str] | None = None,
+    stop: str | None = None,
     where: str = "post",
     max_positions: int = 4096,
     seed: int = 0,
@@ -119,6 +121,8 @@ def zip_matching(
     Args:
         alpha, beta: as in `zip_units`; the published defaults.
         groups: groups to zip (default: all that can be); the others get one-to-one assignments by correlation.
+        stop: this group and those behind it, in network order, are not merged: every unit stays one of its own, and the
+            models share what is in front of it (partial zip). Default: all are merged.
         (the rest as in `collect_moments`)
 
     Returns:
@@ -128,7 +132,7 @@ def zip_matching(
         UserError: models that differ, no data, or a group in `groups` that cannot be zipped.
     """
     check_range("alpha", alpha, None, 1)
-    check_range("beta", beta, None, 1)
+    check_range("beta", beta, 0, 1)
     check_models(spec, list(states))
     begin = time.perf_counter()
     refused = _not_zipped(spec)
@@ -136,6 +140,7 @@ def zip_matching(
     for name in wanted:
         if name not in spec.groups or name in refused:
             raise UserError(f"group {name} cannot be zipped: {refused.get(name, 'the spec has no such group')}")
+    apart = _behind(spec, stop, refused)
     moments = collect_moments(
         spec,
         model,
@@ -148,11 +153,15 @@ def zip_matching(
         progress=progress,
     )
     result = _assign_rest(spec, moments, len(states), set(wanted))
-    for name in wanted:
+    for name in apart:
+        count = len(states) * spec.groups[name].units
+        result.clusters[name] = torch.arange(count).view(len(states), -1)
+    for name in (name for name in wanted if name not in apart):
         clusters = zip_units(correlations(moments[name, "unit"], len(states)), len(states), alpha, beta)
         result.clusters[name] = torch.from_numpy(clusters).view(len(states), -1)
         result.objective += _within_cluster(moments[name, "unit"], result.clusters[name])
     result.notes |= {name: f"matched one to one: {reason}" for name, reason in refused.items()}
+    result.notes |= dict.fromkeys(apart, "every unit stays one of its own")
     result.seconds = time.perf_counter() - begin
     return result
 
@@ -171,6 +180,20 @@ def _not_zipped(spec: Spec) -> dict[str, str]:
                 block.group: f"{canonical} is tied, so it reads and writes the group at once" for block in blocks
             }
     return reasons
+
+
+def _behind(spec: Spec, stop: str | None, refused: Mapping[str, str]) -> list[str]:
+    """The groups from `stop` on, in network order."""
+    if stop is None:
+        return []
+    names = list(spec.groups)
+    if stop not in names:
+        raise UserError(f"stop={stop} is no group of units{did_you_mean(stop, names)}; there are {', '.join(names)}")
+    behind = names[names.index(stop) :]
+    fixed = next((name for name in behind if name in refused), None)
+    if fixed:
+        raise UserError(f"stop={stop}: {fixed} behind it cannot stay apart: {refused[fixed]}")
+    return behind
 
 
 def _assign_rest(spec: Spec, moments: Mapping[Key, Moments], models: int, zipped: set[str]) -> Matching:
@@ -230,35 +253,43 @@ def zip_states(
         if not first.is_floating_point():
             result[name] = first.clone()
             continue
-        total = torch.zeros_like(first, dtype=torch.float32)
+        total: Tensor | None = None
         for k, state in enumerate(states):
             tensor = apply(spec, {name: state[name]}, matching.permutations[k])[name].float()
             merged = False
             for axis, blocks in spec.axes.get(canonical, {}).items():
-                for block in blocks:
+                # From the back: a block that grows (units that stay apart) moves those behind it.
+                for block in sorted(blocks, key=lambda block: -block.offset):
                     if block.group not in matching.clusters:
                         continue
                     clusters, writing = matching.clusters[block.group][k], axis in writes[canonical]
-                    tensor = _along(tensor, axis, block, clusters, size[block.group] if writing else None)
+                    tensor = _along(tensor, axis, block, clusters, size[block.group], writing)
                     merged = merged or writing
             # M is a mean over the members in all models; where no axis is merged by it, the mean is still to be taken.
-            total += tensor if merged else tensor / count
+            part = tensor if merged else tensor / count
+            total = part if total is None else total.add_(part)
+        assert total is not None
         result[name] = total.to(first.dtype)
     return result
 
 
-def _along(tensor: Tensor, axis: int, block: Block, clusters: Tensor, size: Tensor | None) -> Tensor:
-    """Move one block of one axis from units to merged units: members over `size` (merge), or added up (unmerge)."""
-    units, clusters = len(clusters), clusters.to(tensor.device)
+def _along(tensor: Tensor, axis: int, block: Block, clusters: Tensor, size: Tensor, writing: bool) -> Tensor:
+    """Move one block of one axis from units to merged units: their members' mean (merge), or added up (unmerge).
+
+    Args:
+        size: members of every merged unit; as many as there are merged units.
+    """
+    units, clusters, size = len(clusters), clusters.to(tensor.device), size.to(tensor.device)
     length = block.outer * units * block.inner
-    moved = tensor.movedim(axis, 0).clone()
-    piece = moved.narrow(0, block.offset, length).reshape(block.outer, units, block.inner, -1)
-    if size is not None:
+    moved = tensor.movedim(axis, 0)
+    end = block.offset + length
+    piece = moved[block.offset : end].reshape(block.outer, units, block.inner, -1)
+    if writing:
         # Rows of M sum to 1. Without this it is U, which adds up what the members of a merged unit fed forward.
-        piece = piece / size.to(tensor.device)[clusters][None, :, None, None]
-    new = torch.zeros_like(piece).index_add_(1, clusters, piece)
-    moved.narrow(0, block.offset, length).copy_(new.reshape(length, *moved.shape[1:]))
-    return moved.movedim(0, axis)
+        piece = piece / size[clusters][None, :, None, None]
+    new = piece.new_zeros(block.outer, len(size), block.inner, piece.shape[-1]).index_add_(1, clusters, piece)
+    parts = [moved[: block.offset], new.reshape(-1, *moved.shape[1:]), moved[end:]]
+    return torch.cat(parts).movedim(0, axis)
 
 
 def match_zip(
@@ -267,4 +298,14 @@ def match_zip(
     """`zip_matching` as a row of `MATCHES`."""
     if model is None:
         raise UserError("ZipIt runs the networks, which takes a module of their architecture")
-    return zip_matching(spec, model, states, setting.batches, seed=setting.seed, progress=setting.progress)
+    return zip_matching(
+        spec,
+        model,
+        states,
+        setting.batches,
+        alpha=setting.zip_alpha,
+        beta=setting.zip_beta,
+        stop=setting.zip_stop,
+        seed=setting.seed,
+        progress=setting.progress,
+    )

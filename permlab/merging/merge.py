@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from permlab import registry
 from permlab.errors import UserError
 from permlab.matching import Matching, match_networks
 from permlab.matching.activation import as_inputs
@@ -28,12 +29,13 @@ from permlab.merging.aligned import Aligned
 from permlab.merging.arm import Arm, check_arm
 from permlab.merging.methods.average import align
 from permlab.merging.methods.repair import reset_batchnorm
-from permlab.merging.networks.states import Permuted, State
+from permlab.merging.networks.states import State
 from permlab.merging.partial.budget import Allocation, allocate, measured_gains, weight_gains
 from permlab.merging.partial.layout import pair_scores
 from permlab.merging.partial.macs import MacCounter
 from permlab.merging.partial.separable import not_separable
 from permlab.merging.setting import Setting
+from permlab.merging.streaming import Streamed, stream
 from permlab.merging.table import ALLOCATIONS, COMBINES, RENORMS
 from permlab.symmetry import Spec
 
@@ -103,7 +105,9 @@ def merge_arm(
     matching = matching or match_networks(arm.match, spec, model, states, setting)
     networks = align_networks(spec, model, states, matching, setting.heads)
     result = Merged({}, [], networks)
-    if ratios:
+    if matching.apart:
+        result.macs = _price_apart(networks, setting)
+    elif ratios:
         keep_apart(networks, ratios)
         result.macs = (counter or _counter(networks, setting)[0]).ratio(ratios)
     elif setting.budget > 1:
@@ -202,6 +206,22 @@ def _counter(networks: Aligned, setting: Setting) -> tuple[MacCounter, dict[str,
     return MacCounter(networks.spec, networks.module, inputs, heads=networks.heads, fixed=list(fixed)), fixed
 
 
+def _price_apart(networks: Aligned, setting: Setting) -> float:
+    """Multiply-accumulates of a partial zip.
+
+    Raises:
+        UserError: more than two networks, or a layer that mixes all units, so that they cannot stay apart.
+    """
+    apart = networks.matching.apart
+    if len(networks.original) != 2:
+        raise UserError(f"zip_stop keeps units of two networks apart, not of {len(networks.original)}: drop zip_stop")
+    counter, fixed = _counter(networks, setting)
+    for name in apart:
+        if name in fixed:
+            raise UserError(f"zip_stop={apart[0]}: units of {name} cannot stay apart: {fixed[name]}")
+    return counter.ratio(dict.fromkeys(apart, 1.0))
+
+
 def _spend(merged: Merged, setting: Setting) -> None:
     """Decide where a budget above 1 goes: `merged.allocation`, `.macs`, and the ratios of the networks."""
     networks = merged.networks
@@ -241,10 +261,10 @@ def _gains(free: list[str], networks: Aligned, setting: Setting) -> dict[str, fl
     return measured_gains(free, setting.budget, accuracy)
 
 
-def combine_stored(
-    arm: Arm, spec: Spec, states: Sequence[State], matching: Matching, setting: Setting
-) -> dict[str, Tensor]:
-    """Combine networks that are read from files tensor by tensor, each tensor of the number type it has in the first.
+def combine_stored(arm: Arm, spec: Spec, states: Sequence[State], matching: Matching, setting: Setting) -> Streamed:
+    """Combine networks that are read from files, a few rows at a time as the merge is read.
+
+    Every tensor has the number type that it has in the first network.
 
     Args:
         arm: one that streams (`MatchRow.streams`, `CombineRow.streams`); nothing is run, so nothing is renormalised.
@@ -257,7 +277,8 @@ def combine_stored(
         UserError: an arm that runs the networks.
     """
     check_arm(arm)
-    if not (MATCHES[arm.match].streams and COMBINES[arm.combine].streams) or RENORMS[arm.renorm].changes:
+    row = COMBINES[arm.combine]
+    if not (MATCHES[arm.match].streams and row.streams) or RENORMS[arm.renorm].changes:
         raise UserError(f"{arm.text} runs the networks, which cannot be done on stored tensors alone")
-    moved = [Permuted(spec, state, permutation) for state, permutation in zip(states, matching.permutations)]
-    return dict(COMBINES[arm.combine].load()(Aligned(spec, None, states, moved, matching), setting))
+    networks = Aligned(spec, None, states, states, matching)
+    return stream(registry.load(row.stream), networks, setting, "ancestor" in row.needs)

@@ -28,7 +28,7 @@ class MergeOptions(MatchOptions):
     ridge: float | None = None
     """least_squares, regmean: ridge towards the average, relative to the mean diagonal; null takes the method's own."""
     density: float = 0.2
-    """ties: share of every task vector that is kept"""
+    """ties, dare: share of every task vector that is kept"""
 
 
 @dataclass

@@ -28,7 +28,8 @@ class CombineRow(Row):
         pairs_only: joins two networks and no more.
         partial: can keep units apart under a budget of multiply-accumulates.
         line: the result lies on the straight line between two networks.
-        streams: reads one tensor at a time and runs nothing, so that networks of any kind and size fit.
+        stream: "module:function" from (`permlab.merging.streaming.Pieces`, setting) to a rule for the same rows of all
+            networks: runs nothing and holds a few pieces, so that networks of any kind and size fit.
         matches: the only ways to match that it goes with; empty is all that permute.
         reason: why only those, for the message that refuses others.
     """
@@ -38,9 +39,14 @@ class CombineRow(Row):
     pairs_only: bool = False
     partial: bool = False
     line: bool = False
-    streams: bool = False
+    stream: str = ""
     matches: tuple[str, ...] = ()
     reason: str = ""
+
+    @property
+    def streams(self) -> bool:
+        """Whether networks of any size can be combined, as they are on disk."""
+        return bool(self.stream)
 
 
 _ANCESTRAL = "adds up changes since a common ancestor, which a permutation tears apart"
@@ -56,7 +62,7 @@ COMBINES = Table(
             weights=True,
             partial=True,
             line=True,
-            streams=True,
+            stream="permlab.merging.methods.average:stream_average",
         ),
         CombineRow(
             "least_squares",
@@ -109,7 +115,7 @@ COMBINES = Table(
             color="brown",
             weights=True,
             full=True,
-            streams=True,
+            stream="permlab.merging.methods.ties:stream_task_arithmetic",
             matches=("identity",),
             reason=_ANCESTRAL,
         ),
@@ -122,9 +128,34 @@ COMBINES = Table(
             needs=("ancestor",),
             color="green",
             weights=True,
-            streams=True,
+            stream="permlab.merging.methods.ties:stream_ties",
             matches=("identity",),
             reason=_ANCESTRAL,
+        ),
+        CombineRow(
+            "dare",
+            "the ancestor plus all changes since, thinned out at random and scaled up",
+            label="DARE",
+            target="permlab.merging.methods.dare:combine_dare",
+            paper="2311.03099",
+            needs=("ancestor",),
+            color="orange",
+            weights=True,
+            full=True,
+            stream="permlab.merging.methods.dare:stream_dare",
+            matches=("identity",),
+            reason=_ANCESTRAL,
+        ),
+        CombineRow(
+            "slerp",
+            "the mean along the arc between two networks, tensor by tensor",
+            label="SLERP",
+            target="permlab.merging.methods.spherical:combine_slerp",
+            paper="Shoemake 1985",
+            color="grey",
+            weights=True,
+            pairs_only=True,
+            stream="permlab.merging.methods.spherical:stream_slerp",
         ),
     ],
 )

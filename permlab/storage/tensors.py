@@ -9,7 +9,7 @@ with SafetensorsStream(path, {"w": ((2, 3), torch.float32)}) as stream:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -25,7 +25,10 @@ FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 """Floating-point types that can be merged, as safetensors spells them, with their bytes."""
 OTHERS = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 """Other types that a network may hold (counters, masks)."""
-_TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_TORCH_NAMES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
+    "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
 
 
 class DamagedFile(UserError):
@@ -100,7 +103,7 @@ class OpenTensors:
 
 
 def torch_dtype(code: str) -> torch.dtype:
-    """Return the torch type of one of `FLOATS`: "BF16" -> torch.bfloat16."""
+    """Return the torch type of one of `FLOATS` and `OTHERS`: "BF16" -> torch.bfloat16."""
     import torch
 
     dtype: torch.dtype = getattr(torch, _TORCH_NAMES[code])
@@ -114,7 +117,7 @@ class SafetensorsStream:
     """
 
     def __init__(self, path: Path, shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> None:
-        codes = {torch_dtype(code): code for code in FLOATS}
+        codes = {torch_dtype(code): code for code in (*FLOATS, *OTHERS)}
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         offset = 0
         for key, (shape, dtype) in shapes.items():
@@ -132,14 +135,24 @@ class SafetensorsStream:
 
     def put(self, key: str, tensor: Tensor) -> None:
         """Write one tensor, converted to the stated type."""
+        shape = self._header[key]["shape"]
+        if list(tensor.shape) != shape:
+            raise ValueError(f"{key} has shape {list(tensor.shape)}, stated {shape}")
+        self.put_rows(key, [tensor])
+
+    def put_rows(self, key: str, parts: Iterable[Tensor]) -> None:
+        """Write one tensor that comes a few rows at a time, from the first to the last."""
         import torch
 
         entry = self._header[key]
-        data = tensor.detach().to(device="cpu", dtype=torch_dtype(entry["dtype"])).contiguous()
-        if list(data.shape) != entry["shape"]:
-            raise ValueError(f"{key} has shape {list(data.shape)}, stated {entry['shape']}")
-        self._file.seek(self._start + entry["data_offsets"][0])
-        self._file.write(data.view(torch.uint8).reshape(-1).numpy().data)
+        start, end = entry["data_offsets"]
+        self._file.seek(self._start + start)
+        for part in parts:
+            data = part.detach().to(device="cpu", dtype=torch_dtype(entry["dtype"])).contiguous()
+            # A scalar has no bytes to be seen as: it gets an axis first.
+            start += self._file.write(data.reshape(-1).view(torch.uint8).numpy().data)
+        if start != end:
+            raise ValueError(f"{key} got {start - entry['data_offsets'][0]} bytes, stated {entry['shape']}")
         self._missing.discard(key)
 
     def __enter__(self) -> SafetensorsStream:

@@ -8,6 +8,10 @@ from .groups import equal as equal
 from .groups import inverse as inverse
 from .huggingface import declare_huggingface as declare_huggingface
 from .inference import infer as infer
+from .pieces import PIECE as PIECE
+from .pieces import is_finite as is_finite
+from .pieces import permuted_pieces as permuted_pieces
+from .pieces import row_ranges as row_ranges
 from .spec import Block as Block
 from .spec import Spec as Spec
 from .spec import apply as apply

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from permlab.errors import UserError
 from permlab.symmetry.groups import ChannelGroup, Group, HeadGroup, Permutation
+from permlab.symmetry.pieces import is_finite
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,7 @@ def check_state(spec: Spec, state: Mapping[str, Tensor], label: str = "the model
                         f"entries on axis {axis}: the spec ({spec.source}) was made for another width"
                     )
         # A NaN spreads through cost matrices, and the assignment fails far from its cause.
-        if value.is_floating_point() and not torch.isfinite(value).all():
+        if not is_finite(value):
             raise UserError(f"{label}: {tensor} holds NaN or infinite values; it cannot be matched or merged")
 
 

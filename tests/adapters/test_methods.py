@@ -11,6 +11,7 @@ from permlab.adapters.benchmark.questions import Questions
 from permlab.adapters.benchmark.settings import BenchmarkSettings, questions_of
 from permlab.adapters.benchmark.table import ANSWER_METRICS, BENCHMARKS, OPERATIONS, REGIMES
 from permlab.adapters.benchmark.trials import all_trials
+from permlab.adapters.factors import Factors, MemoryAdapter
 from permlab.adapters.merge_rule import reference_rank
 from permlab.adapters.methods.signatures import Method
 from permlab.adapters.table import (
@@ -135,6 +136,54 @@ def test_every_method_is_tried_and_names_its_metrics_once():
     names = [name for trial in trials for name in (trial.tuned, trial.plain) if name]
     assert len(set(labels)) == len(labels) and len(set(names)) == len(names)
     assert {"sum", "average", "linear", "svd", "ties", "dare", "knots", "lego", "lego_no_reweighting"} <= set(names)
+    assert {"knots_model", "knots_untrimmed"} <= set(names)
+
+
+def dense_knots(made, density, whole):
+    """KnOTS-TIES on dense updates, by the definition: one SVD of all side by side, TIES on S V_i, back by U."""
+    parts = {}
+    for module in SHAPES:
+        # Products in float64: those of float32 have more ranks than the factors, at the size of rounding.
+        found = [each.load(module) for each in made]
+        deltas = [each.scaling * each.b.double() @ each.a.double() for each in found]
+        u, s, vt = torch.linalg.svd(torch.cat(deltas, dim=1), full_matrices=False)
+        keep = s > 1e-5
+        parts[module] = u[:, keep], list((s[keep, None] * vt[keep]).split([d.shape[1] for d in deltas], dim=1))
+    limits = {}
+    for k in range(len(made)):
+        flat = {module: coordinates[k].flatten() for module, (_, coordinates) in parts.items()}
+        pools = {module: torch.cat(list(flat.values())) if whole else own for module, own in flat.items()}
+        for module, pool in pools.items():
+            limits[module, k] = pool.abs().sort(descending=True).values[int(density * len(pool)) - 1] * (1 - 1e-6)
+    merged = {}
+    for module, (u, coordinates) in parts.items():
+        kept = torch.stack([c * (c.abs() >= limits[module, k]) for k, c in enumerate(coordinates)])
+        sign = torch.where(kept.sum(0) >= 0, 1.0, -1.0)
+        agrees = kept.sign() == sign
+        merged[module] = u @ ((kept * agrees).sum(0) / agrees.sum(0).clamp_min(1))
+    return merged
+
+
+@pytest.mark.parametrize("density", [0.2, 0.5, 1.0])
+def test_knots_trims_over_the_model_or_by_module(density):
+    # One module is ten times as large: a share of the whole model leaves next to nothing of the other.
+    generator = torch.Generator().manual_seed(4)
+    made, found = [], {}
+    for k in range(3):
+        parts = {}
+        for module, (rows, columns) in SHAPES.items():
+            halves = torch.randn(3, columns, generator=generator), torch.randn(rows, 3, generator=generator)
+            parts[module] = Factors(*halves, scaling=20.0 if module == "up" else 2.0)
+        made.append(MemoryAdapter(f"a{k}", parts))
+    for scope in ("module", "model"):
+        rule = MergeRule("knots", rank=9, density=density, trim_scope=scope)
+        merged = merge_adapters(made, rule).adapter
+        found[scope] = {module: merged.tensors[module].delta() for module in SHAPES}
+        wanted = dense_knots(made, density, whole=scope == "model")
+        for module, delta in found[scope].items():
+            assert torch.allclose(delta.double(), wanted[module], atol=1e-4 * float(wanted[module].abs().max()))
+    alike = [torch.allclose(found["module"][name], found["model"][name], atol=1e-5) for name in SHAPES]
+    assert all(alike) == (density == 1.0)
 
 
 def test_subspace_svd_is_as_good_as_the_exact_one_and_leaves_the_generator_alone(monkeypatch):

@@ -45,7 +45,7 @@ def straightforward(similarity, models, alpha, beta):
 
 
 @pytest.mark.parametrize("models, size", [(2, 12), (3, 7)])
-@pytest.mark.parametrize("alpha, beta", [(0.3, 0.5), (1.0, 0.5), (0.3, 1.0)])
+@pytest.mark.parametrize("alpha, beta", [(0.3, 0.5), (1.0, 0.5), (0.3, 1.0), (0.3, 0.0)])
 def test_greedy_merging_equals_the_plain_loop(models, size, alpha, beta):
     rng = np.random.default_rng(0)
     for _ in range(10):
@@ -66,6 +66,13 @@ def test_the_budget_bounds_merges_inside_a_model():
     labels = zip_units(similarity, 2, alpha=1.0, beta=0.4).reshape(2, 10)
     inside = [10 - len(np.unique(row)) for row in labels]
     assert max(inside) <= int(5 * 0.4)
+
+
+def test_without_a_budget_at_most_one_merge_is_inside_a_model():
+    similarity = np.full((20, 20), 0.1) + np.kron(np.eye(2), np.full((10, 10), 0.8))
+    labels = zip_units(similarity, 2, alpha=1.0, beta=0.0).reshape(2, 10)
+    # As in the authors' code, which looks at the budget after a merge.
+    assert [10 - len(np.unique(row)) for row in labels] == [1, 1]
 
 
 def mlp():
@@ -118,6 +125,37 @@ def test_transposed_layers_know_their_outputs():
     matching = zip_matching(spec, model, [a, b], [{"input_ids": torch.randint(3, 101, (16, 12))}])
     merged = zip_states(spec, model, [a, b], matching)
     assert torch.allclose(call(model, merged, inputs).logits, call(model, a, inputs).logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mlp", "resnet20"])
+def test_what_stays_apart_from_the_first_group_on_is_the_ensemble(name):
+    # Nothing is merged, so every layer holds both networks side by side, and the head takes their mean.
+    model, inputs, spec = build(name)
+    a = {key: value.clone() for key, value in model.state_dict().items()}
+    b = {key: value.clone() for key, value in build(name, seed=1)[0].state_dict().items()}
+    matching = zip_matching(spec, model, [a, b], [torch.cat([inputs[0]] * 8)], stop=next(iter(spec.groups)))
+    assert matching.apart == list(spec.groups)
+    merged = zip_states(spec, model, [a, b], matching)
+    mean = (call(model, a, inputs) + call(model, b, inputs)) / 2
+    assert torch.allclose(call(model, merged, inputs), mean, atol=1e-5)
+
+
+def test_partial_zip_shares_the_front_and_nothing_behind_it():
+    model, spec, a = mlp()
+    torch.manual_seed(5)
+    b = {name: torch.randn_like(value) * 0.3 for name, value in a.items()}
+    whole = zip_matching(spec, model, [a, b], [IMAGES])
+    names = list(spec.groups)
+    part = zip_matching(spec, model, [a, b], [IMAGES], stop=names[-1])
+    assert part.apart == names[-1:] and not whole.apart
+    assert all(torch.equal(part.clusters[name], whole.clusters[name]) for name in names[:-1])
+    merged, full = (zip_states(spec, model, [a, b], each) for each in (part, whole))
+    assert all(torch.equal(merged[key], full[key]) for key in merged if key.startswith("layers.0"))
+    head = list(model.state_dict())[-2]
+    # The head reads the units of both networks, each through its own weights.
+    assert torch.allclose(merged[head], torch.cat([a[head], b[head]], dim=1) / 2)
+    with pytest.raises(UserError, match=r"no group of units.*did you mean 'layers\.1'"):
+        zip_matching(spec, model, [a, b], [IMAGES], stop="layer.1")
 
 
 def test_groups_that_cannot_be_zipped_are_refused():

@@ -210,7 +210,7 @@ def test_nothing_is_left_of_a_merge_that_fails(tmp_path, monkeypatch):
     def full_disk(*_, **__):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("safetensors.torch.save_file", full_disk)
+    monkeypatch.setattr("permlab.storage.tensors.SafetensorsStream.put_rows", full_disk)
     with pytest.raises(OSError, match=r"no space"):
         save_network(tmp_path / "m", mean, loaded, {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "full"]

@@ -283,6 +283,35 @@ def test_networks_without_texts_are_merged_and_not_scored(tmp_path, capsys):
     assert "midpoint_loss" not in result()["metrics"]
 
 
+def test_half_precision_is_matched_and_merged_without_a_wide_copy(tmp_path, monkeypatch):
+    for seed, letter in enumerate("ab"):
+        network("llama-tied", seed).bfloat16().save_pretrained(tmp_path / letter)
+
+    def copied(self, name):
+        raise AssertionError(f"{name} was widened as a whole")
+
+    monkeypatch.setattr("permlab.merging.networks.states.Widened.__getitem__", copied)
+    assert merge(f"task.models=[{tmp_path}/a,{tmp_path}/b]", "task.memory_gb=1") == 0
+    assert arms()["weight matching", "test"]["l2_reduction"] > 0
+
+
+def test_a_merge_that_was_stopped_is_not_matched_again(tmp_path, monkeypatch):
+    save_pair(tmp_path)
+    models = f"task.models=[{tmp_path}/a,{tmp_path}/b]"
+
+    def stopped(*_, **__):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("permlab.storage.tensors.SafetensorsStream.put_rows", stopped)
+        assert merge(models) != 0
+    matched = Path("run/artifacts/matching.safetensors").read_bytes()
+    monkeypatch.setattr("permlab.matching.many.weight_matching", stopped)
+    assert cli.main(["resume", "run"]) in (0, None)
+    assert Path("run/artifacts/matching.safetensors").read_bytes() == matched
+    assert result()["metrics"]["l2_reduction"] > 0
+
+
 def test_dry_run_compares_and_estimates(tmp_path, capsys):
     models, texts = speakers(tmp_path)
     assert merge(models, *texts, "run.dry_run=true") == 0
@@ -303,9 +332,15 @@ REFUSED = {
     "budget": (["task.models=[A,B]", "task.budget=1.5"], "task.budget is for image networks"),
     "study": (["task.models=[A,B]", "task.study=lmc"], "task.study=lmc analyses image networks"),
     "match": (["task.models=[A,B]", "task.match=straight_through"], "language models take match identity, random"),
-    "combine": (["task.models=[A,B]", "task.combine=least_squares"], "and combine average, task_arithmetic, ties"),
+    "combine": (
+        ["task.models=[A,B]", "task.combine=least_squares"],
+        "and combine average, task_arithmetic, ties, dare, slerp",
+    ),
     "no data": (["task.models=[A,B]", "task.match=activation"], "match=activation reads activations on texts"),
     "ancestor": (["task.models=[A,B]", "task.match=identity", "task.combine=ties"], "set task.ancestor=DIR"),
+    "arc": (["task.models=[A,B,B]", "task.combine=slerp"], "combine=slerp joins two networks, not 3"),
+    "little": (["task.models=[A,B]", "task.memory_gb=0.1"], "task.memory_gb=0.1 is out of range"),
+    "nothing kept": (["task.models=[A,B]", "task.density=0"], "would drop every change"),
     "weights": (["task.models=[A,B]", "task.weights=[1]"], "task.weights has 1 values for 2 networks"),
     "images": (["task.models=[A,B]", "dataset=mnist", "dataset.path=A"], "dataset=mnist has no texts"),
     "no tokenizer": (["task.models=[A,B]", "dataset=people"], "has no tokenizer that loads"),

@@ -282,6 +282,8 @@ def test_dry_run_opens_the_data_and_names_the_arms(capsys):
     [
         (["task.match=wieght"], "did you mean 'weight'"),
         (["task.match=zip"], "match=zip and combine=zip go together"),
+        (["task.zip_stop=layers.1"], "task.zip_stop belongs to match=zip"),
+        (["task.zip_beta=2"], "task.zip_beta=2"),
         (["task.combine=zip"], "match=zip and combine=zip go together"),
         (["task.combine=ties"], "use match=identity"),
         (["task.compare=[weight/averge]"], "did you mean 'average'"),

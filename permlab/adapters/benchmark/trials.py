@@ -127,10 +127,14 @@ def dare_trials(row: LoraRow, ranks: Sequence[int], settings: TrialSettings) -> 
 
 
 def knots_trials(row: LoraRow, ranks: Sequence[int], settings: TrialSettings) -> list[Trial]:
-    """The densities of TIES."""
+    """The densities of TIES, of every module (our reading) and of the whole model (the authors' code); untrimmed."""
+    whole = [dataclasses.replace(settings.trim(row, density), trim_scope="model") for density in (0.2, 0.5)]
     return [
         Trial("knots-ties, density 0.2", settings.trim(row, 0.2)),
         Trial("knots-ties, density 0.5", settings.trim(row, 0.5), tuned="knots"),
+        Trial("knots-ties over the model, density 0.2", whole[0]),
+        Trial("knots-ties over the model, density 0.5", whole[1], tuned="knots_model"),
+        Trial("knots-ties, untrimmed", settings.trim(row, 1.0), tuned="knots_untrimmed"),
     ]
 
 

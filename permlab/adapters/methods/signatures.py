@@ -11,6 +11,9 @@ from permlab.adapters.merge_rule import MergeRule
 Inputs: TypeAlias = Callable[[], tuple[list[Factors], list[float]]]
 """Reads the updates of one module, and the weight of each."""
 
+Owned: TypeAlias = tuple[list[int], Inputs]
+"""The numbers of the adapters that have a module, and what reads it."""
+
 Each: TypeAlias = Callable[..., Iterable[Any]]
 """`map`, or that of a pool of threads."""
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from permlab.errors import UserError, check_choice, check_range
-from permlab.matching.weight import squared_norm
+from permlab.matching.distance import squared_norm
 from permlab.merging.networks.states import State
 from permlab.symmetry import Permutation, Spec, permute_tensor
 

@@ -40,7 +40,7 @@ from permlab.merging.measure.evaluate import (
     score_logits,
 )
 from permlab.merging.measure.heads import find_head, own_logits, score_tasks
-from permlab.merging.measure.spectra import Decomposition, l2_distance, l2_reduction
+from permlab.merging.measure.spectra import Decomposition, l2_distance
 from permlab.merging.merge import Merged, align_networks, keep_apart, merge_arm, renormalise, under_heads
 from permlab.merging.networks.states import State
 from permlab.merging.partial.macs import MacCounter
@@ -83,6 +83,7 @@ class Subject:
     pair: int = 0
     seed: int = 0
     matchings: dict[str, Matching] = field(default_factory=dict)
+    _apart: dict[int, float] = field(default_factory=dict, init=False, repr=False)
 
     # ---- other networks of the same kind
 
@@ -281,8 +282,15 @@ class Subject:
         if matching.clusters:
             return {}
         spec, others = self.spec.without(self.setting.heads), range(1, len(self.states))
-        shares = [l2_reduction(spec, self.states[0], self.states[k], matching.permutations[k]) for k in others]
         moved = [matching.moved(k) for k in others]
+        shares = []
+        for k, share in zip(others, moved):
+            if k not in self._apart:
+                self._apart[k] = l2_distance(spec, self.states[0], self.states[k])
+            before = self._apart[k]
+            # Reading large networks once more for a permutation that moves nothing would give the same number.
+            found = l2_distance(spec, self.states[0], self.states[k], matching.permutations[k]) if share else before
+            shares.append((before - found) / before if before else 0.0)
         return {"l2_reduction": sum(shares) / len(shares), "moved": sum(moved) / len(moved)}
 
     # ---- the price of units that stay apart

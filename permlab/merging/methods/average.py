@@ -21,6 +21,7 @@ from permlab.symmetry import Spec, apply, check_same
 
 if TYPE_CHECKING:
     from permlab.merging.aligned import Aligned
+    from permlab.merging.streaming import Pieces, Rule
 
 
 def align(spec: Spec, states: Sequence[State], matching: Matching) -> list[dict[str, Tensor]]:
@@ -96,6 +97,12 @@ def combine_average(networks: Aligned, setting: Setting) -> State:
         return networks.layout(setting.weights).merge(networks.states)
     states = networks.trunks() if networks.heads else networks.states
     return average(states, setting.weights or None, tied=networks.spec.tied)
+
+
+def stream_average(read: Pieces, setting: Setting) -> Rule:
+    """`average`, piece by piece."""
+    shares = mixture_weights(read.count, setting.weights or None)
+    return lambda piece: weighted_sum(piece.rows, shares)
 
 
 def combine_zipped(networks: Aligned, setting: Setting) -> State:

@@ -6,7 +6,8 @@ random starts have no common ancestor and no meaningful task vectors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +17,8 @@ from permlab.errors import UserError, check_range
 from permlab.matching.activation import added
 from permlab.merging.networks.states import State
 from permlab.merging.setting import Setting, mixture_weights
+from permlab.merging.streaming import Piece, Pieces, Rule, ancestor_of
+from permlab.selection import kth_magnitudes
 from permlab.symmetry import check_same
 
 if TYPE_CHECKING:
@@ -102,40 +105,71 @@ def ties(
         _trim(vector, keep)  # step 1 of arXiv 2306.01708, trim
     merged: dict[str, Tensor] = {}
     for name in vectors[0]:
-        stacked = torch.stack([vector[name] for vector in vectors])
-        share = torch.tensor(list(weights or [1.0] * len(states))).to(stacked).view(-1, *[1] * (stacked.dim() - 1))
-        sign = (stacked * share).sum(0).sign()  # step 2, elect: the sign with the larger total
-        # Trimmed entries do not vote, and must not thin out the mean either.
-        agrees = (stacked.sign() == sign) & (stacked != 0)
-        # step 3, disjoint merge: the mean of the entries that agree
-        count = (share * agrees).sum(0)
-        merged[name] = (stacked * share * agrees).sum(0) / count.where(count > 0, 1.0)
+        merged[name] = elect([vector[name] for vector in vectors], weights)
     return _add(base, merged, scale)
+
+
+def elect(vectors: Sequence[Tensor], weights: Sequence[float] | None = None) -> Tensor:
+    """Elect the sign of every entry of trimmed task vectors, and average the entries that carry it."""
+    stacked = torch.stack(list(vectors))
+    share = torch.tensor(list(weights or [1.0] * len(vectors))).to(stacked).view(-1, *[1] * (stacked.dim() - 1))
+    sign = (stacked * share).sum(0).sign()  # step 2, elect: the sign with the larger total
+    # Trimmed entries do not vote, and must not thin out the mean either.
+    agrees = (stacked.sign() == sign) & (stacked != 0)
+    # step 3, disjoint merge: the mean of the entries that agree
+    count = (share * agrees).sum(0)
+    return (stacked * share * agrees).sum(0) / count.where(count > 0, 1.0)
+
+
+def _kept(keep: float, entries: int) -> int:
+    return max(1, round(keep * entries))
 
 
 def _trim(vector: dict[str, Tensor], keep: float) -> None:
     """Set all but the largest `keep` share of the entries to 0, in place; entries equal to the threshold stay."""
     flat = torch.cat([value.abs().flatten() for value in vector.values()])
-    kept = max(1, round(keep * flat.numel()))
+    kept = _kept(keep, flat.numel())
     # One threshold for the whole model, so layers that changed little may lose all; torch.quantile has a size limit.
     threshold = flat.kthvalue(flat.numel() - kept + 1).values
     for value in vector.values():
         value[value.abs() < threshold] = 0
 
 
-def _ancestor(setting: Setting) -> State:
-    if setting.ancestor is None:
-        raise UserError("changes are added up since the network that all were fine-tuned from: give an ancestor")
-    return setting.ancestor
-
-
 def combine_task_arithmetic(networks: Aligned, setting: Setting) -> State:
     """`task_arithmetic` as a row of `COMBINES`: every change counts in full where no weights are given."""
     weights = setting.weights or [1.0] * len(networks.original)
     # Networks fine-tuned from one ancestor still have its order of units: nothing is permuted.
-    return task_arithmetic(_ancestor(setting), networks.original, weights)
+    return task_arithmetic(ancestor_of(setting), networks.original, weights)
 
 
 def combine_ties(networks: Aligned, setting: Setting) -> State:
     """`ties` as a row of `COMBINES`."""
-    return ties(_ancestor(setting), networks.original, keep=setting.density, weights=setting.weights or None)
+    weights = setting.weights or None
+    return ties(ancestor_of(setting), networks.original, keep=setting.density, weights=weights)
+
+
+def stream_task_arithmetic(read: Pieces, setting: Setting) -> Rule:
+    """`task_arithmetic`, piece by piece."""
+    factors = setting.weights or [1.0] * read.count
+    return lambda piece: piece.base + added(f * change for f, change in zip(factors, piece.changes))
+
+
+def stream_ties(read: Pieces, setting: Setting) -> Rule:
+    """`ties`, piece by piece; the thresholds are counted out first, which reads all networks twice."""
+    mixture_weights(read.count, setting.weights or None)
+    # One type throughout, so that magnitudes of all tensors can be compared bit by bit.
+    doubles = any(read.states[0][name].dtype == torch.float64 for name in read.floating)
+    kind = torch.float64 if doubles else torch.float32
+
+    def changes() -> Iterator[list[Tensor]]:
+        for piece in read.all():
+            yield [change.to(kind) for change in piece.changes]
+
+    limits = kth_magnitudes(changes, partial(_kept, setting.density))
+
+    def rule(piece: Piece) -> Tensor:
+        assert piece.base is not None
+        trimmed = [change.where(change.abs() >= limit, 0.0) for change, limit in zip(piece.changes, limits)]
+        return piece.base + elect(trimmed, setting.weights or None)
+
+    return rule

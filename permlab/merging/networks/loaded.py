@@ -13,7 +13,7 @@ from permlab.errors import UserError
 from permlab.merging.networks.states import Widened
 from permlab.models.checkpoints import Checkpoint
 from permlab.storage.tensors import OpenTensors
-from permlab.symmetry import Spec
+from permlab.symmetry import Spec, is_finite
 
 SHOWN = 1
 """Differing tensors that a refusal names."""
@@ -97,7 +97,7 @@ def read_tensors(checkpoint: Checkpoint, names: Mapping[str, str] | None = None)
     state: dict[str, Tensor] = {}
     for name, stored in (names or {each: each for each in checkpoint.tensors}).items():
         value = tensors[stored]
-        if value.is_floating_point() and not torch.isfinite(value).all():
+        if not is_finite(value):
             raise UserError(f"{checkpoint.path}: {stored} holds NaN or infinite values, so it cannot be merged")
         state[name] = value
     return state

@@ -15,9 +15,12 @@ from typing import Any
 from torch import Tensor
 
 from permlab.merging.networks.loaded import Loaded
+from permlab.merging.streaming import pieces_of
 from permlab.models.checkpoints import CONFIG, INDEX, RECORD
 from permlab.storage.cards import card, made_by, table
+from permlab.storage.files import replacing, write_text
 from permlab.storage.folders import replacing_folder
+from permlab.storage.tensors import SafetensorsStream
 from permlab.version import __version__
 
 COPIED = (
@@ -26,6 +29,8 @@ COPIED = (
     "preprocessor_config.json", "processor_config.json",
 )  # fmt: skip
 """Files of the first network that go with the merged one."""
+MADE_OF = "made_of.json"
+"""Beside shards that wait for the others: what they were computed from."""
 
 
 def save_network(
@@ -35,15 +40,19 @@ def save_network(
     record: Mapping[str, Any],
     *,
     shard_size: int | str = "5GB",
+    kept: Path | None = None,
 ) -> Path:
     """Write a merged Hugging Face network.
 
     Args:
         folder: made; a merged network that is there already (a run that was stopped) is replaced, nothing else is.
-        state: the merged tensors under the names of `loaded.stored`, each of the number type it had there.
+        state: the merged tensors under the names of `loaded.stored`, each of the number type it had there; one that
+            streams (`permlab.merging.streaming.Streamed`) is computed as it is written.
         loaded: where the networks came from.
         record: plain values for merge.json and the model card; "method" and "weights" are shown in words.
         shard_size: largest file.
+        kept: a folder of this file system where finished shards wait for the others: an interrupted merge of the same
+            networks in the same way goes on after the last one. It is gone in the end.
 
     Raises:
         UserError: the folder holds something else already; nothing is written then.
@@ -53,7 +62,7 @@ def save_network(
     if loaded.ancestor is not None:
         inputs[-1]["role"] = "ancestor"
     with replacing_folder(out, replace=(out / RECORD).is_file()) as temporary:
-        _write_weights(temporary, state, loaded, shard_size)
+        _write_weights(temporary, state, loaded, shard_size, kept, [inputs, record])
         source = loaded.checkpoints[0].folder
         shutil.copyfile(source / CONFIG, temporary / CONFIG)
         for name in COPIED:
@@ -62,6 +71,8 @@ def save_network(
         text = json.dumps({"permlab": __version__, **record, "inputs": inputs}, indent=2, sort_keys=True, default=str)
         (temporary / RECORD).write_text(text + "\n", encoding="utf-8")
         (temporary / "README.md").write_text(_card(loaded, inputs, record), encoding="utf-8")
+    if kept is not None:
+        shutil.rmtree(kept, ignore_errors=True)
     return out
 
 
@@ -75,21 +86,46 @@ def leaves(path: Path) -> bool:
     return not (real.is_relative_to(folder) or (folder.parent.name == "snapshots" and real.parent == blobs))
 
 
-def _write_weights(folder: Path, state: Mapping[str, Tensor], loaded: Loaded, shard_size: int | str) -> None:
-    from huggingface_hub import split_torch_state_dict_into_shards
-    from safetensors.torch import save_file
+def _write_weights(
+    folder: Path, state: Mapping[str, Tensor], loaded: Loaded, shard_size: int | str, kept: Path | None, made_of: Any
+) -> None:
+    """Shard after shard, each computed as it is written; what an interrupted run left in `kept` is taken over."""
+    from huggingface_hub import split_state_dict_into_shards_factory
 
-    tensors = {
-        loaded.file_names.get(name, name): value.detach().cpu().to(loaded.stored[0][name].dtype).contiguous()
-        for name, value in state.items()
-        if name in loaded.stored[0]
-    }
-    plan = split_torch_state_dict_into_shards(tensors, max_shard_size=shard_size)
+    stored = {loaded.file_names.get(name, name): loaded.stored[0][name] for name in state if name in loaded.stored[0]}
+    own = {loaded.file_names.get(name, name): name for name in state}
+    # Shapes and types of the first network say how large the files become before anything is computed.
+    plan = split_state_dict_into_shards_factory(
+        stored,
+        get_storage_size=lambda value: value.numel() * value.element_size(),
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=shard_size,
+    )
+    place = kept or folder
+    if kept is not None:
+        _keep_if_same(kept, json.dumps([made_of, plan.filename_to_tensors], sort_keys=True, default=str))
     for file, names in plan.filename_to_tensors.items():
-        save_file({name: tensors[name] for name in names}, str(folder / file), metadata={"format": "pt"})
+        if (place / file).is_file():
+            continue
+        shapes = {name: (tuple(stored[name].shape), stored[name].dtype) for name in names}
+        with replacing(place / file) as part, SafetensorsStream(part, shapes) as out:
+            for name in names:
+                out.put_rows(name, pieces_of(state, own[name]))
+    if kept is not None:
+        for file in plan.filename_to_tensors:
+            (kept / file).rename(folder / file)
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _keep_if_same(folder: Path, made_of: str) -> None:
+    """Empty a folder of shards unless they belong to this very merge."""
+    note = folder / MADE_OF
+    if not note.is_file() or note.read_text(encoding="utf-8") != made_of:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_text(note, made_of)
 
 
 def _card(loaded: Loaded, inputs: list[dict[str, Any]], record: Mapping[str, Any]) -> str:

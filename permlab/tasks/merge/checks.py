@@ -24,6 +24,7 @@ def validate_images(config: Config[MergeConfig]) -> None:
     check_images(config)
     check_networks(config)
     check_study(config)
+    check_zip(config)
     for number, arm in enumerate(arms_of(config)):
         try:
             check_arm(arm)
@@ -118,6 +119,18 @@ def check_study(config: Config[MergeConfig]) -> None:
         raise UserError(f"task.study={study.name} trains no common ancestor: drop such arms from task.compare")
 
 
+def check_zip(config: Config[MergeConfig]) -> None:
+    """The numbers of ZipIt, and that an arm zips where one is set."""
+    task = config.task
+    check_range("task.zip_alpha", task.zip_alpha, 0, 1)
+    check_range("task.zip_beta", task.zip_beta, 0, 1)
+    if task.zip_stop is not None:
+        if not any(MATCHES[arm.match].zips for arm in arms_of(config)):
+            raise UserError("task.zip_stop belongs to match=zip: set task.match=zip task.combine=zip, or drop it")
+        if len(task.models) > 2:
+            raise UserError(f"task.zip_stop keeps units of two networks apart, not of {len(task.models)}: drop it")
+
+
 def check_fit(config: Config[MergeConfig], arm: Arm) -> None:
     """An arm against the networks and the other keys.
 
@@ -166,6 +179,11 @@ def check_training(config: Config[MergeConfig]) -> None:
         check_range("task.images", task.images, 2)
     if task.ridge is not None:
         check_range("task.ridge", task.ridge, 0)
-    check_range("task.density", task.density, 0, 1)
-    if task.density == 0:
+    check_density(task.density)
+
+
+def check_density(density: float) -> None:
+    """Refuse a share of changes that leaves nothing."""
+    check_range("task.density", density, 0, 1)
+    if density == 0:
         raise UserError("task.density=0 would drop every change: give a share above 0, such as 0.2")

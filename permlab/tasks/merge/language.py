@@ -18,9 +18,11 @@ from permlab.merging.table import COMBINES, RENORMS
 from permlab.models.checkpoints import Checkpoint, open_checkpoint
 from permlab.models.table import MODELS
 from permlab.storage.hub import is_hub_id
-from permlab.tasks.merge.checks import arms_of, check_weights
+from permlab.tasks.merge.checks import arms_of, check_density, check_weights
 from permlab.tasks.merge.settings import MergeConfig
 
+MEMORY_GB = 3.0
+"""`task.memory_gb` where none is given."""
 DEFAULT_IMAGES = "digits"
 """The data set that task=merge takes when none is named: with language models of the user it means no data set."""
 
@@ -72,6 +74,9 @@ def validate_language(config: Config[MergeConfig]) -> None:
             raise UserError(f"task.{key} is for image networks; drop it for language models")
     for arm in arms_of(config):
         _check_arm(config, arm)
+    check_density(task.density)
+    if task.memory_gb is not None:
+        check_range("task.memory_gb", task.memory_gb, 0.25)
     check_range("task.text.held_out", task.text.held_out, 0, 0.9, open_interval=True)
     check_range("task.text.limit", task.text.limit, 1)
     check_range("task.text.max_tokens", task.text.max_tokens, 8)
@@ -104,6 +109,9 @@ def _check_models(config: Config[MergeConfig]) -> None:
     if len(task.models) < 2:
         raise UserError(f"task.models has {len(task.models)} network: merging needs two or more")
     check_weights(config, len(task.models))
+    for arm in arms_of(config):
+        if COMBINES[arm.combine].pairs_only and len(task.models) > 2:
+            raise UserError(f"combine={arm.combine} joins two networks, not {len(task.models)}: use combine=average")
     opened = local_checkpoints(config)
     if config.dataset.kind not in ("none", DEFAULT_IMAGES) and not text_kind(config):
         raise UserError(
@@ -145,9 +153,17 @@ def _check_training(config: Config[MergeConfig]) -> None:
         raise UserError(f"task.train.optimizer={task.train.optimizer}: language models are trained with adam")
 
 
+def memory_cap(config: Config[MergeConfig]) -> float:
+    """Bytes that networks merged from files may take beside the libraries."""
+    return (config.task.memory_gb or MEMORY_GB) * 2**30
+
+
 def memory(config: Config[MergeConfig], networks: list[Checkpoint]) -> float:
-    """Bytes at the peak: files in the page cache, cost matrices and merge; float32 copies where networks are run."""
+    """Bytes at the peak: cost matrices and pieces; where networks are run, files and float32 copies of all."""
     scored, ancestral = text_kind(config), "ancestor" in COMBINES[config.task.combine].needs
     stored, wide = sum(each.bytes for each in networks), max(each.parameters for each in networks) * 4
+    if not scored:
+        many = wide if len(config.task.models) > 2 and config.task.match == "weight" else 0
+        return min(memory_cap(config), stored + 4.0 * wide) + many
     copies = 2 + (len(networks) > 2) + (len(networks) + 1 if scored else 0) + (len(networks) if ancestral else 0)
     return stored + networks[0].bytes + copies * wide

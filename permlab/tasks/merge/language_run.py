@@ -18,6 +18,7 @@ from permlab.data import Example, limit_examples, load_texts
 from permlab.errors import UserError
 from permlab.hardware import check_memory
 from permlab.matching import Matching
+from permlab.matching.cost import Memory
 from permlab.matching.table import MATCHES
 from permlab.merging import Setting, Subject, load_networks, save_network
 from permlab.merging.measure.evaluate import LANGUAGE_MODELS
@@ -36,14 +37,19 @@ from permlab.merging.setting import applied_weights
 from permlab.models.causal_lm import load_tokenizer, save_causal_lm
 from permlab.models.quiet import quiet_transformers
 from permlab.runs.run import Run
+from permlab.storage.files import replacing
 from permlab.symmetry import declare_huggingface
 from permlab.tables import Row
 from permlab.tasks.merge.checks import arms_of
-from permlab.tasks.merge.language import memory, text_kind
+from permlab.tasks.merge.language import memory, memory_cap, text_kind
 from permlab.tasks.merge.loop import Measured, each_case
 from permlab.tasks.merge.pairs import device_of, kept_network, setting_of
 from permlab.tasks.merge.report import judge, pair_numbers, planned, report
 from permlab.tasks.merge.settings import MergeConfig
+
+MATCHING = "matching.safetensors"
+SHARD = "2GB"
+"""Of a merged network on disk: what an interrupted run has to do again at most."""
 
 
 def run_language(config: Config[MergeConfig], run: Run) -> None:
@@ -208,9 +214,18 @@ def news(run: Run, seconds: float = 10.0) -> Callable[[int, int], None]:
 def merge_only(config: Config[MergeConfig], run: Run, loaded: Loaded) -> None:
     """Match and write without data; the arms differ in the distance that is left."""
     rows: list[Row] = []
-    setting = setting_of(config, run, [], 0, seed=config.seed, ancestor=loaded.ancestor, progress=news(run))
-    # Not run, and read one tensor at a time: a subject without data, on views of the files.
-    subject = Subject(cast(nn.Module, loaded.module), loaded.spec, loaded.states, {}, setting)
+    setting = setting_of(
+        config, run, [], 0, seed=config.seed, ancestor=loaded.ancestor, progress=news(run), keep_scores=False,
+        memory=memory_of(config),
+    )  # fmt: skip
+    # Not run, and read a few rows at a time: a subject without data, on views of the files.
+    subject = Subject(cast(nn.Module, loaded.module), loaded.spec, loaded.stored, {}, setting)
+    saved = run.artifact(MATCHING)
+    if run.resumed and saved.is_file():
+        subject.matchings[config.task.match] = Matching.load(saved)
+    else:
+        # Hours of matching are not lost when the merge behind it is stopped.
+        save_matching(run, subject.match(config.task.match))
     for each in planned(config):
         matching = subject.match(each.arm.match)
         run.check_stop()
@@ -227,12 +242,27 @@ def merge_only(config: Config[MergeConfig], run: Run, loaded: Loaded) -> None:
     run.summary(networks=len(loaded.names), **first)
 
 
+def memory_of(config: Config[MergeConfig]) -> Memory:
+    """What matching of networks on disk may hold, and the GPU that it multiplies on where there is one."""
+    most, device = memory_cap(config), device_of(config)
+    piece = int(min(Memory.piece, most / 64))
+    return Memory(most, piece, None if device.type == "cpu" else device)
+
+
+def save_matching(run: Run, matching: Matching) -> None:
+    """The permutations without cost matrices, which can be larger than the networks."""
+    with replacing(run.artifact(MATCHING)) as temporary:
+        dataclasses.replace(matching, costs=[]).save(temporary)
+
+
 def write_merged(config: Config[MergeConfig], run: Run, loaded: Loaded, matching: Matching, setting: Setting) -> None:
     """The merge of the configured arm as artifacts/model, and its permutations beside it."""
     arm = arms_of(config)[0]
     state = combine_stored(arm, loaded.spec, loaded.stored, matching, setting)
     weights = applied_weights(arm.combine, len(loaded.stored), setting.weights)
     record = {"method": arm.label, "arm": arm.text, "weights": weights, "seed": config.seed}
-    folder = save_network(run.artifact("model"), state, loaded, record | {"verified_on": loaded.verified_on})
-    dataclasses.replace(matching, costs=[]).save(run.artifact("matching.safetensors"))
+    record |= {"density": setting.density, "verified_on": loaded.verified_on}
+    shards = run.dir / "checkpoints" / "shards"
+    folder = save_network(run.artifact("model"), state, loaded, record, shard_size=SHARD, kept=shards)
+    save_matching(run, matching)
     run.say(f"{arm.label}: the merged network is in {folder}")

@@ -101,7 +101,7 @@ def save_result(
     # Cost matrices can be larger than the networks; scores and permutations say what was matched.
     dataclasses.replace(merged.matching, costs=[]).save(run.artifact("matching.safetensors"))
     folder = run.artifact("model")
-    if loaded is not None and loaded.kind != "vision" and merged.allocation is None:
+    if loaded is not None and loaded.kind != "vision" and merged.macs == 1:
         save_network(folder, merged.state, loaded, record)
         return
     if loaded is not None and loaded.kind == "vision":
@@ -129,6 +129,8 @@ def merge_record(config: Config[MergeConfig], subject: Subject, merged: Merged, 
         "labels": [list(each) for each in subject.labels],
         "notes": merged.notes,
     }
+    if merged.matching.clusters:
+        record |= {"zip_alpha": task.zip_alpha, "zip_beta": task.zip_beta, "zip_stop": task.zip_stop}
     if merged.allocation is not None:
         record |= {"budget": merged.allocation.budget, "macs": merged.macs, "ratios": merged.allocation.ratios}
         record |= {"allocation": merged.allocation.method, "solver": merged.allocation.solver}
