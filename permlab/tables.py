@@ -18,6 +18,22 @@ from typing import Any, TypeGuard
 Row = dict[str, Any]
 
 
+STUDENT = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
+    2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+"""97.5 % points of Student's t with 1 to 30 degrees of freedom."""
+
+
+def student(freedom: int) -> float:
+    """97.5 % point of Student's t, to three decimals."""
+    if freedom <= len(STUDENT):
+        return STUDENT[freedom - 1]
+    # Cornish and Fisher's expansion around the normal point, exact to 1e-4 from here on.
+    z = 1.959964
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+
+
 @dataclass(frozen=True)
 class Spread:
     """Mean of `count` values and their sample standard deviation (None for a single value)."""
@@ -25,6 +41,14 @@ class Spread:
     mean: float
     deviation: float | None
     count: int
+
+    @property
+    def interval(self) -> tuple[float | None, float | None]:
+        """95 % interval of the mean, for values from a normal distribution (Student's t); none of a single value."""
+        if self.deviation is None:
+            return None, None
+        half = student(self.count - 1) * self.deviation / math.sqrt(self.count)
+        return self.mean - half, self.mean + half
 
     def __str__(self) -> str:
         return plain(self.mean) if self.deviation is None else f"{plain(self.mean)} ± {plain(self.deviation)}"
@@ -109,8 +133,8 @@ def paired(rows: Iterable[Row], key: str, reference: Hashable, score: str, *, on
         on: column that names what a comparison has in common.
 
     Returns:
-        Rows of `key`, the mean difference (column `score`), its deviation (`sd`), in how many pairs it is positive
-        (`above`) and of how many (`pairs`).
+        Rows of `key`, the mean difference (column `score`), its deviation (`sd`), its interval (`low`, `high`; none of
+        a single pair), in how many pairs it is positive (`above`) and of how many (`pairs`).
     """
     rows = [row for row in rows if is_number(row.get(score))]
     base = {row.get(on): row[score] for row in rows if row.get(key) == reference}
@@ -120,7 +144,9 @@ def paired(rows: Iterable[Row], key: str, reference: Hashable, score: str, *, on
         found = spread(gains)
         if found is not None and name != reference:
             above = sum(gain > 0 for gain in gains)
-            made.append({key: name, score: found.mean, "sd": found.deviation, "above": above, "pairs": found.count})
+            low, high = found.interval
+            line = {key: name, score: found.mean, "sd": found.deviation, "low": low, "high": high}
+            made.append(line | {"above": above, "pairs": found.count})
     return made
 
 

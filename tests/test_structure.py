@@ -33,7 +33,7 @@ FLOORS = (
     ("symmetry",),
     ("models", "data"),
     ("storage", "figures", "shipped", "rules", "keys"),
-    ("registry", "tables", "seeding", "threads", "diverged"),
+    ("registry", "tables", "seeding", "threads", "diverged", "selection"),
     ("errors", "version"),
 )
 """From the roof to the ground: a room imports from itself and from floors below its own."""

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from permlab.tables import paired, pick, pivoted, summarise
+from permlab.tables import paired, pick, pivoted, student, summarise
 
 
 def test_summaries_leave_out_names_and_blanks():
@@ -25,6 +25,15 @@ def test_paired_differences():
     y, z = paired(rows, "arm", "x", "own")
     assert y["own"] == pytest.approx(0) and y["sd"] == pytest.approx(0.02**0.5) and (y["above"], y["pairs"]) == (1, 2)
     assert z["own"] == pytest.approx(0.2) and z["pairs"] == 1
+    # One degree of freedom: 12.706 standard errors, and the standard error of two values is half of their distance.
+    assert (y["low"], y["high"]) == (pytest.approx(-1.2706), pytest.approx(1.2706)) and z["low"] is z["high"] is None
+
+
+def test_points_of_student_are_those_of_scipy():
+    from scipy.stats import t
+
+    for freedom in (*range(1, 41), 100, 10_000):
+        assert student(freedom) == pytest.approx(t.ppf(0.975, freedom), abs=6e-4)
 
 
 def test_picking_and_pivoting():

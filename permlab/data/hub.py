@@ -218,8 +218,6 @@ def own_test_split(id_or_path: str, split: str, subset: str | None = None) -> st
     try:
         if (folder / "dataset_dict.json").is_file():
             names = list(datasets.load_from_disk(str(folder)))
-        elif (folder / "dataset_info.json").is_file():
-            return None
         else:
             names = datasets.get_dataset_split_names(str(folder) if folder.exists() else id_or_path, subset)
     except Exception:  # of many kinds; what is wrong with the set itself is said by `load_rows`
@@ -272,8 +270,7 @@ def load_hub_images(
     """Any image set of the `datasets` library: a hub id, a folder of data files, or one of `save_to_disk`.
 
     Args:
-        split, test_split: training and test images; None takes the test split of the set itself, and where it has none
-            `test_share` of `split` is kept for testing.
+        split, test_split: training and test images; None: the set's own, or `test_share` of `split` where it has none.
         limit: rows used per split.
         label_column: class numbers or names.
 
@@ -285,10 +282,8 @@ def load_hub_images(
 
     from permlab.data.images.image_set import ImageData, normalised, picture_tensor, split_images
 
-    parts = [load_rows(name, split, subset)]
     test_split = test_split or own_test_split(name, split, subset)
-    if test_split:
-        parts.append(load_rows(name, test_split, subset))
+    parts = [load_rows(name, each, subset) for each in (split, test_split) if each]
     for rows in parts:
         for column in (image_column, label_column):
             if column not in rows.column_names:

@@ -115,7 +115,7 @@ DATASETS = Table(
             "digits",
             "scikit-learn's handwritten digits, 8 x 8 pixels",
             target="permlab.data.images.digits:DigitsConfig",
-            check="permlab.data.checks:check_test_share",
+            check="permlab.data.images.digits:check_digits",
             images="permlab.data.images.digits:load_digits",
         ),
         DataRow(

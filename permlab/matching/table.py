@@ -107,9 +107,17 @@ SIMILARITIES = Table(
     "similarity",
     [
         SimilarityRow(
-            "inner", "mean product of activations: the least-squares match", target="permlab.matching.activation:inner"
+            "inner",
+            "mean product of activations: the least-squares match",
+            label="product",
+            target="permlab.matching.activation:inner",
         ),
-        SimilarityRow("pearson", "correlation of activations", target="permlab.matching.activation:pearson"),
+        SimilarityRow(
+            "pearson",
+            "correlation of activations",
+            label="correlation",
+            target="permlab.matching.activation:pearson",
+        ),
         SimilarityRow(
             "distance", "minus the Euclidean distance of activations", target="permlab.matching.activation:distance"
         ),

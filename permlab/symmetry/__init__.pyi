@@ -10,7 +10,6 @@ from .huggingface import declare_huggingface as declare_huggingface
 from .inference import infer as infer
 from .pieces import PIECE as PIECE
 from .pieces import is_finite as is_finite
-from .pieces import permuted_pieces as permuted_pieces
 from .pieces import row_ranges as row_ranges
 from .spec import Block as Block
 from .spec import Spec as Spec
@@ -19,6 +18,7 @@ from .spec import axis_index as axis_index
 from .spec import check_same as check_same
 from .spec import check_state as check_state
 from .spec import permute_tensor as permute_tensor
+from .spec import permuted_pieces as permuted_pieces
 from .spec import squared_distance as squared_distance
 from .table import SYMMETRIES as SYMMETRIES
 from .verification import verify as verify

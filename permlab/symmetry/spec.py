@@ -6,7 +6,7 @@ Everything works on plain mappings of names to tensors; nothing here runs a mode
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from permlab.errors import UserError
 from permlab.symmetry.groups import ChannelGroup, Group, HeadGroup, Permutation
-from permlab.symmetry.pieces import is_finite
+from permlab.symmetry.pieces import PIECE, is_finite, row_ranges
 
 
 @dataclass(frozen=True)
@@ -189,6 +189,24 @@ def permute_tensor(spec: Spec, name: str, tensor: Tensor, permutation: Mapping[s
         if index is not None:
             tensor = tensor.index_select(axis, index.to(tensor.device))
     return tensor
+
+
+def permuted_pieces(
+    spec: Spec, name: str, tensor: Tensor, permutation: Mapping[str, Tensor], entries: int = PIECE
+) -> Iterator[tuple[int, int, Tensor]]:
+    """`permute_tensor`, piece by piece: (first row, last + 1, these rows of the permuted tensor)."""
+    axes = spec.axes.get(spec.tied.get(name, name), {})
+    found = ((axis, axis_index(spec, permutation, blocks, tensor.shape[axis])) for axis, blocks in axes.items())
+    index = {axis: each.to(tensor.device) for axis, each in found if each is not None}
+    for start, stop in row_ranges(tensor.shape, entries):
+        if not tensor.dim():
+            part = tensor
+        else:
+            part = tensor.index_select(0, index[0][start:stop]) if 0 in index else tensor[start:stop]
+        for axis, chosen in index.items():
+            if axis:
+                part = part.index_select(axis, chosen)
+        yield start, stop, part
 
 
 def apply(spec: Spec, state: Mapping[str, Tensor], permutation: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -136,8 +136,19 @@ def numbers_of(lines: Sequence[Row], budgets: Sequence[Row]) -> dict[str, float]
     return {name: value for name, value in numbers.items() if value is not None}
 
 
+def intervals_of(differences: Sequence[Row], score: str) -> dict[str, float]:
+    """Per arm the paired difference to the reference and its 95 % interval, where there are two pairs or more."""
+    numbers: dict[str, float] = {}
+    for line in differences:
+        if line["low"] is not None:
+            name = f"{slug(line['arm'])}_{score}_above"
+            numbers |= {name: line[score], f"{name}_low": line["low"], f"{name}_high": line["high"]}
+    return numbers
+
+
 def report(run: Run, tables: Tables) -> None:
     """Write what `run_pleas` measured."""
+    from permlab.merging.studies.pleas.arms import PLAIN, with_reset
     from permlab.tasks.merge.figures.pleas import draw_arms, draw_budgets
 
     for name, rows in tables.items():
@@ -149,9 +160,13 @@ def report(run: Run, tables: Tables) -> None:
     columns = [*BUDGET_KEYS, "macs", *scores[: 2 if "joint" in scores else 1]]
     run.table("budgets_mean", budgets, title="least squares at equal budgets, means over pairs", columns=columns)
     score = "joint" if "joint" in scores else "own"
-    differences = paired(tables["pleas"], "arm", reference, score)
-    run.table("differences", differences, title=f"difference to {reference}, pair by pair")
-    run.summary(**numbers_of(lines, budgets))
+    plain = with_reset(PLAIN.label, [line["arm"] for line in lines])
+    differences = {to: paired(tables["pleas"], "arm", to, score) for to in (reference, plain)}
+    rows = [{"to": to, **row} for to, found in differences.items() for row in found]
+    run.table("differences", rows, title=f"{score} accuracy above another arm, pair by pair, with 95 % intervals")
+    intervals = {to: intervals_of(found, score) for to, found in differences.items()}
+    run.summary(**numbers_of(lines, budgets), **intervals[reference])
+    run.summary(**{f"{name}_average": value for name, value in intervals[plain].items()})
     run.figure("arms", draw_arms(lines, score))
     if budgets:
         run.figure("budgets", draw_budgets(budgets, lines, score))

@@ -163,6 +163,23 @@ ANALYSES = Table(
             ),
         ),
         AnalysisRow(
+            "variance",
+            "variance of the mean network's units by layer, with and without REPAIR",
+            target=f"{ROOM}.variance:variance",
+            paper="2211.08403",
+            tables=(
+                Measured(
+                    "variance",
+                    "Variance of the mean network's units, relative to the ends'",
+                    keys=("arm", "depth"),
+                    shown=("arm", "depth", "variance_ratio", "loss_barrier", "accuracy"),
+                    metrics=f"{ROOM}.variance:variance_metrics",
+                    figure=f"{FIGURES}:draw_variance",
+                    caption="Variance of the mean network's units by layer, relative to the ends'",
+                ),
+            ),
+        ),
+        AnalysisRow(
             "causal",
             "permutations from part of the singular vectors",
             target=f"{ROOM}.causal:causal",

@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from permlab.matching.table import MATCHES
+from permlab.matching import match_networks
+from permlab.matching.table import MATCHES, SIMILARITIES
 from permlab.merging.arm import Arm
 from permlab.merging.measure.evaluate import ensemble_logits, logits_of, noise_batches
 from permlab.merging.measure.subject import Subject
-from permlab.merging.merge import Merged, under_heads
+from permlab.merging.merge import Merged, merge_arm, under_heads
 from permlab.merging.methods.repair import batchnorms, repair, reset_batchnorm
 from permlab.merging.studies.pleas.scores import TASKS, accuracy, probe, scores, set_of
 from permlab.merging.table import COMBINES, RENORMS
@@ -29,6 +30,7 @@ class PartialArm:
         renorm: a name of `RENORMS`.
         noise: layers are fitted on images of noise instead of data.
         repaired: every unit gets the mean and deviation of the networks' units (REPAIR).
+        similarity: of activation matching, in place of the setting's; a name of `SIMILARITIES`.
     """
 
     match: str
@@ -38,12 +40,14 @@ class PartialArm:
     renorm: str = "none"
     noise: bool = False
     repaired: bool = False
+    similarity: str = ""
 
     @property
     def label(self) -> str:
         """Its name in tables and figures: "activation matching, r = 0.5, least squares"."""
         how = "REPAIR" if self.repaired else COMBINES[self.combine].title + (" on noise" if self.noise else "")
-        label = ", ".join(part for part in (MATCHES[self.match].title, self.kept, how) if part)
+        matched = MATCHES[self.match].title + (f" by {SIMILARITIES[self.similarity].title}" if self.similarity else "")
+        label = ", ".join(part for part in (matched, self.kept, how) if part)
         return f"{label} + {self.renorm}" if RENORMS[self.renorm].changes else label
 
     @property
@@ -54,6 +58,8 @@ class PartialArm:
     def merge(self, subject: Subject) -> Merged:
         """Carry it out."""
         arm = Arm(self.match, self.combine, self.renorm)
+        if self.similarity:
+            return self._merge_alike(subject, arm)
         if self.noise:
             # The paper's variant without the tasks' data fits layers on other images; noise is the far end of that.
             images = subject.setting.batches[0][0]
@@ -66,9 +72,20 @@ class PartialArm:
             merged = replace(merged, state=state, states=under_heads(merged.networks, state))
         return merged
 
+    def _merge_alike(self, subject: Subject, arm: Arm) -> Merged:
+        name, setting = f"{self.match} by {self.similarity}", replace(subject.setting, similarity=self.similarity)
+        if name not in subject.matchings:
+            found = match_networks(self.match, subject.spec, subject.model, subject.states, setting)
+            subject.matchings[name] = found
+        return merge_arm(arm, subject.spec, subject.model, subject.states, setting, subject.matchings[name])
+
 
 REFERENCE = PartialArm("activation", "least_squares")
 """PLeaS at the price of one network, which every other arm is compared with."""
+
+
+PLAIN = PartialArm("activation")
+"""Averages of matched units, which similarities are compared by."""
 
 
 def with_reset(label: str, labels: Iterable[str]) -> str:
@@ -86,7 +103,11 @@ def plans(subject: Subject, compared: Iterable[Arm] = ()) -> Iterator[PartialArm
     for match in ("random", "weight"):
         yield PartialArm(match)
         yield PartialArm(match, "least_squares")
-    yield PartialArm("activation")
+    yield PLAIN
+    for similarity in SIMILARITIES:
+        if similarity != subject.setting.similarity:
+            yield PartialArm("activation", similarity=similarity)
+            yield PartialArm("activation", "least_squares", similarity=similarity)
     yield PartialArm("activation", repaired=True)
     yield PartialArm("activation", "regmean")
     yield REFERENCE

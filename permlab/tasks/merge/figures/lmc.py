@@ -49,6 +49,24 @@ def draw_alignment(tables: Tables) -> Figure:
     return figure
 
 
+def draw_variance(tables: Tables) -> Figure:
+    """Variance relative to the ends against depth, one line an arm; bands are one deviation over pairs."""
+    figure, ax = figures.new(width=1, height=3.1)
+    lines = summarise(tables["variance"], ("arm", "depth"))
+    for arm in dict.fromkeys(line["arm"] for line in lines):
+        own = [line for line in lines if line["arm"] == arm]
+        depth, ratio = np.array([row["depth"] for row in own]), np.array([row["variance_ratio"] for row in own])
+        spread, base = deviations(own, "variance_ratio"), arm.partition(" + ")[0]
+        style = "--" if base != arm else "-"
+        ax.plot(depth, ratio, style, marker=".", color=figures.color(base), label=arm.replace("reset", "REPAIR"))
+        ax.fill_between(depth, ratio - spread, ratio + spread, color=figures.color(base), alpha=0.15, linewidth=0)
+    ax.axhline(1.0, color="0.6", linewidth=0.8)
+    ax.set(xlabel="layer", ylabel="variance / that of the ends", ylim=(0, None))
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
 def _barrier_axis(ax: Axes) -> None:
     ax.set_yscale("symlog", linthresh=FLOOR)
     ax.set_ylabel("loss barrier at the midpoint (nats, test)")
