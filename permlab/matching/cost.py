@@ -18,8 +18,8 @@ from permlab.errors import UserError
 from permlab.matching.distance import inner_product
 from permlab.symmetry import Block, Permutation, Spec, axis_index
 
-ASSIGNED = 13
-"""Bytes per pair of units while an assignment is solved."""
+ASSIGNED = 16
+"""Bytes per pair of units while an assignment is solved: float32 costs, their float64 copy, masks."""
 LARGE = 1 << 15
 """Entries above which a term is multiplied on its own instead of being copied into the concatenated matrix."""
 
@@ -38,27 +38,25 @@ class Memory:
     piece: int = 1 << 24
     device: torch.device | None = None
 
-    def room(self, weights: float) -> float:
-        """Entries of cost matrices that may be kept between calls, for models of so many weights."""
-        return weights if self.most is None else min(weights, self.most / 4 / 4)
-
-    def check(self, spec: Spec, groups: Iterable[str]) -> None:
-        """Refuse groups whose assignment alone is larger.
+    def room(self, spec: Spec, groups: Iterable[str], weights: float) -> float:
+        """Entries of cost matrices that may be kept between calls, for models of so many weights.
 
         Raises:
-            UserError: with the size that it takes.
+            UserError: the assignment of one group alone takes more than `most`; with what it takes.
         """
         if self.most is None:
-            return
+            return weights
+        left = self.most
         for name in groups:
             size = max(spec.groups[name].spaces().values())
-            # float32 costs, their float64 copy for the assignment, a mask, and two pieces in float32.
-            needed = size * size * ASSIGNED + 8 * self.piece + 4 * self.room(float("inf"))
+            needed = size * size * ASSIGNED + 8 * self.piece
             if needed > self.most:
                 raise UserError(
                     f"memory_gb={self.most / 2**30:.3g} is too little for {name}, whose {size} units take "
                     f"{needed / 2**30:.2g} GiB to match: allow as much, or use match=identity"
                 )
+            left = min(left, self.most - needed)
+        return min(weights, left / 4)
 
 
 @dataclass
@@ -126,8 +124,8 @@ class CostBuilder:
             self.terms[name] = spaces
         self._kept: dict[tuple[str, str], Kept] = {}
         # Memory bound: all kept matrices together stay below the size of a model, however wide its layers are.
-        self._room = self.memory.room(sum(self.shapes[name].numel() for name in spec.matched()))
-        self.memory.check(spec, self.groups)
+        weights = sum(self.shapes[name].numel() for name in spec.matched())
+        self._room = self.memory.room(spec, self.groups, weights)
 
     def _term(self, tensor: str, axis: int, block: Block) -> Term:
         # P_{l-1} or P_{l+1} of algorithm 1: what is held fixed while this group is solved.

@@ -7,15 +7,11 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from permlab.symmetry import Permutation, Spec, permuted_pieces
+from permlab.symmetry import Permutation, Spec, permuted_pieces, wide
 
 
 def _rows(tensor: Tensor, start: int, stop: int) -> Tensor:
     return tensor[start:stop] if tensor.dim() else tensor
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def squared_norm(spec: Spec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], permutation: Permutation) -> float:
@@ -27,7 +23,7 @@ def squared_norm(spec: Spec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], p
     for name in spec.matched():
         whole = a[name]
         for start, stop, moved in permuted_pieces(spec, name, b[name], permutation):
-            difference = _wide(_rows(whole, start, stop)) - _wide(moved)
+            difference = wide(_rows(whole, start, stop)) - wide(moved)
             total += float(torch.linalg.vector_norm(difference).double()) ** 2
     return total
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from permlab.errors import UserError
 from permlab.merging.networks.states import State
-from permlab.symmetry import PIECE, Spec, check_same, permuted_pieces
+from permlab.symmetry import PIECE, Spec, check_same, permuted_pieces, wide
 
 if TYPE_CHECKING:
     from permlab.merging.aligned import Aligned
@@ -49,11 +49,6 @@ Rule: TypeAlias = Callable[[Piece], Tensor]
 """Merged rows of a piece, in float32 or wider."""
 MakeRule: TypeAlias = "Callable[[Pieces, Setting], Rule]"
 """What a row of `COMBINES` names as `stream`; it may read all pieces first."""
-
-
-def wide(tensor: Tensor) -> Tensor:
-    """In float32 or wider: half-precision sums lose the small differences between networks that merging is about."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 class Pieces:

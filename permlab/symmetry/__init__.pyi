@@ -11,6 +11,7 @@ from .inference import infer as infer
 from .pieces import PIECE as PIECE
 from .pieces import is_finite as is_finite
 from .pieces import row_ranges as row_ranges
+from .pieces import wide as wide
 from .spec import Block as Block
 from .spec import Spec as Spec
 from .spec import apply as apply

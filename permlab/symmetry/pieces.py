@@ -25,6 +25,11 @@ def row_ranges(shape: Sequence[int], entries: int = PIECE) -> list[tuple[int, in
     return [(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
 
 
+def wide(tensor: Tensor) -> Tensor:
+    """In float32 or wider: half-precision sums lose the small differences between networks that matter here."""
+    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def is_finite(tensor: Tensor) -> bool:
     """Whether a tensor holds neither NaN nor infinity; without a copy of all of it."""
     if not tensor.is_floating_point():

@@ -295,6 +295,18 @@ def test_half_precision_is_matched_and_merged_without_a_wide_copy(tmp_path, monk
     assert arms()["weight matching", "test"]["l2_reduction"] > 0
 
 
+def test_matching_of_networks_on_disk_multiplies_on_the_gpu(monkeypatch):
+    from types import SimpleNamespace
+
+    from permlab.tasks.merge import language_run
+
+    config = SimpleNamespace(task=SimpleNamespace(memory_gb=None))
+    for kind, found in (("cuda", torch.device("cuda")), ("cpu", None)):
+        monkeypatch.setattr(language_run, "device_of", lambda _, kind=kind: torch.device(kind))
+        memory = language_run.memory_of(config)
+        assert memory.device == found and memory.most == 3 * 2**30
+
+
 def test_a_merge_that_was_stopped_is_not_matched_again(tmp_path, monkeypatch):
     save_pair(tmp_path)
     models = f"task.models=[{tmp_path}/a,{tmp_path}/b]"
@@ -307,7 +319,9 @@ def test_a_merge_that_was_stopped_is_not_matched_again(tmp_path, monkeypatch):
         assert merge(models) != 0
     matched = Path("run/artifacts/matching.safetensors").read_bytes()
     monkeypatch.setattr("permlab.matching.many.weight_matching", stopped)
-    assert cli.main(["resume", "run"]) in (0, None)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["resume", "run"])
+    assert not end.value.code
     assert Path("run/artifacts/matching.safetensors").read_bytes() == matched
     assert result()["metrics"]["l2_reduction"] > 0
 

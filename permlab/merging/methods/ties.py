@@ -19,7 +19,7 @@ from permlab.merging.networks.states import State
 from permlab.merging.setting import Setting, mixture_weights
 from permlab.merging.streaming import Piece, Pieces, Rule, ancestor_of
 from permlab.selection import kth_magnitudes
-from permlab.symmetry import check_same
+from permlab.symmetry import check_same, wide
 
 if TYPE_CHECKING:
     from permlab.merging.aligned import Aligned
@@ -40,20 +40,16 @@ def task_vectors(base: State, states: Sequence[State]) -> list[dict[str, Tensor]
     """
     _check(base, states)
     # tau_k = theta_k - theta_0 (arXiv 2212.04089, section 2)
-    return [{name: _wide(state[name]) - _wide(base[name]) for name in _floating(base)} for state in states]
+    return [{name: wide(state[name]) - wide(base[name]) for name in _floating(base)} for state in states]
 
 
 def _floating(base: State) -> list[str]:
     return [name for name, value in base.items() if value.is_floating_point()]
 
 
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
-
-
 def _add(base: State, change: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
     return {
-        name: (_wide(value) + scale * change[name]).to(value.dtype) if name in change else value.clone()
+        name: (wide(value) + scale * change[name]).to(value.dtype) if name in change else value.clone()
         for name, value in base.items()
     }
 

@@ -80,13 +80,13 @@ def causal(subject: Subject) -> Tables:
 
 
 def causal_metrics(lines: Sequence[Row]) -> dict[str, float]:
-    """Barrier, distance and alignment of the leading vectors and of the rest at gamma 0.3."""
+    """Barrier, distance and alignment of the leading vectors, of the rest and of random ranks at gamma 0.3."""
     numbers: dict[str, float] = {}
-    for part in ("leading", "rest"):
-        line = pick(lines, part=part, gamma=0.3)
+    for part in ("leading", "rest", "random ranks"):
+        line, name = pick(lines, part=part, gamma=0.3), part.replace(" ", "_")
         numbers |= {
-            f"{part}_loss_barrier": line["loss_barrier"],
-            f"{part}_l2_reduction": line["l2_reduction"],
-            f"{part}_r": line["r_0.3"],
+            f"{name}_loss_barrier": line["loss_barrier"],
+            f"{name}_l2_reduction": line["l2_reduction"],
+            f"{name}_r": line["r_0.3"],
         }
     return numbers
