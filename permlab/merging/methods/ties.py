@@ -147,7 +147,12 @@ def combine_ties(networks: Aligned, setting: Setting) -> State:
 def stream_task_arithmetic(read: Pieces, setting: Setting) -> Rule:
     """`task_arithmetic`, piece by piece."""
     factors = setting.weights or [1.0] * read.count
-    return lambda piece: piece.base + added(f * change for f, change in zip(factors, piece.changes))
+
+    def rule(piece: Piece) -> Tensor:
+        assert piece.base is not None
+        return piece.base + added(factor * change for factor, change in zip(factors, piece.changes))
+
+    return rule
 
 
 def stream_ties(read: Pieces, setting: Setting) -> Rule:
