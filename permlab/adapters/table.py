@@ -95,10 +95,7 @@ class SpaceRow(Row):
 
 @dataclass(frozen=True)
 class ScopeRow(Row):
-    """What a trim counts entries of: `target` is `(inputs of every module, rule) -> thresholds`, one per adapter.
-
-    `inputs` are `methods.signatures.Owned`. Without a target every module is trimmed by itself.
-    """
+    """What is trimmed at once: `target` is `(Sequence[Owned], rule) -> thresholds` by adapter; none trims by module."""
 
 
 @dataclass(frozen=True)
