@@ -21,7 +21,7 @@ def test_a_sweep_forgets_the_configurations_of_its_jobs(tmp_path, monkeypatch):
     def count(since):
         held = [each for each in gc.get_objects() if type(each) is JobReturn]
         kept.append(sum(each.hydra_cfg is not None for each in held))
-        return torture_soak.Reading(0, 0, 0, 0, 0.0, 0.0)
+        return torture_soak.Reading(0, 0, 0, 0, 0.0, 0.0, 0.0)
 
     monkeypatch.setattr(torture_soak, "reading", count)
     code, _ = torture_soak.soak(3, tmp_path / "outputs", 10)
