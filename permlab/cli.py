@@ -235,45 +235,22 @@ def refuse_flags(message: str) -> NoReturn:
 
 def run_sweep(plan: Plan) -> int:
     """Run every job through Hydra's launcher and close with one table."""
+    from permlab.runs.launchers import AWAY, cluster_defaults, patient
     from permlab.runs.readiness import refuse_any
     from permlab.runs.sweep import close_sweep, open_sweep
+    from permlab.runs.sweep_job import SweepJob
 
     first = plan.jobs[0].config
     # Jobs of a cluster run on another machine, with other devices and files: there each of them is checked.
-    here = not any(text.startswith("hydra/launcher=submitit") for text in plan.overrides)
+    here = plan.launcher.name not in AWAY
     if here:
         refuse_any([job.config for job in plan.jobs])
-    with open_sweep(Path(first.run.root)) as sweep:
-        placed = [f"run.sweep={sweep}", f"hydra.sweep.dir={sweep}"]
+    with open_sweep(Path(first.run.root)) as sweep, patient(plan.launcher):
+        placed = [f"run.sweep={sweep}", f"hydra.sweep.dir={sweep}", *cluster_defaults(plan.launcher, plan.overrides)]
         placed.append("+hydra.callbacks.permlab._target_=permlab.runs.sweep.ForgetJobs")
         launch(["--multirun", *plan.search, *plan.overrides, *placed], SweepJob(str(sweep), plan.varied, here))
-        return close_sweep(sweep, len(plan.jobs), registry.task(first.task.name))
-
-
-class SweepJob:
-    """What Hydra's launcher calls per job; picklable, so that launchers with worker processes can send it."""
-
-    def __init__(self, sweep: str, varied: list[str], ready: bool) -> None:
-        self.sweep, self.varied, self.ready = sweep, varied, ready
-        self.__name__ = self.__qualname__ = "permlab_job"
-
-    def __call__(self, composed: Any) -> None:
-        """Run one job and leave its note in the sweep directory; only an interruption ends the sweep."""
-        from hydra.core.hydra_config import HydraConfig
-
-        from permlab.config import build_config
-        from permlab.runs.console import console
-        from permlab.runs.execute import start
-        from permlab.runs.sweep import note_job
-
-        overrides = dict(o.split("=", 1) for o in HydraConfig.get().overrides.task if "=" in o)
-        varied = {key: overrides[key] for key in self.varied if key in overrides}
-        number = int(HydraConfig.get().job.num)
-        console().print(f"job {number}: {' '.join(f'{k}={v}' for k, v in varied.items())}", markup=False)
-        outcome = start(build_config(composed), self.ready)
-        note_job(Path(self.sweep), number, varied, outcome)
-        if outcome.status == "interrupted":
-            raise SystemExit(outcome.exit_code)
+        points, task = [job.overrides for job in plan.jobs], registry.task(first.task.name)
+        return close_sweep(sweep, points, task, plan.varied, first.run.objective)
 
 
 def launch(arguments: list[str], job: Callable[[Any], None]) -> int:

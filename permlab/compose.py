@@ -21,6 +21,7 @@ from permlab.errors import UserError, blotted, did_you_mean, first_line
 from permlab.points import Points
 from permlab.runs.console import Progress
 from permlab.runs.directory import check_free, check_writable
+from permlab.runs.launchers import Launcher
 from permlab.runs.sweep_values import check_jobs, count_values, expansions, first_values
 from permlab.user_options import HYDRA_GROUPS, check_folder, check_interpolations
 
@@ -59,6 +60,7 @@ class Plan:
     varied: list[str]
     multirun: bool
     search: list[str]
+    launcher: Launcher
 
 
 def plan_jobs(overrides: list[str], multirun: bool, config_dir: str | None = None) -> Plan:
@@ -99,7 +101,22 @@ def plan_jobs(overrides: list[str], multirun: bool, config_dir: str | None = Non
             if bar:
                 bar.update(len(jobs))
     check_directories(jobs)
-    return Plan(jobs, [*overrides, *added], varied, multirun or len(jobs) > 1, search)
+    launcher = chosen_launcher([*first, *search])
+    several = multirun or len(jobs) > 1 or launcher.name != "basic"
+    return Plan(jobs, [*overrides, *added], varied, several, search, launcher)
+
+
+def chosen_launcher(overrides: list[str]) -> Launcher:
+    """Return what starts the jobs: an option of hydra/launcher, given as such or brought by a hardware profile."""
+    from hydra import compose
+    from omegaconf import OmegaConf
+
+    if not any(each.startswith(("hydra", "hardware=", "experiment=")) for each in overrides):
+        return Launcher()
+    with conf_search_path():
+        whole = compose("config", overrides=overrides, return_hydra_config=True)
+    keys: Any = OmegaConf.to_container(whole.hydra.launcher, resolve=True)
+    return Launcher(str(whole.hydra.runtime.choices["hydra/launcher"]), keys)
 
 
 def activate_plugins(parsed: list[Any]) -> None:
@@ -146,7 +163,8 @@ def check_directories(jobs: list[Job]) -> None:
     for place in dict.fromkeys(job.config.run.dir or job.config.run.root for job in jobs):
         check_writable(Path(place))
     for job in jobs:
-        if job.config.run.dir:
+        taken = job.config.resumes and (Path(job.config.run.dir or "") / "config.yaml").is_file()
+        if job.config.run.dir and not taken:
             check_free(Path(job.config.run.dir))
     fixed = [job.config.run.dir for job in jobs if job.config.run.dir]
     if len(set(fixed)) < len(fixed):

@@ -17,13 +17,16 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from permlab import registry, shipped
 from permlab.debug import DebugConfig, check_debug
-from permlab.errors import UserError, check_range, did_you_mean, first_line
+from permlab.errors import UserError, check_choice, check_range, did_you_mean, first_line
 from permlab.experiment import ExperimentConfig, check_experiment
 from permlab.hardware import HardwareConfig, check_hardware
+from permlab.keys import choice
 from permlab.tracking import TrackerConfig, check_tracker
 from permlab.user_options import check_interpolations, keep_secrets_out, refuse_interpolations
 from permlab.version import __version__
 
+RESUMES = ("auto", "never")
+"""What `run.resume` may say."""
 KEPT_PARTS = 100
 """Parts of configurations that `typed` remembers."""
 PLAIN = (str, int, float, bool)
@@ -52,6 +55,13 @@ class RunConfig:
     """Resolve, validate, check files and memory, print the plan, write nothing."""
     skip_finished: bool = False
     """Do nothing when a finished run of the same fingerprint lies under root."""
+    resume: str | None = choice(None, RESUMES)
+    """Of the same settings under root: auto takes a finished run as it is, goes on with one that was interrupted or
+    killed, and starts what else there is; never starts anew; null is auto for experiments and never for other runs."""
+    fail_fast: bool = False
+    """Start no further job of a sweep once one has failed."""
+    objective: str | None = None
+    """The metric by which a sweep names its best job, and a search goes: most of it, or with a minus sign the least."""
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints."""
     checkpoint_steps: int | None = None
@@ -137,6 +147,11 @@ class Config(Generic[T]):
         absent = {"report": self.task.name != "report", "plugins": not self.plugins}
         absent["debug"] = not self.debug.on
         return {key: value for key, value in plain.items() if not absent.get(key)}
+
+    @property
+    def resumes(self) -> bool:
+        """Whether a run of the same settings that lies under the root is taken up, see `run.resume`."""
+        return (self.run.resume or ("auto" if self.experiment.name else "never")) == "auto"
 
     def fingerprint(self) -> str:
         """Return a hash of everything that decides the result: run directory, tracker and plugins are left out."""
@@ -291,6 +306,8 @@ def validate(config: Config[TaskSettings]) -> None:
     check_hardware(config.hardware)
     check_range("run.checkpoint_seconds", config.run.checkpoint_seconds, 0)
     check_range("run.max_jobs", config.run.max_jobs, 1)
+    if config.run.resume is not None:
+        check_choice("run.resume", config.run.resume, RESUMES)
     if config.run.checkpoint_steps is not None:
         check_range("run.checkpoint_steps", config.run.checkpoint_steps, 1)
     check_range("seed", config.seed, 0, 2**32 - 1)

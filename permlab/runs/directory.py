@@ -13,6 +13,7 @@ from typing import Any
 
 from permlab.errors import UserError, shortened
 from permlab.storage.files import TEMPORARY, read_json
+from permlab.storage.locks import holder
 
 LONGEST_NAME = 255
 """Bytes of one name on the usual file systems."""
@@ -98,3 +99,16 @@ def finished_run(root: Path, task: str, fingerprint: str, experiment: str | None
     wanted = {"status": "done", "fingerprint": fingerprint} | ({"experiment": experiment} if experiment else {})
     found = [path for path, result in results(root, task) if wanted.items() <= result.items()]
     return found[-1] if found else None
+
+
+def unfinished_run(root: Path, task: str, fingerprint: str, experiment: str | None = None) -> Path | None:
+    """Return the newest run with this fingerprint that was interrupted, or whose process is gone, or None.
+
+    One that a live process works in is none, and neither is one that failed: it would fail again.
+    """
+    wanted = {"fingerprint": fingerprint} | ({"experiment": experiment} if experiment else {})
+    for path, result in reversed(list(results(root, task))):
+        stopped = result.get("status") in ("interrupted", "running")
+        if stopped and wanted.items() <= result.items() and holder(path) is None:
+            return path
+    return None

@@ -6,7 +6,7 @@ import os
 import shutil
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,30 +40,38 @@ class Outcome:
     message: str = ""
 
 
-def start(config: Config[TaskSettings], ready: bool = False) -> Outcome:
-    """Run a configuration in a new directory; a refusal is an outcome, because Hydra would print lines of its own.
+Began = Callable[[Path], None]
+"""Is told the directory of a run as soon as it can be resumed."""
+
+
+def start(config: Config[TaskSettings], ready: bool = False, began: Began | None = None) -> Outcome:
+    """Run a configuration; a refusal is an outcome, because Hydra would print lines of its own.
 
     Args:
         config: checked for itself.
         ready: `readiness.refuse` has been asked whether it can start.
+        began: is told the directory.
     """
     try:
-        return start_checked(config, ready)
+        return start_checked(config, ready, began)
     except UserError as error:
         return Outcome(None, "refused", 2, str(error))
 
 
-def start_checked(config: Config[TaskSettings], ready: bool) -> Outcome:
-    """Run a configuration in a new directory.
+def start_checked(config: Config[TaskSettings], ready: bool, began: Began | None = None) -> Outcome:
+    """Run a configuration in a new directory, or take up the one that `run.resume` and `run.skip_finished` find.
 
     Raises:
         UserError: it cannot start; the directory cannot be made or written.
     """
     root = Path(config.run.root)
-    if config.run.skip_finished:
-        finished = directory.finished_run(root, config.task.name, config.fingerprint(), config.experiment.name)
-        if finished:
-            return Outcome(finished, "skipped", 0, f"finished before: {finished}")
+    found = taken_up(config)
+    if isinstance(found, Outcome):
+        return found
+    if found is not None:
+        if began:
+            began(found)
+        return resume(found)
     if not ready:
         refuse(config)
     made = [place for place in (root / config.task.name, root) if not os.path.exists(place)]  # a name may be too long
@@ -73,12 +81,37 @@ def start_checked(config: Config[TaskSettings], ready: bool) -> Outcome:
         else:
             path = directory.create(root / config.task.name)
         write_text(path / "config.yaml", to_yaml(config))
+    if began:
+        began(path)
     outcome = carry_out(config, path, resumed=False)
     if outcome.status == "refused":
         for place in made:
             with suppress(OSError):  # it holds other runs by now
                 place.rmdir()
     return outcome
+
+
+def taken_up(config: Config[TaskSettings]) -> Outcome | Path | None:
+    """Return what a finished run of the same settings comes to, the directory of one to go on with, or None.
+
+    Raises:
+        UserError: run.dir holds a run of other settings.
+    """
+    root, name, print_ = Path(config.run.root), config.task.name, config.fingerprint()
+    if config.run.dir:
+        place = Path(config.run.dir)
+        if not (config.resumes and (place / "config.yaml").is_file()):
+            return None
+        known = read_json(place / "result.json")
+        if isinstance(known, dict) and known.get("fingerprint", print_) != print_:
+            raise UserError(f"run.dir={place} holds a run of other settings; choose another")
+        return place
+    if not (config.resumes or config.run.skip_finished):
+        return None
+    finished = directory.finished_run(root, name, print_, config.experiment.name)
+    if finished:
+        return Outcome(finished, "skipped", 0, f"finished before: {finished}")
+    return directory.unfinished_run(root, name, print_, config.experiment.name) if config.resumes else None
 
 
 def resume(path: Path) -> Outcome:
@@ -155,7 +188,7 @@ def carry_out(config: Config[TaskSettings], path: Path, resumed: bool) -> Outcom
             exit_code = 128 + stopped.signum
             conclude(run, "interrupted")
             LOGGER.warning("interrupted; continue with: permlab resume %s", path)
-            return Outcome(path, "interrupted", exit_code)
+            return Outcome(path, "interrupted", exit_code, f"continue with: permlab resume {path}")
         except UserError as error:
             exit_code = 2
             conclude(run, "failed", str(error))

@@ -1,4 +1,7 @@
-"""SIGINT and SIGTERM: first ask the task to checkpoint, then insist."""
+"""SIGINT, SIGTERM and SIGUSR2: first ask the task to checkpoint, then insist.
+
+SIGUSR2 is what Slurm sends before a time limit, for submitit and in any script that says `#SBATCH --signal=USR2@120`.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,10 @@ GRACE_SECONDS = 10.0
 """A task that has not reached a place to checkpoint after this long is stopped where it is."""
 
 
+NOTICE = getattr(signal, "SIGUSR2", signal.SIGTERM)
+"""The signal with which a launcher says that the time is nearly over; Windows has none of its own."""
+
+
 class StopRequest:
     """Which stop signal has arrived, if any."""
 
@@ -32,6 +39,14 @@ class StopRequest:
         """Raise `Interrupted` if a stop signal has arrived."""
         if self.signum is not None:
             raise Interrupted(self.signum)
+
+
+_grace = {"notice": GRACE_SECONDS}
+
+
+def expect_notice(seconds: float) -> None:
+    """Have a launcher's signal leave a task half of `seconds`, the time until the end, to reach a checkpoint."""
+    _grace["notice"] = max(GRACE_SECONDS / 2, seconds / 2)
 
 
 def impatient() -> Any:
@@ -69,7 +84,7 @@ def listening() -> Iterator[StopRequest]:
             return
         if request.signum is None:
             request.signum = signum
-            signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
+            signal.setitimer(signal.ITIMER_REAL, _grace["notice"] if signum == NOTICE else GRACE_SECONDS)
         elif time.monotonic() - request.insisted > GRACE_SECONDS:
             # Once: a third one would break into what the second has begun, saving a checkpoint for instance.
             request.insisted = time.monotonic()
@@ -81,7 +96,7 @@ def listening() -> Iterator[StopRequest]:
             request.check()
 
     handlers: dict[int, Callable[[int, FrameType | None], None]]
-    handlers = {signal.SIGINT: on_stop, signal.SIGTERM: on_stop, signal.SIGALRM: on_alarm}
+    handlers = {signal.SIGINT: on_stop, signal.SIGTERM: on_stop, NOTICE: on_stop, signal.SIGALRM: on_alarm}
     previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield request

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
@@ -17,9 +18,12 @@ from permlab.runs.directory import create
 from permlab.runs.execute import Outcome
 from permlab.storage.files import read_json, remove_temporaries, save_figure, write_csv, write_json
 from permlab.storage.locks import NAME as LOCK
-from permlab.storage.locks import hold
+from permlab.storage.locks import hold, holder
+from permlab.tables import number_columns, spread
 
 FINISHED = ("done", "skipped")
+TABLE_SECONDS = 10.0
+"""Between two tables of a sweep that is going: each reads the results of all its jobs."""
 
 
 class ForgetJobs(Callback):
@@ -41,12 +45,33 @@ def open_sweep(root: Path) -> Iterator[Path]:
         yield sweep
 
 
+def begin_job(sweep: Path, number: int, varied: dict[str, str], directory: Path) -> None:
+    """Write where the run of a job lies, once it could be resumed: what starts the job again goes on there."""
+    note_job(sweep, number, varied, Outcome(directory, "running", 1))
+
+
 def note_job(sweep: Path, number: int, varied: dict[str, str], outcome: Outcome) -> None:
-    """Write what became of one job."""
+    """Write what became of one job, and now and then the table of all."""
     varied = {key: blotted(value) for key, value in varied.items()}
     note = {"job": number, "varied": varied, "status": outcome.status, "exit_code": outcome.exit_code}
     note |= {"directory": str(outcome.directory or ""), "message": outcome.message}
     write_json(sweep / "jobs" / f"{number:05d}.json", note)
+    table = sweep / "jobs.csv"
+    with suppress(OSError):
+        if not table.exists() or time.time() - table.stat().st_mtime > TABLE_SECONDS:
+            write_table(sweep, read_jobs(sweep))
+
+
+def noted(sweep: Path, number: int) -> dict[str, Any]:
+    """Return the note of a job; empty when it has not begun."""
+    note = read_json(sweep / "jobs" / f"{number:05d}.json")
+    return note if isinstance(note, dict) else {}
+
+
+def unfinished(sweep: Path) -> bool:
+    """Whether a job has failed."""
+    notes = (read_json(path) for path in (sweep / "jobs").glob("*.json"))
+    return any(isinstance(note, dict) and note.get("status") in ("failed", "refused") for note in notes)
 
 
 def read_jobs(sweep: Path) -> list[dict[str, Any]]:
@@ -59,27 +84,84 @@ def read_jobs(sweep: Path) -> list[dict[str, Any]]:
     return notes
 
 
-def close_sweep(sweep: Path, expected: int, task: ModuleType) -> int:
+def settle(sweep: Path, expected: Sequence[Sequence[str]], varied: Sequence[str]) -> None:
+    """Say of every job that has no end what became of it: lost with its process, or never started."""
+    for number, overrides in enumerate(expected):
+        note = noted(sweep, number)
+        if note.get("status") == "running":
+            path = Path(note["directory"])
+            worker = holder(path)
+            if worker:
+                said = Outcome(path, "running", 1, f"{worker} works on it")
+            else:
+                said = Outcome(path, "killed", 1, f"its process is gone; continue with: permlab resume {path}")
+            note_job(sweep, number, note["varied"], said)
+        elif not note:
+            values = dict(each.split("=", 1) for each in overrides if "=" in each)
+            here = {key: values[key] for key in varied if key in values}
+            logs = sweep / ".submitit"
+            why = f"it left no trace; see {logs}" if logs.is_dir() else "a job before it failed or was stopped"
+            note_job(sweep, number, here, Outcome(None, "not started", 1, why))
+
+
+def write_table(sweep: Path, notes: list[dict[str, Any]], names: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Write jobs.csv, with all metrics where no names are given, and return its rows without the directories."""
+    known = names if names is not None else number_columns([note["metrics"] for note in notes])
+    rows = [job_row(note, list(known)) for note in notes]
+    write_csv(sweep / "jobs.csv", [{**row, "directory": note["directory"]} for row, note in zip(rows, notes)])
+    return rows
+
+
+def close_sweep(
+    sweep: Path,
+    expected: Sequence[Sequence[str]],
+    task: ModuleType,
+    varied: Sequence[str] = (),
+    objective: str | None = None,
+) -> int:
     """Print one table of all jobs, and of means over seeds; write both as CSV, and the figures of the comparison.
 
     `jobs.csv` names the run directories; `comparison.csv` holds numbers: mean, deviation and count of every metric.
 
+    Args:
+        sweep: its directory.
+        expected: the overrides of every job, in order.
+        task: the module of the task that all jobs have.
+        varied: the keys that differ between jobs.
+        objective: names the best job: a metric, with a minus sign the less the better; else the task's own OBJECTIVE.
+
     Returns the exit code: 1 when a job failed or is missing.
     """
+    settle(sweep, expected, varied)
     notes = read_jobs(sweep)
     names = headline(task, [note["metrics"] for note in notes])
-    rows = [job_row(note, names) for note in notes]
-    write_csv(sweep / "jobs.csv", [{**row, "directory": note["directory"]} for row, note in zip(rows, notes)])
+    rows = write_table(sweep, notes, names)
     print_table(rows, f"jobs of {sweep}")
     groups = by_configuration(notes)
     write_csv(sweep / "comparison.csv", number_rows(groups, names))
     if len(groups) < len(notes):
         print_table(word_rows(groups, names), "mean ± standard deviation over seeds")
     draw(sweep, task, groups)
+    best = best_job(groups, objective or getattr(task, "OBJECTIVE", ""))
+    if best:
+        console().print(best, markup=False)
     failed = [note for note in notes if note["status"] not in FINISHED]
     for note in failed:
         console().print(f"job {note['job']} {note['status']}: {note['message']} ({note['directory']})", markup=False)
-    return 1 if failed or len(notes) < expected else 0
+    return 1 if failed or len(notes) < len(expected) else 0
+
+
+def best_job(groups: Sequence[Group], objective: str) -> str:
+    """Return in words which configuration has the best mean of a metric; empty for fewer than two that have it."""
+    name = objective.removeprefix("-")
+    found = [(spread(each.get(name) for each in metrics), varied) for varied, metrics in groups]
+    measured = [(mean, varied) for mean, varied in found if mean is not None]
+    if len(measured) < 2:
+        return ""
+    sign = -1 if objective.startswith("-") else 1
+    best, varied = max(measured, key=lambda each: sign * each[0].mean)
+    over = f" (mean of {best.count})" if best.count > 1 else ""
+    return f"best: {' '.join(f'{key}={value}' for key, value in varied.items())}: {name} {best.mean:.4g}{over}"
 
 
 def draw(sweep: Path, task: ModuleType, groups: list[Group]) -> None:

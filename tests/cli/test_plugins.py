@@ -146,7 +146,7 @@ def test_a_job_of_a_sweep_reaches_a_worker_process(coins, tmp_path, monkeypatch)
     compose = """
         import pickle, sys
         from omegaconf import OmegaConf
-        from permlab.cli import SweepJob
+        from permlab.runs.sweep_job import SweepJob
         from permlab.compose import compose_one, plan_jobs
 
         overrides = ["plugins=[coins]", "task=coin", "task.bias=0.5,0.7", "tracker=none"]

@@ -37,7 +37,7 @@ def rows_of(path):
 def test_comparison_holds_numbers_and_jobs_their_directories(tmp_path, capsys):
     jobs = [({"task.order": o, "seed": str(s)}, {"score": 0.5 + s / 10}) for o in ("spt", "original") for s in (0, 1)]
     sweep = sweep_of(tmp_path, [*jobs, ({"task.order": "spt", "seed": "2"}, None)])
-    assert close_sweep(sweep, 5, TASK) == 1
+    assert close_sweep(sweep, [[]] * 5, TASK) == 1
     first, second = rows_of(sweep / "comparison.csv")
     assert first["task.order"] == "spt" and first["seeds"] == "2"
     assert float(first["score_mean"]) == pytest.approx(0.55) and float(first["score_sd"]) == pytest.approx(0.0707, 0.01)
@@ -52,7 +52,7 @@ def test_comparison_holds_numbers_and_jobs_their_directories(tmp_path, capsys):
 
 def test_without_repeated_seeds_there_are_numbers_too(tmp_path):
     sweep = sweep_of(tmp_path, [({"task.n": str(n)}, {"score": n / 10}) for n in (4, 8)])
-    assert close_sweep(sweep, 2, TASK) == 0
+    assert close_sweep(sweep, [[]] * 2, TASK) == 0
     first, _ = rows_of(sweep / "comparison.csv")
     assert (first["task.n"], first["score_mean"], first["score_sd"], first["score_n"]) == ("4", "0.4", "", "1")
     assert {p.name for p in (sweep / "figures").iterdir()} == {"headline.png", "headline.svg"}
@@ -122,7 +122,7 @@ def test_nothing_to_compare_is_no_figure_and_a_figure_that_fails_is_said(tmp_pat
         raise ValueError("no such arm")
 
     sweep = sweep_of(tmp_path, [({"a": str(n)}, {"score": 1.0}) for n in (1, 2)])
-    assert close_sweep(sweep, 2, SimpleNamespace(HEADLINE=("score",), sweep_figures=broken)) == 0
+    assert close_sweep(sweep, [[]] * 2, SimpleNamespace(HEADLINE=("score",), sweep_figures=broken)) == 0
     assert "the figures of this sweep could not be drawn: no such arm" in capsys.readouterr().out
 
 

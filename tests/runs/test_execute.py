@@ -22,6 +22,7 @@ from permlab.experiment import ExperimentConfig
 from permlab.hardware import HardwareConfig
 from permlab.runs import execute
 from permlab.runs.trackers.mirror import NullTracker
+from permlab.storage import locks
 
 
 @dataclass
@@ -191,3 +192,46 @@ def test_metrics_after_a_resume_are_rewound(start):
     heard, mirrored = [], Listening()
     lines = (start(work).directory / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["loss"] for line in lines] == [1, 2, 3.5] and heard == [2]
+
+
+def interrupted(config, run):
+    run.summary(value=0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+    run.check_stop()
+
+
+def test_a_killed_run_is_taken_up_a_finished_one_left_and_a_failed_one_begun_anew(start, monkeypatch):
+    def done(config, run):
+        run.summary(value=1.0, resumed=float(run.resumed))
+
+    def failing(config, run):
+        raise RuntimeError("it broke")
+
+    monkeypatch.setattr(execute, "build_config", lambda plain: made[0])
+    kept = execute.start_checked
+    made = []
+    monkeypatch.setattr(execute, "start_checked", lambda config, *more: made.append(config) or kept(config, *more))
+    failed = start(failing, resume="auto")
+    stopped = start(interrupted, resume="auto")
+    assert stopped.directory != failed.directory
+    with locks.hold(stopped.directory):
+        other = start(interrupted, resume="auto")
+    assert other.directory != stopped.directory, "somebody works on it"
+    result = json.loads((other.directory / "result.json").read_text())
+    (other.directory / "result.json").write_text(json.dumps({**result, "status": "running"}))
+    ended = start(done, resume="auto")
+    assert ended.directory == other.directory and read(ended)["metrics"]["resumed"] == 1.0
+    assert start(done, resume="auto").status == "skipped"
+
+
+def test_run_dir_is_taken_up_with_resume_auto(start, tmp_path, monkeypatch):
+    made = []
+    kept = execute.start_checked
+    monkeypatch.setattr(execute, "start_checked", lambda config, *more: made.append(config) or kept(config, *more))
+    monkeypatch.setattr(execute, "build_config", lambda plain: made[0])
+    place = str(tmp_path / "mine")
+    stopped = start(interrupted, dir=place)
+    assert start(interrupted, dir=place).status == "refused"
+    ended = start(lambda config, run: run.summary(value=3.0), dir=place, resume="auto")
+    assert (ended.status, ended.directory) == ("done", stopped.directory)
+    assert "other settings" in start(interrupted, seed=4, dir=place, resume="auto").message

@@ -19,6 +19,7 @@ from permlab.tasks.inverse_permutation.table import MODES
 if TYPE_CHECKING:
     from permlab.runs.run import Run
 
+OBJECTIVE = "-test_mse"
 HEADLINE = ("test_mse", "mse_floor", "row_accuracy", "steps", "train_seconds", "accuracy", "exact")
 MODELS = ("none", "causal_lm")
 DATASETS = ("none",)

@@ -23,6 +23,7 @@ from permlab.tasks.lora_lego.table import LORA_STUDIES
 if TYPE_CHECKING:
     from permlab.runs.run import Run
 
+OBJECTIVE = "average_score"
 HEADLINE = ("average_score", "single_score", "base_score", "seconds_merging")
 MODELS = ("none", "causal_lm")
 DATASETS = ("none",)

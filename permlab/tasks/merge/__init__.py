@@ -22,6 +22,7 @@ from permlab.tasks.merge.table import ANALYSES, STUDIES
 if TYPE_CHECKING:
     from permlab.runs.run import Run
 
+OBJECTIVE = "-loss_barrier"
 HEADLINE = ("loss_barrier", "accuracy_barrier", "midpoint_accuracy", "naive_loss_barrier", "l2_reduction",
             "own_accuracy", "joint_accuracy")  # fmt: skip
 MODELS = ("none", "vision", "causal_lm")

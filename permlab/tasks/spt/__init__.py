@@ -31,6 +31,7 @@ from permlab.text.table import SEGMENTERS
 if TYPE_CHECKING:
     from permlab.runs.run import Run
 
+OBJECTIVE = "reverse_accuracy"
 HEADLINE = ("forward_accuracy", "reverse_accuracy")
 MODELS = ("causal_lm",)
 DATASETS = DATA_SETS.those(gives_texts=True)
