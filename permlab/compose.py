@@ -30,7 +30,7 @@ FEW_JOBS = 20
 """Checked before anybody would want to see a progress bar."""
 BRACKETS = 1_000
 """Most of one override: Hydra's grammar needs many seconds for thousands of levels."""
-LAUNCHERS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm"}
+LAUNCHERS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}
 """Hydra launcher -> the extra of permlab that brings it."""
 SWEEPS = (
     "permlab sweeps with Hydra's basic sweeper, whose jobs are all checked before the first runs; leave "

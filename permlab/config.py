@@ -19,7 +19,7 @@ from permlab import registry, shipped
 from permlab.debug import DebugConfig, check_debug
 from permlab.errors import UserError, check_choice, check_range, did_you_mean, first_line
 from permlab.experiment import ExperimentConfig, check_experiment
-from permlab.hardware import HardwareConfig, check_hardware
+from permlab.hardware import HardwareConfig, JobKeys, check_hardware
 from permlab.keys import choice
 from permlab.tracking import TrackerConfig, check_tracker
 from permlab.user_options import check_interpolations, keep_secrets_out, refuse_interpolations
@@ -157,6 +157,9 @@ class Config(Generic[T]):
         """Return a hash of everything that decides the result: run directory, tracker and plugins are left out."""
         aside = ("run", "tracker", "experiment", "plugins")
         decisive = {k: v for k, v in self.to_container().items() if k not in aside}
+        # What a job asks of its launcher decides where it runs, not what it finds.
+        asked = {each.name for each in dataclasses.fields(JobKeys)}
+        decisive["hardware"] = {k: v for k, v in decisive["hardware"].items() if k not in asked}
         text = json.dumps({"version": __version__, **decisive}, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -28,7 +28,29 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 @dataclass
-class HardwareConfig:
+class JobKeys:
+    """What a job of a sweep asks of its launcher, with hardware=slurm, ray or joblib; nothing here changes a result."""
+
+    partition: str | None = None
+    """Slurm's partition; null is the cluster's default."""
+    minutes: int = 60
+    """Slurm's time limit of one job; a run that needs longer goes on in the same directory, see `requeue`."""
+    cpus: int = 1
+    """Cores of one job."""
+    gpus: int | float | None = None
+    """GPUs of one job; Ray shares one between jobs (0.5)."""
+    memory: int | None = None
+    """Main memory of one job in GB; null is the cluster's default."""
+    requeue: int = 10
+    """How often a job goes on after its time limit, or on another machine after its own was lost."""
+    jobs: int = 256
+    """Most jobs at a time."""
+    address: str | None = None
+    """Of a Ray cluster, or `auto`; null starts one on this machine."""
+
+
+@dataclass
+class HardwareConfig(JobKeys):
     """Device, number type and threads."""
 
     name: str = "auto"
@@ -62,6 +84,11 @@ def check_hardware(hardware: HardwareConfig) -> None:
             raise UserError(f"hardware.threads={hardware.threads} is neither a number nor auto")
         check_range("hardware.threads", hardware.threads, 1)
     check_range("hardware.workers", hardware.workers, 0)
+    for key, least in (("minutes", 1), ("cpus", 1), ("requeue", 0), ("jobs", 1)):
+        check_range(f"hardware.{key}", getattr(hardware, key), least)
+    for key in ("gpus", "memory"):
+        if getattr(hardware, key) is not None:
+            check_range(f"hardware.{key}", getattr(hardware, key), 0)
 
 
 def check_device(hardware: HardwareConfig) -> str:

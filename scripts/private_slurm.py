@@ -107,6 +107,7 @@ def private_slurm(keep: bool = False) -> Iterator[dict[str, str]]:
         wait_idle(folder, environment)
         yield environment
     finally:
+        end_jobs(environment)
         for name in ("slurmd.pid", "slurmctld.pid", "munge/pid"):
             end(folder / name)
         if not keep:
@@ -147,6 +148,17 @@ def wait_idle(folder: Path, environment: dict[str, str]) -> None:
         time.sleep(0.5)
     logs = [(folder / name).read_text()[-800:] for name in ("slurmctld.log", "slurmd.log") if (folder / name).exists()]
     raise RuntimeError("slurm did not become idle:\n" + "\n".join(logs))
+
+
+def end_jobs(environment: dict[str, str]) -> None:
+    """Cancel what still runs, so that no step outlives its daemon."""
+    with suppress(OSError, subprocess.SubprocessError):
+        subprocess.run(["scancel", "--user=root"], env=environment, capture_output=True, timeout=20)
+        for _ in range(30):
+            left = subprocess.run(["squeue", "-h"], env=environment, capture_output=True, text=True, timeout=20)
+            if not left.stdout.strip():
+                return
+            time.sleep(1)
 
 
 def end(pid_file: Path) -> None:

@@ -62,7 +62,7 @@ def patient(launcher: Launcher) -> Iterator[None]:
     from submitit.core.core import Job
     from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
 
-    class Watcher(SlurmInfoWatcher):  # type: ignore[misc]
+    class Watcher(SlurmInfoWatcher):
         """Asks squeue where there is no accounting."""
 
         accounts = True
@@ -71,7 +71,7 @@ def patient(launcher: Launcher) -> Iterator[None]:
             """Look at the states of all jobs that have not ended."""
             waiting = sorted({each.split("_")[0] for each in self._registered - self._finished})
             if self.accounts and waiting:
-                asked = subprocess.run(self._make_command(), capture_output=True, text=True)
+                asked = subprocess.run(self._make_command() or [], capture_output=True, text=True)
                 self.accounts = asked.returncode == 0
                 if not self.accounts:
                     said = first_line(asked.stderr) if asked.stderr.strip() else "sacct failed"
@@ -97,14 +97,16 @@ def patient(launcher: Launcher) -> Iterator[None]:
         return [done]
 
     before = Job.results, SlurmJob.watcher
-    Job.results, SlurmJob.watcher = results, Watcher(delay_s=ASK_SECONDS)
+    setattr(Job, "results", results)  # noqa: B010  # a method, for the type checker
+    SlurmJob.watcher = Watcher(delay_s=ASK_SECONDS)
     level = logging.getLogger("submitit").level
     logging.getLogger("submitit").setLevel(logging.ERROR)
     try:
         yield
     finally:
         logging.getLogger("submitit").setLevel(level)
-        Job.results, SlurmJob.watcher = before
+        setattr(Job, "results", before[0])  # noqa: B010
+        SlurmJob.watcher = before[1]
 
 
 def queued(jobs: list[str]) -> dict[str, str] | None:

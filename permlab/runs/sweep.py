@@ -142,7 +142,7 @@ def close_sweep(
     if len(groups) < len(notes):
         print_table(word_rows(groups, names), "mean ± standard deviation over seeds")
     draw(sweep, task, groups)
-    best = best_job(groups, objective or getattr(task, "OBJECTIVE", ""))
+    best = best_job(groups, objective or str(getattr(task, "OBJECTIVE", "")))
     if best:
         console().print(best, markup=False)
     failed = [note for note in notes if note["status"] not in FINISHED]

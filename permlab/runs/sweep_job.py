@@ -37,7 +37,7 @@ class SweepJob:
         """Run one job and leave its note in the sweep directory; only an interruption ends the sweep."""
         from hydra.core.hydra_config import HydraConfig
 
-        hydra = HydraConfig.get()
+        hydra: Any = HydraConfig.get()
         overrides = dict(o.split("=", 1) for o in hydra.overrides.task if "=" in o)
         varied = {key: overrides[key] for key in self.varied if key in overrides}
         number, sweep = int(hydra.job.num), Path(self.sweep)

@@ -189,3 +189,20 @@ def test_a_launcher_makes_a_sweep_of_one_run():
     plan = plan_jobs(["task=ntk", "hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=7"], False)
     assert plan.multirun and plan.launcher.name == "submitit_slurm" and plan.launcher.keys["timeout_min"] == 7
     assert not plan_jobs(["task=ntk"], False).multirun
+
+
+@pytest.mark.parametrize(
+    ("profile", "keys"),
+    [
+        ("slurm", {"timeout_min": 7, "max_num_timeout": 10, "gpus_per_node": 1, "mem_gb": 5, "partition": "long"}),
+        ("joblib", {"n_jobs": 3}),
+        ("ray", {}),
+    ],
+)
+def test_a_profile_sets_the_launcher_from_its_own_keys(profile, keys):
+    pytest.importorskip(f"hydra_plugins.hydra_{'submitit' if profile == 'slurm' else profile}_launcher")
+    own = ["hardware.minutes=7", "hardware.gpus=1", "hardware.memory=5", "hardware.partition=long", "hardware.jobs=3"]
+    plan = plan_jobs(["task=ntk", f"hardware={profile}", *own], False)
+    assert plan.multirun and {key: plan.launcher.keys[key] for key in keys} == keys
+    plain = plan_jobs(["task=ntk"], False)
+    assert plan.jobs[0].config.fingerprint() == plain.jobs[0].config.fingerprint(), "where it runs decides nothing"
