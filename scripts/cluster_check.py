@@ -1,0 +1,144 @@
+"""The same eight jobs through every launcher that is here, with the same numbers; then kills in the middle, on Slurm.
+
+python scripts/cluster_check.py [--only slurm,joblib] [--folder DIR]
+
+The jobs: three simulations of task=ntk, three trained probes, two tiny language models. `basic` runs them one after
+another in this process and is what the others are compared with: joblib, submitit on this machine, a Slurm of its own
+(`scripts/private_slurm.py`), and Ray. Then, with Slurm, probes that are longer than their time limit, and one that is
+requeued by hand: one directory per job, and the numbers of an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from private_slurm import missing, private_slurm
+from tiny_runs import overrides
+
+SWEEPS = {
+    "ntk": [*("task=ntk", "task.k=[4,5]", "task.replicates=5", "tracker=none"), "seed=0,1,2"],
+    "inverse_permutation": overrides("inverse_permutation", "seed=0,1,2"),
+    "spt": overrides("spt", "seed=0,1"),
+}
+LAUNCHERS = {
+    "basic": [],
+    "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+    "local": ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=20"],
+    "slurm": ["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=20"],
+    "ray": ["hydra/launcher=ray"],
+}
+MODULES = {"joblib": "joblib", "local": "submitit", "slurm": "submitit", "ray": "ray"}
+LONG = [*("task=inverse_permutation", "task.n=6", "task.seeds=2", "task.train.steps=4000", "task.target_mse=0")]
+LONG += ["tracker=none", "hardware=cpu", "hardware.threads=1", "run.checkpoint_seconds=5", "seed=0,1"]
+CHANGING = ("seconds", "per_second", "rss")
+
+
+def permlab(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "permlab", "-m", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def jobs(root: Path) -> dict[str, dict[str, Any]]:
+    """Return job -> its steady metrics, of the one sweep under a root.
+
+    Raises:
+        AssertionError: a job that is not done, or more directories than jobs.
+    """
+    (table,) = root.glob("sweeps/*/jobs.csv")
+    rows = list(csv.DictReader(table.open()))
+    assert all(row["status"] in ("done", "skipped") for row in rows), rows
+    runs = [path for path in root.glob("*/*/config.yaml") if path.parents[1].name != "sweeps"]
+    assert len(runs) == len(rows), f"{len(runs)} directories for {len(rows)} jobs"
+    found = {}
+    for row in rows:
+        metrics = json.loads((Path(row["directory"]) / "result.json").read_text())["metrics"]
+        found[row["job"]] = {k: v for k, v in metrics.items() if not any(word in k for word in CHANGING)}
+    return found
+
+
+def absent(launcher: str) -> str:
+    """Return why a launcher cannot be tried here, or nothing."""
+    name = MODULES.get(launcher)
+    if name and (find_spec("hydra_plugins") is None or find_spec(f"hydra_plugins.hydra_{name}_launcher") is None):
+        return f"hydra-{name}-launcher is not installed"
+    return missing() if launcher == "slurm" else ""
+
+
+def compared(launcher: str, folder: Path, environment: dict[str, str], expected: dict[str, Any]) -> str:
+    """Run all sweeps through a launcher and compare them with what is expected, which `basic` fills."""
+    began, count = time.monotonic(), 0
+    for task, keys in SWEEPS.items():
+        root = folder / launcher / task
+        done = permlab([*keys, *LAUNCHERS[launcher], f"run.root={root}"], environment)
+        if done.returncode:
+            return f"{task}: exit {done.returncode}: {(done.stdout + done.stderr)[-600:]}"
+        found = jobs(root)
+        if expected.setdefault(task, found) != found:
+            return f"{task}: other numbers than basic: {found} and {expected[task]}"
+        count += len(found)
+    return f"same numbers in {count} jobs, {time.monotonic() - began:.0f} s"
+
+
+def disturbed(folder: Path, environment: dict[str, str], minutes: int) -> str:
+    """Run what is longer than its time limit on Slurm, requeue a job by hand; compare with an undisturbed sweep."""
+    plain, cut = folder / "undisturbed", folder / "requeued"
+    done = permlab([*LONG, f"run.root={plain}"], environment)
+    if done.returncode:
+        return (done.stdout + done.stderr)[-600:]
+    keys = ["hydra/launcher=submitit_slurm", f"hydra.launcher.timeout_min={minutes}", f"run.root={cut}"]
+    going = subprocess.Popen([sys.executable, "-m", "permlab", "-m", *LONG, *keys], env=environment)
+    while going.poll() is None and not list(cut.glob("*/*/checkpoints/state-*.pt")):
+        time.sleep(1)
+    subprocess.run(["scontrol", "requeue", "1_0"], env=environment)
+    going.wait()
+    starts = [path.read_text().count(" resuming ") for path in cut.glob("*/*/run.log")]
+    if going.returncode or not all(starts):
+        return f"exit {going.returncode}, {starts} times resumed"
+    same = jobs(plain) == jobs(cut)
+    return f"{'same' if same else 'OTHER'} numbers, one directory per job, {starts} times resumed"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join([*LAUNCHERS, "requeue"]))
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--minutes", type=int, default=2, help="time limit of the jobs that are longer")
+    chosen = parser.parse_args()
+    folder = chosen.folder or Path(tempfile.mkdtemp(prefix="permlab-cluster-"))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
+    expected: dict[str, Any] = {}
+    told: dict[str, str] = {}
+    names = ["basic", *(name for name in chosen.only.split(",") if name not in ("basic", "requeue"))]
+    for name in names:
+        reason = absent(name)
+        if reason:
+            told[name] = f"skipped: {reason}"
+        elif name == "slurm":
+            with private_slurm() as around:
+                told[name] = compared(name, folder, {**around, **environment}, expected)
+        else:
+            told[name] = compared(name, folder, environment, expected)
+        print(f"{name:8} {told[name]}", flush=True)
+    if "requeue" in chosen.only:
+        reason = absent("slurm")
+        told["requeue"] = f"skipped: {reason}"
+        if not reason:
+            with private_slurm() as around:
+                told["requeue"] = disturbed(folder, {**around, **environment}, chosen.minutes)
+        print(f"requeue  {told['requeue']}", flush=True)
+    print(f"runs in {folder}")
+    return 0 if all(text.startswith(("same", "skipped")) for text in told.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
