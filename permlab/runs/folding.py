@@ -4,7 +4,7 @@
         console.print(block)
 
 Names of columns break at underscores and spaces first. A table that is still too wide is shown in blocks that repeat
-the columns which say what a row is (the leading texts and whole numbers); one or two rows are turned on their side.
+the columns which tell its rows apart (leading texts and whole numbers); one or two rows are turned on their side.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Row = dict[str, Any]
 SIDEWAYS_ROWS = 2
 """Up to so many rows are shown as columns when they do not fit."""
 MOST_KEYS = 3
-"""Columns that every block repeats."""
+"""Columns that every block repeats, at most."""
 NARROWEST_TEXT = 16
 """Columns that a text keeps when it has to break."""
 LONGEST_CELL = 300
@@ -31,14 +31,18 @@ LONGEST_CELL = 300
 
 
 def fold(rows: Sequence[Row], names: Sequence[str], width: int) -> list[Table]:
-    """Return tables for a terminal of `width` columns that together show every cell of `rows`, long ones cut."""
+    """Return tables for a terminal of `width` columns that together show every cell of `rows`, long ones cut.
+
+    What does not fit on it as a whole loses the columns that are blank in every row.
+    """
     whole = as_table(rows, names, width)
     if fits(whole, width):
         return [whole]
+    names = [name for name in names if any(row.get(name) is not None for row in rows)] or names[:1]
     if len(rows) <= SIDEWAYS_ROWS:
         return [sideways(rows, names)]
     keys = key_columns(rows, names)
-    while keys and not fits(as_table(rows, keys, width // 2), width // 2):
+    while keys and not fits(as_table(rows, keys, width), width * 3 // 4):
         keys = keys[:-1]
     blocks: list[list[str]] = []
     for name in (name for name in names if name not in keys):
@@ -46,18 +50,23 @@ def fold(rows: Sequence[Row], names: Sequence[str], width: int) -> list[Table]:
             blocks[-1].append(name)
         else:
             blocks.append([*keys, name])
-    return [as_table(rows, block, width) for block in blocks]
+    return [as_table(rows, sorted(blocks[0], key=list(names).index), width)] + [
+        as_table(rows, block, width) for block in blocks[1:]
+    ]
 
 
 def key_columns(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
-    """Return the leading columns that say what a row is: texts and whole numbers, up to the first measured number."""
+    """Return the columns that tell rows apart: of the leading texts and whole numbers those that a row needs for it."""
     keys: list[str] = []
+    told = 1
     for name in names:
         measured = any(isinstance(row.get(name), float) for row in rows) or all(row.get(name) is None for row in rows)
-        if measured or len(keys) == MOST_KEYS:
+        if measured or len(keys) == MOST_KEYS or told == len(rows):
             break
-        keys.append(name)
-    return keys if len(keys) < len(names) else keys[:1]
+        more = len({tuple(str(row.get(key)) for key in (*keys, name)) for row in rows})
+        if more > told:
+            keys, told = [*keys, name], more
+    return keys or [*names[:1]]
 
 
 def as_table(rows: Sequence[Row], names: Sequence[str], width: int) -> Table:

@@ -51,9 +51,26 @@ def test_every_cell_is_there_and_no_line_is_too_wide(rows, width):
 
 def test_each_block_says_which_row_it_is():
     blocks = fold(LAW, list(LAW[0]), 60)
-    assert len(blocks) > 1 and key_columns(LAW, list(LAW[0])) == ["k", "ones", "ensemble_size"]
+    assert len(blocks) > 1 and key_columns(LAW, list(LAW[0])) == ["k"]
     for block in blocks:
         assert next(iter(block.columns[0].cells)).plain == "3"
+    assert [column.header for column in blocks[0].columns][:2] == ["k", "ones"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_names_behind_columns_that_are_the_same_in_all_rows_are_repeated_too(width):
+    scored = [
+        {"regime": "independent", "adapters": 2, "method": f"lego k=4, both, normalized features, max norm {i // 2}",
+         "k": 4, "scale_rule": ("1", "tuned")[i % 2], **{f"score_{k}": 0.5 for k in range(12)}, "score_sd": None}
+        for i in range(4)
+    ]  # fmt: skip
+    assert key_columns(scored, list(scored[0])) == ["method", "scale_rule"]
+    blocks = fold(scored, list(scored[0]), width)
+    assert len(blocks) > 1 and blocks[0].columns[0].header == "regime"
+    for block in blocks:
+        assert {"method", "scale_\nrule"} <= {column.header for column in block.columns}
+    assert "score_\nsd" not in {column.header for block in blocks for column in block.columns}, "blank in every row"
+    assert max(map(len, printed(scored, width).splitlines())) <= width
 
 
 @pytest.mark.slow
