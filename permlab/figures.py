@@ -70,6 +70,8 @@ STYLE: dict[str, Any] = {
 COLUMN_INCHES = {1: 3.4, 2: 7.0}
 NARROW_LOG = 1000
 """Largest over smallest value up to which a logarithmic axis is labelled at 1, 2 and 5."""
+SHORT_LOG = 5
+"""The same up to which its labels are evenly spaced numbers: 1, 2 and 5 would leave one of them."""
 SMALL = 6
 """Points of labels where many must fit; nothing is smaller."""
 
@@ -106,15 +108,16 @@ def numbered(number: int) -> str:
 
 
 def readable_log(axis: Axis) -> None:
-    """Label a logarithmic axis with plain numbers at 1, 2 and 5, or at powers of ten where it spans many decades.
+    """Label a logarithmic axis with plain numbers: evenly on a short one, at 1, 2 and 5, or at powers of ten.
 
     Matplotlib's own labels are `10^0` alone on a short axis, or `2 x 10^0, 3 x 10^0, 4 x 10^0` over each other.
     """
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     low, high = sorted(axis.get_view_interval())
     if low > 0 and high / low < NARROW_LOG:
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+        short = high / low < SHORT_LOG
+        axis.set_major_locator(MaxNLocator(5) if short else LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 

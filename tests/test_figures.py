@@ -99,3 +99,14 @@ def test_no_module_has_a_style_of_its_own(path):
     assert "plt.subplots" not in text and "plt.figure" not in text, "figures are made by figures.new"
     sizes = [float(size) for size in re.findall(r"(?:fontsize|labelsize)=(\d+\.?\d*)", text)]
     assert all(size >= figures.SMALL for size in sizes)
+
+
+@pytest.mark.parametrize(("low", "high", "least"), [(0.7, 1.5, 3), (0.31, 5.2, 4), (1e-5, 10, 2)])
+def test_a_logarithmic_axis_has_labels_however_short_it_is(low, high, least):
+    figure, ax = figures.new()
+    ax.plot([0, 1], [low, high])
+    ax.set_yscale("log")
+    figures.readable_log(ax.yaxis)
+    figure.canvas.draw()
+    labels = [label for label in ax.get_yticklabels() if low <= label.get_position()[1] <= high and label.get_text()]
+    assert least <= len(labels) <= 8

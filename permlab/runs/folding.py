@@ -9,6 +9,7 @@ the columns which tell its rows apart (leading texts and whole numbers); one or 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -111,12 +112,12 @@ def broken(name: str) -> str:
     if len(name) <= 8:
         return name
     lines: list[str] = []
-    for part in name.replace("_", "_ ").split():
-        if lines and len(lines[-1]) + len(part) <= 8:
+    for part in re.findall(r"[^_ ]+[_ ]*|[_ ]+", name):
+        if lines and len(lines[-1]) + len(part.rstrip()) <= 8:
             lines[-1] += part
         else:
             lines.append(part)
-    return "\n".join(lines)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def is_numeric(values: Sequence[Any]) -> bool:

@@ -278,3 +278,14 @@ def test_one_of_a_thing_is_singular(tmp_path):
     assert "1 run (1 done)" in page and "(1 seed)" in page and "1 shipped experiment without" in page
     nouns = "run|seed|pair|job|row|experiment|configuration|key|line|core|question"
     assert re.findall(rf"(?<![\d.,])1 (?:more |shipped )?(?:{nouns})s\b", page) == []
+
+
+def test_widths_of_columns_are_those_of_the_claims_and_of_no_other_table():
+    from permlab.reports.build import CHECK_COLUMNS, CLAIM_COLUMNS
+
+    css = (Path(html.__file__).parent / "assets" / "page.css").read_text()
+    wide = re.findall(r'\.whole td\[data-heading\^="([^"]+)"\] { width', css)
+    assert len(wide) == 2
+    for start in wide:
+        assert len([heading for heading in CLAIM_COLUMNS.values() if heading.startswith(start)]) == 1
+        assert not [heading for heading in CHECK_COLUMNS.values() if heading.startswith(start)]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from permlab.runs.folding import fold, key_columns
+from permlab.runs.folding import broken, fold, key_columns
 
 LAW = [
     {"k": 3 + i, "ones": 2, "ensemble_size": 190 + i, "low": 100 + i, "high": 250 + i, "published": 2.5 + i,
@@ -71,6 +71,13 @@ def test_names_behind_columns_that_are_the_same_in_all_rows_are_repeated_too(wid
         assert {"method", "scale_\nrule"} <= {column.header for column in block.columns}
     assert "score_\nsd" not in {column.header for block in blocks for column in block.columns}, "blank in every row"
     assert max(map(len, printed(scored, width).splitlines())) <= width
+
+
+@pytest.mark.parametrize("name", ["as it should", "should be", "all three", "ensemble_size", "_x_very__long name"])
+def test_names_of_columns_keep_their_words_apart(name):
+    lines = broken(name).split("\n")
+    assert " ".join(lines).replace("_ ", "_") == name
+    assert broken("as it should") == "as it\nshould"
 
 
 @pytest.mark.slow
