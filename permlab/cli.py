@@ -237,20 +237,31 @@ def run_sweep(plan: Plan) -> int:
     """Run every job through Hydra's launcher and close with one table."""
     from permlab.runs.launchers import AWAY, cluster_defaults, patient
     from permlab.runs.readiness import refuse_any
-    from permlab.runs.sweep import close_sweep, open_sweep
+    from permlab.runs.sweep import close_sweep, open_sweep, read_jobs
     from permlab.runs.sweep_job import SweepJob
+    from permlab.storage.files import write_json
 
     first = plan.jobs[0].config
     # Jobs of a cluster run on another machine, with other devices and files: there each of them is checked.
     here = plan.launcher.name not in AWAY
     if here:
         refuse_any([job.config for job in plan.jobs])
-    with open_sweep(Path(first.run.root)) as sweep, patient(plan.launcher):
+    known = None
+    if plan.searched:
+        from permlab.runs.search import ASKED, close_search, earlier
+
+        known = earlier(Path(first.run.root), plan.overrides) if first.resumes else None
+    with open_sweep(Path(first.run.root), known) as sweep, patient(plan.launcher):
+        if plan.searched:
+            write_json(sweep / ASKED, plan.overrides)
         placed = [f"run.sweep={sweep}", f"hydra.sweep.dir={sweep}", *cluster_defaults(plan.launcher, plan.overrides)]
         placed.append("+hydra.callbacks.permlab._target_=permlab.runs.sweep.ForgetJobs")
         launch(["--multirun", *plan.search, *plan.overrides, *placed], SweepJob(str(sweep), plan.varied, here))
         points, task = [job.overrides for job in plan.jobs], registry.task(first.task.name)
-        return close_sweep(sweep, points, task, plan.varied, first.run.objective)
+        if plan.searched:
+            close_search(sweep, plan.searched)
+            points = [[] for _ in read_jobs(sweep)]
+        return close_sweep(sweep, points, task, plan.varied, plan.searched or first.run.objective)
 
 
 def launch(arguments: list[str], job: Callable[[Any], None]) -> int:
@@ -263,6 +274,8 @@ def launch(arguments: list[str], job: Callable[[Any], None]) -> int:
     from permlab.config import register_schemas
 
     register_schemas()
+    if "hydra/sweeper=optuna" in arguments:
+        registry.load("permlab.runs.search:register")()
     before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = ["permlab", *arguments]
     os.environ["HYDRA_FULL_ERROR"] = "1"

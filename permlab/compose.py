@@ -21,7 +21,7 @@ from permlab.errors import UserError, blotted, did_you_mean, first_line
 from permlab.points import Points
 from permlab.runs.console import Progress
 from permlab.runs.directory import check_free, check_writable
-from permlab.runs.launchers import Launcher
+from permlab.runs.launchers import Launcher, chosen
 from permlab.runs.sweep_values import check_jobs, count_values, expansions, first_values
 from permlab.user_options import HYDRA_GROUPS, check_folder, check_interpolations
 
@@ -61,6 +61,8 @@ class Plan:
     multirun: bool
     search: list[str]
     launcher: Launcher
+    searched: str | None = None
+    """The objective of a search, whose jobs come up as it goes: `jobs` are then those that were checked before."""
 
 
 def plan_jobs(overrides: list[str], multirun: bool, config_dir: str | None = None) -> Plan:
@@ -78,12 +80,24 @@ def plan_jobs(overrides: list[str], multirun: bool, config_dir: str | None = Non
     own = check_own_options(parsed, config_dir)
     search = search_path(config_dir)
     check_task_of_experiment({override.key_or_group: str(override.value()) for override in parsed})
-    first = first_values(parsed)
+    searching = any(each.key_or_group == "hydra/sweeper" and each.value() == "optuna" for each in parsed)
+    first = first_values(parsed, searching)
     composed = compose_one([*first, *search], own)
     sweep = composed.experiment.sweep
     given = {override.key_or_group for override in parsed}
     added = [f"{key}={values}" for key, values in sweep.items() if key not in given]
     parsed += parse(added)
+    if searching:
+        from permlab.runs.search import check_search, ends
+
+        objective = composed.run.objective or getattr(registry.task(str(composed.task.name)), "OBJECTIVE", None)
+        check_search(parsed, multirun, objective)
+        ahead = [Job(point, build_config(compose_one([*point, *search], own))) for point in ends(parsed)]
+        told = [] if "run.objective" in given else [f"run.objective={objective}"]
+        overrides = [*overrides, *added, *told]
+        varied = [each.get_key_element() for each in parsed if each.is_sweep_override()]
+        launcher = chosen([*first, *search], conf_search_path())
+        return Plan(ahead, overrides, varied, True, search, launcher, str(objective))
     counts = [count_values(override) for override in parsed]
     check_jobs(math.prod(counts), composed.run.max_jobs)
     choices = [list(each) for each in expansions(parsed)]
@@ -101,22 +115,9 @@ def plan_jobs(overrides: list[str], multirun: bool, config_dir: str | None = Non
             if bar:
                 bar.update(len(jobs))
     check_directories(jobs)
-    launcher = chosen_launcher([*first, *search])
+    launcher = chosen([*first, *search], conf_search_path())
     several = multirun or len(jobs) > 1 or launcher.name != "basic"
     return Plan(jobs, [*overrides, *added], varied, several, search, launcher)
-
-
-def chosen_launcher(overrides: list[str]) -> Launcher:
-    """Return what starts the jobs: an option of hydra/launcher, given as such or brought by a hardware profile."""
-    from hydra import compose
-    from omegaconf import OmegaConf
-
-    if not any(each.startswith(("hydra", "hardware=", "experiment=")) for each in overrides):
-        return Launcher()
-    with conf_search_path():
-        whole = compose("config", overrides=overrides, return_hydra_config=True)
-    keys: Any = OmegaConf.to_container(whole.hydra.launcher, resolve=True)
-    return Launcher(str(whole.hydra.runtime.choices["hydra/launcher"]), keys)
 
 
 def activate_plugins(parsed: list[Any]) -> None:

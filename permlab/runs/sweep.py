@@ -35,12 +35,15 @@ class ForgetJobs(Callback):
 
 
 @contextmanager
-def open_sweep(root: Path) -> Iterator[Path]:
-    """Make a sweep directory and hold it while the block runs; first remove what killed sweeps left unfinished."""
+def open_sweep(root: Path, earlier: Path | None = None) -> Iterator[Path]:
+    """Make a sweep directory, or go on in an earlier one, and hold it while the block runs.
+
+    What killed sweeps left unfinished is removed first.
+    """
     for lock in root.glob(f"sweeps/*/{LOCK}"):
         with suppress(OSError, UserError), hold(lock.parent):  # not one that is going
             remove_temporaries(lock.parent)
-    sweep = create(root / "sweeps")
+    sweep = earlier or create(root / "sweeps")
     with hold(sweep):
         yield sweep
 
@@ -77,11 +80,20 @@ def unfinished(sweep: Path) -> bool:
 def read_jobs(sweep: Path) -> list[dict[str, Any]]:
     """Return the notes of all jobs, in order, each with its run's metrics."""
     notes = [note for path in sorted((sweep / "jobs").glob("*.json")) if (note := read_json(path))]
-    for note in notes:
-        result = read_json(Path(note["directory"]) / "result.json") if note["directory"] else None
-        note["metrics"] = (result or {}).get("metrics", {})
-        note["seconds"] = (result or {}).get("seconds")
-    return notes
+    return [with_result(note) for note in notes]
+
+
+def read_job(sweep: Path, number: int) -> dict[str, Any]:
+    """Return the note of one job with its run's metrics; it has no status when the job has not begun."""
+    return with_result({"directory": "", **noted(sweep, number)})
+
+
+def with_result(note: dict[str, Any]) -> dict[str, Any]:
+    """Add metrics and seconds of the run to a note."""
+    result = read_json(Path(note["directory"]) / "result.json") if note["directory"] else None
+    note["metrics"] = (result or {}).get("metrics", {})
+    note["seconds"] = (result or {}).get("seconds")
+    return note
 
 
 def settle(sweep: Path, expected: Sequence[Sequence[str]], varied: Sequence[str]) -> None:

@@ -25,11 +25,22 @@ def expansions(parsed: list[Any]) -> list[Iterable[str]]:
     """
     for override in parsed:
         count_values(override)
-    return [sweep_values(each) if each.is_sweep_override() else [each.input_line] for each in parsed]
+    return [expansion(each) for each in parsed]
 
 
-def first_values(parsed: list[Any]) -> list[str]:
+def expansion(override: Any, searching: bool = False) -> Iterable[str]:
+    """Return what one override stands for; of an interval, which only a search has, both ends."""
+    if not override.is_sweep_override():
+        return [override.input_line]
+    if searching and not override.is_discrete_sweep():
+        return [f"{override.get_key_element()}={end}" for end in (override.value().start, override.value().end)]
+    return sweep_values(override)
+
+
+def first_values(parsed: list[Any], searching: bool = False) -> list[str]:
     """Return the first of the values of every override, in its place."""
+    if searching:
+        return [next(iter(expansion(each, searching))) for each in parsed]
     return [next(iter(choices)) for choices in expansions(parsed)]
 
 
@@ -54,7 +65,8 @@ def count_values(override: Any) -> int:
     if not override.is_sweep_override():
         return 1
     if not override.is_discrete_sweep():
-        raise UserError(f"{override.input_line}: interval() needs a sweeper plugin; use a list or range()")
+        remedy = "use a list or range(), or search it with hydra/sweeper=optuna"
+        raise UserError(f"{override.input_line}: interval() needs a sweeper plugin; {remedy}")
     value, text = override.value(), override.input_line
     if isinstance(value, RangeSweep):
         try:

@@ -101,7 +101,7 @@ def test_several_trackers_have_the_keys_of_each_once(permlab):
         (["task", "spt"], ["write task=spt"]),
         (["model"], ["write model=NAME", "llama-1b"]),
         (["~task.order"], ["~task.order", "leave it out for its default"]),
-        (["hydra/sweeper=optuna"], ["hydra/sweeper=optuna", "-m KEY=A,B"]),
+        (["hydra/sweeper=nevergrad"], ["hydra/sweeper=nevergrad", "-m KEY=A,B"]),
         (["hydra/help=mine"], ["hydra/help=mine", "--hydra-help"]),
         (["--shell-completion"], ["install", "--hydra-help"]),
         (["--shell-completion", "install=ksh"], ["ksh", "--hydra-help"]),
