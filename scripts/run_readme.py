@@ -139,7 +139,8 @@ def walk(top: Path, given: argparse.Namespace) -> int:
             print(f"{0:9} {0:8.1f} s {line}", flush=True)
             continue
         if "files/" in command and not (where / "files").exists():
-            subprocess.run(["python", __file__, "--make", "files"], cwd=where, env=environment, check=True)
+            made = ["python", __file__, "--make", "files"]
+            subprocess.run(made, cwd=where, env=environment, check=True, stderr=subprocess.DEVNULL)
         if STOPPED in command:
             stop_a_run(where, environment)
         started = time.monotonic()
