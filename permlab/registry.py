@@ -6,10 +6,9 @@
     table["fisher"].load()                      # imports its module and returns the function
 
 Every room that knows something by name has a `table.py` that imports nothing heavy. The task's choices, the library's
-own checks, `permlab ls methods`, the legends and colours of figures and the report all read these rows, so a new name
-is one new row. Other packages add rows too: through an entry point of one of the groups in `ENTRY_POINTS`, or with
-`plugins=[package]` on the command line; both name a list of rows, and a row's class says which table it belongs to.
-"""
+own checks, `permlab ls methods`, legends, colours and the report read these rows: a new name is one new row. Other
+packages add rows through an entry point of a group in `ENTRY_POINTS`, or with `plugins=[package]`; a row's class says
+which table it belongs to."""
 
 from __future__ import annotations
 
@@ -46,6 +45,7 @@ TABLES: dict[str, str] = {
     "analyses": "permlab.tasks.merge.table:ANALYSES",
     "architectures": "permlab.probes.table:ARCHITECTURES",
     "masks": "permlab.probes.table:MASKS",
+    "positions": "permlab.probes.table:ENCODINGS",
     "probe_modes": "permlab.tasks.inverse_permutation.table:MODES",
     "probe_optimizers": "permlab.probes.table:OPTIMIZERS",
     "probe_schedules": "permlab.probes.table:SCHEDULES",

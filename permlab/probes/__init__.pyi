@@ -9,7 +9,11 @@ from .floors import mse_floor as mse_floor
 from .floors import row_accuracy_ceiling as row_accuracy_ceiling
 from .floors import row_floors as row_floors
 from .layout import Layout as Layout
+from .lengths import Part as Part
+from .mechanism import Mechanism as Mechanism
+from .mechanism import mechanisms as mechanisms
 from .mechanism import routes as routes
+from .network import Network as Network
 from .problem import encode as encode
 from .problem import row_accuracy as row_accuracy
 from .problem import sample as sample
@@ -20,7 +24,9 @@ from .prompts import probe_prompts as probe_prompts
 from .recipes import PromptSettings as PromptSettings
 from .recipes import Recipe as Recipe
 from .recipes import TokenRecipe as TokenRecipe
+from .residual import Residual as Residual
 from .table import ARCHITECTURES as ARCHITECTURES
+from .table import ENCODINGS as ENCODINGS
 from .table import READINGS as READINGS
 from .table import READOUTS as READOUTS
 from .table import ROUTES as ROUTES

@@ -6,6 +6,7 @@ Each function returns rows of a table (column -> value); nothing here trains.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ from permlab.probes.certificate import reachable
 from permlab.probes.construction import construction_error, construction_output
 from permlab.probes.floors import mse_floor, row_accuracy_ceiling
 from permlab.probes.layout import Layout
-from permlab.probes.mechanism import routes
+from permlab.probes.mechanism import mechanisms, routes
 from permlab.probes.problem import heldout_batch, squared_error
 from permlab.probes.training import Training
-from permlab.tables import Row, spread
+from permlab.tables import Row, grouped, spread
 
 COUNTED_UP_TO = 14
 """Largest n for which n! is printed as a number of permutations."""
+BELOW = 0.01
+"""An error this much below a floor would refute it: bits of a test set are drawn, the share of hidden rows is exact."""
 BETA_LIMIT = 200.0
 """Inverse temperature at which the explicit weights have reached their limit in double precision."""
 
@@ -34,6 +37,12 @@ def average(values: Sequence[float]) -> float:
 def possible_share(layout: Layout, depth: int) -> float:
     """Share of all n! permutations that the mask leaves possible (arXiv 2509.24125, impossibility theorem)."""
     return reachable(layout, depth).possible_count() / math.factorial(layout.n)
+
+
+def rates(training: Training) -> Row:
+    """Share of seeds within `target_mse` of the floor: in their first attempt, and with the attempts after it."""
+    first, all_attempts = training.first_attempts(), training.reached(training.curve[-1])
+    return {"at_floor": average(first), "at_floor_restarted": average(all_attempts)}
 
 
 def summary_row(label: str, training: Training) -> Row:
@@ -51,7 +60,8 @@ def summary_row(label: str, training: Training) -> Row:
         "row_accuracy": average(last.row_accuracy),
         "row_accuracy_worst": min(last.row_accuracy),
         "row_accuracy_ceiling": row_accuracy_ceiling(layout),
-        "seeds_solved": sum(training.solved(last)),
+        "seeds_solved": sum(training.reached(last)) if training.floor == 0 else 0,
+        **rates(training),
         "steps": last.step,
         "steps_to_target": average(reached) if reached else None,
         "train_seconds": training.seconds,
@@ -67,14 +77,65 @@ def summary_row(label: str, training: Training) -> Row:
 def seed_rows(label: str, training: Training) -> list[Row]:
     """One row per seed, at the last test."""
     last = training.curve[-1]
-    values: dict[str, Sequence[float | None]] = {"test_mse": last.test_mse, "row_accuracy": last.row_accuracy}
+    values: dict[str, Sequence[Any]] = {"test_mse": last.test_mse, "row_accuracy": last.row_accuracy}
     values["steps_to_target"] = training.steps_to_target()
+    values["attempts"] = training.attempts
     if training.model.depth > 1:
         values |= routes(training.model, training.weights.detach())
+        found = mechanisms(training.model, training.weights.detach())
+        values |= {"mechanism": [one.name for one in found], "read": [one.read for one in found]}
+        values |= {f"without_{route}": [one.without[route] for one in found] for route in found[0].without}
+        values |= {"without_it": [one.without_it for one in found]}
+        values |= {"without_others": [one.without_others for one in found]}
     return [
         {"arm": label, "seed": seed, "steps": last.step, **{name: value[k] for name, value in values.items()}}
         for k, seed in enumerate(training.seeds)
     ]
+
+
+def mechanism_rows(rows: Sequence[Row]) -> list[Row]:
+    """Shares of seeds per arm and mechanism, with row accuracies as trained and with attention taken away.
+
+    Args:
+        rows: of `seed_rows`.
+
+    Returns:
+        Beside the share: mean row accuracy, with the routes of the mechanism flattened (the one that hurts most), with
+        any other route flattened (the one that hurts most), and the share of seeds whose attention shows most what
+        ablation says they need.
+    """
+    made = []
+    for (arm, mechanism), group in grouped([row for row in rows if "mechanism" in row], ("arm", "mechanism")).items():
+        made.append(
+            {
+                "arm": arm,
+                "mechanism": mechanism,
+                "seeds": len(group),
+                "share": len(group) / sum(row["arm"] == arm for row in rows),
+                "row_accuracy": average([row["row_accuracy"] for row in group]),
+                "without_it": average([row["without_it"] for row in group]),
+                "without_others": average([row["without_others"] for row in group]),
+                "read": average([float(row["read"] in re.split(r"[+|]", row["mechanism"])) for row in group]),
+            }
+        )
+    return made
+
+
+def mechanism_verdict(rows: Sequence[Row]) -> dict[str, float]:
+    """How many networks have a named mechanism, how many an unclear one, and how many readings ablation confirms."""
+    working = [row for row in rows if row["mechanism"] != "none"]
+    unclear = sum(row["seeds"] for row in working if row["mechanism"] == "unclear")
+    seeds = sum(row["seeds"] for row in working)
+    confirmed = sum(row["seeds"] * row["read"] for row in working)
+    single = [row for row in working if row["mechanism"] != "unclear" and not re.search(r"[+|]", row["mechanism"])]
+    kept = lambda name: sum(row["seeds"] * row[name] for row in single) / max(1, sum(row["seeds"] for row in single))  # noqa: E731
+    return {
+        "mechanism_without_it": kept("without_it"),
+        "mechanism_without_others": kept("without_others"),
+        "mechanism_unclear": unclear,
+        "mechanism_named": seeds - unclear,
+        "mechanism_read_share": confirmed / max(1, seeds),
+    }
 
 
 def curve_rows(label: str, training: Training) -> list[Row]:
@@ -136,6 +197,7 @@ def swept_row(label: str, training: Training, seed: int = 0) -> Row:
         "row_accuracy": average(last.row_accuracy),
         "row_accuracy_best": max(last.row_accuracy),
         "row_accuracy_ceiling": row_accuracy_ceiling(layout),
+        **rates(training),
         "possible_share": possible_share(layout, depth),
         "steps": last.step,
         "train_seconds": training.seconds,
@@ -148,10 +210,14 @@ def swept_verdict(rows: Sequence[Row], target_mse: float) -> dict[str, float]:
     return {
         "points": len(rows),
         "train_seconds": sum(row["train_seconds"] for row in rows),
-        # 0.01 for the drawn bits: of the test set only the share of hidden rows is exact.
-        "below_floor": sum(row["test_mse_best"] < row["mse_floor"] - 0.01 for row in rows),
+        "below_floor": sum(row["test_mse_best"] < row["mse_floor"] - BELOW for row in rows),
         "solved_where_floor_is_zero": sum(row["test_mse"] <= target_mse for row in exact) / max(1, len(exact)),
         "least_row_accuracy_where_floor_is_zero": min((row["row_accuracy"] for row in exact), default=0.0),
+        **{
+            f"{name}_where_floor_is_{where}": min((row[name] for row in group), default=0.0)
+            for name in ("at_floor", "at_floor_restarted")
+            for where, group in (("zero", exact), ("positive", [row for row in rows if row["mse_floor"] > 0]))
+        },
         "least_rows_solved": min([r["scratch_rows"] for r in exact if r["test_mse"] <= target_mse], default=-1),
         "construction_excess": max(abs(row["construction_mse"] - row["mse_floor"]) for row in rows),
     }

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _ANSWER = "Restored:"
+CONTINUE = "Continue each text exactly as the examples do. Write nothing but the continuation."
+"""What a chat model is told before the examples."""
+Asked = Callable[[Sequence[int]], Iterable[tuple[int, "str | None"]]]
+"""Indices of test items -> (index, continuation) as they come, None for one without an answer."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Prompt:
     """What is asked: lists of `n` words after `shots` solved examples, in one of `table.STYLES`.
 
     Raises:
-        UserError: n outside 2..44, no shots, or an unknown style.
+        UserError: n outside 2..44, negative shots, or an unknown style.
     """
 
     n: int
@@ -45,7 +49,7 @@ class Prompt:
     def __post_init__(self) -> None:
         STYLES.check("style", self.style)
         check_range("n", self.n, low=2, high=len(WORDS))
-        check_range("shots", self.shots, low=1)
+        check_range("shots", self.shots, low=0)
 
     @property
     def asking(self) -> StyleRow:
@@ -69,16 +73,29 @@ class Prompt:
         steps = ", ".join(f"place {k + 1} is {word}" for k, word in enumerate(words))
         return f" {steps}\n{_ANSWER}{restored}"
 
-    def example(self, seed: int, index: int) -> tuple[str, list[str], str]:
-        """Return the whole prompt, the restored words and the right continuation of test item `index`."""
+    def turns(self, seed: int, index: int) -> tuple[list[tuple[str, str]], list[str]]:
+        """Return (question, right answer) of the solved examples and of test item `index`, and the item's words."""
         # Without the style: plain, filler and scratch prompts ask the same lists, so their difference is the style's.
         rng = random.Random(derived_seed("prompt", seed, self.n, index))
-        parts = []
-        for _ in range(self.shots):
+        made, words = [], []
+        for _ in range(self.shots + 1):
             words, order = self._draw(rng)
-            parts.append(self.question(words, order) + self.answer(words) + "\n\n")
-        words, order = self._draw(rng)
-        return "".join([*parts, self.question(words, order)]), words, self.answer(words)
+            made.append((self.question(words, order), self.answer(words)))
+        return made, words
+
+    def example(self, seed: int, index: int) -> tuple[str, list[str], str]:
+        """Return the whole prompt, the restored words and the right continuation of test item `index`."""
+        made, words = self.turns(seed, index)
+        shown = [question + answer + "\n\n" for question, answer in made[:-1]]
+        return "".join([*shown, made[-1][0]]), words, made[-1][1]
+
+    def chat(self, seed: int, index: int) -> list[dict[str, str]]:
+        """Return the same as a conversation: each solved example is a message and its answer."""
+        made, _ = self.turns(seed, index)
+        messages = [{"role": "system", "content": CONTINUE}]
+        for question, answer in made:
+            messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer.strip()}]
+        return messages[:-1]
 
     def _draw(self, rng: random.Random) -> tuple[list[str], list[int]]:
         return rng.sample(WORDS, self.n), rng.sample(range(self.n), self.n)
@@ -88,7 +105,7 @@ class Prompt:
         if self.asking.steps:
             # The steps are the model's scratch space: what it writes there is neither right nor wrong.
             _, _, continuation = continuation.partition(_ANSWER)
-        lines = continuation.strip().splitlines()
+        lines = continuation.strip().removeprefix(_ANSWER).strip().splitlines()
         said = lines[0].replace(",", " ").split() if lines else []
         return [k < len(said) and said[k] == word for k, word in enumerate(words)]
 
@@ -106,6 +123,7 @@ class PromptResult:
     chance_exact: float
     chance_accuracy: float
     sample: str
+    unanswered: int = 0
 
 
 def prompts_of(settings: PromptSettings) -> list[Prompt]:
@@ -167,21 +185,53 @@ def probe_prompts(
         tokenizer.pad_token = tokenizer.eos_token
     network: Any = model  # its stubs type eval and generate wrongly
     network.eval()
-    marks: list[list[bool]] = []
-    first = ""
-    for start in range(0, examples, batch):
-        items = [prompt.example(seed, index) for index in range(start, min(start + batch, examples))]
+
+    def ask(indices: Sequence[int]) -> Iterator[tuple[int, str]]:
+        for start in range(0, len(indices), batch):
+            chosen = indices[start : start + batch]
+            yield from zip(chosen, answers([prompt.example(seed, index) for index in chosen]))
+
+    def answers(items: list[tuple[str, list[str], str]]) -> list[str]:
         inputs = tokenizer([question for question, _, _ in items], return_tensors="pt", padding=True)
         inputs = {key: inputs[key].to(model.device) for key in ("input_ids", "attention_mask")}
         longest = max(len(tokenizer(answer, add_special_tokens=False)["input_ids"]) for _, _, answer in items)
         output = network.generate(
             **inputs, max_new_tokens=longest + 4, do_sample=False, pad_token_id=tokenizer.pad_token_id
         )
-        said = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        marks += [prompt.correct(text, words) for text, (_, words, _) in zip(said, items)]
-        first = first or items[0][0] + said[0]
+        said: list[str] = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return said
+
+    return score_answers(prompt, ask, examples, seed, progress)
+
+
+def score_answers(
+    prompt: Prompt, ask: Asked, examples: int, seed: int = 0, progress: Callable[[int, int], None] | None = None
+) -> PromptResult:
+    """Ask anyone and score: a model of this machine, or a server.
+
+    Args:
+        prompt: n, style and shots.
+        ask: gives the continuations of test items.
+        examples: test items; those without an answer are counted and left out.
+        seed: of the items.
+        progress: called with (done, total); may raise to stop.
+
+    Raises:
+        UserError: no item had an answer.
+    """
+    marks: list[list[bool]] = []
+    first, unanswered = "", 0
+    for index, said in ask(range(examples)):
+        if said is None:
+            unanswered += 1
+        else:
+            question, words, _ = prompt.example(seed, index)
+            marks.append(prompt.correct(said, words))
+            first = first or question + said
         if progress is not None:
-            progress(len(marks), examples)
+            progress(len(marks) + unanswered, examples)
+    if not marks:
+        raise UserError(f"none of {examples} prompts had an answer")
     per_position = [sum(place) / len(marks) for place in zip(*marks)]
     return PromptResult(
         n=prompt.n,
@@ -193,4 +243,5 @@ def probe_prompts(
         chance_exact=1 / math.factorial(prompt.n),
         chance_accuracy=1 / prompt.n,
         sample=first,
+        unanswered=unanswered,
     )

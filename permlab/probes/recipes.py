@@ -34,8 +34,9 @@ class Optimization:
     """sgd is without momentum."""
     learning_rate: float | None = None
     """The largest of the schedule; null = 0.06 sqrt(10/n)."""
-    schedule: str = choice("one_cycle", SCHEDULES)
-    """one_cycle: cosine up over 30 % of the steps, cosine down to 0; cosine: down to 0."""
+    schedule: str | None = choice(None, SCHEDULES)
+    """one_cycle: cosine up over 30 % of the steps, cosine down to 0; cosine: down to 0; null = one_cycle, warmup with
+    patience."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
     """Of Adam; a short second-moment memory leaves the plateau sooner."""
     weight_decay: float = 0.03
@@ -45,6 +46,11 @@ class Optimization:
     """Of the normal initial weights; 0 starts at zero weights; null = 0.02 under a causal mask, 0.2 without a mask."""
     clip: float | None = None
     """Largest absolute value of a gradient entry; null = no clipping."""
+    patience: int | None = None
+    """Train until no seed's error has fallen by 1 % for so many steps, then let the learning rate go down over as many;
+    a seed at its floor stops at once. null = all steps, in sweeps 300."""
+    restarts: int = 0
+    """With patience: how often a seed that ends above a floor of 0 begins again from other weights."""
     test_every: int = 25
     """Steps between tests."""
     test_examples: int = 256
@@ -60,10 +66,14 @@ class Optimization:
             UserError: naming the setting.
         """
         OPTIMIZERS.check(f"{prefix}optimizer", self.optimizer)
-        SCHEDULES.check(f"{prefix}schedule", self.schedule)
-        for key in ("steps", "batch", "test_every", "test_examples"):
+        if self.schedule is not None:
+            SCHEDULES.check(f"{prefix}schedule", self.schedule)
+        for key in ("steps", "batch", "patience", "test_every", "test_examples"):
             if getattr(self, key) is not None:
                 check_range(f"{prefix}{key}", getattr(self, key), low=1)
+        check_range(f"{prefix}restarts", self.restarts, low=0)
+        if self.restarts and self.patience is None:
+            raise UserError(f"{prefix}restarts={self.restarts} is for {prefix}patience: give steps, such as 300")
         for key in ("learning_rate", "clip"):
             if getattr(self, key) is not None:
                 check_range(f"{prefix}{key}", getattr(self, key), low=0, open_interval=True)
@@ -156,6 +166,35 @@ class TokenRecipe:
 
 
 @dataclass
+class TextRecipe:
+    """Training of a causal language model on prompts (`finetune`): AdamW, warm-up over 5 % of the steps, cosine."""
+
+    steps: int = 300
+    """At most; sets the schedule's length."""
+    batch: int = 16
+    """Fresh prompts per step."""
+    learning_rate: float = 1e-3
+    """The largest of the schedule; a pretrained model of some size wants 5e-5."""
+    target: float = 0.999
+    """Stop at this share of right places."""
+    test_every: int = 50
+    """Steps between tests."""
+    test_examples: int = 64
+    """Fixed test prompts."""
+
+    def check(self, prefix: str = "") -> None:
+        """Refuse numbers out of range; `prefix` stands before the names in the messages.
+
+        Raises:
+            UserError: naming the setting.
+        """
+        for key in ("steps", "batch", "test_every", "test_examples"):
+            check_range(f"{prefix}{key}", getattr(self, key), 1)
+        check_range(f"{prefix}learning_rate", self.learning_rate, 0, open_interval=True)
+        check_range(f"{prefix}target", self.target, 0, 1)
+
+
+@dataclass
 class PromptSettings:
     """Few-shot text prompts (`prompts.probe_prompts`): every length with every style."""
 
@@ -169,6 +208,14 @@ class PromptSettings:
     """Questions per length and style."""
     batch: int = 16
     """Prompts per forward pass."""
+    base_url: str | None = None
+    """An OpenAI-compatible server that is asked in place of model=, such as http://localhost:8000/v1."""
+    model: str | None = None
+    """The model name the server knows."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the server's key; null sends none."""
+    concurrency: int = 8
+    """Requests to the server at a time."""
 
     def check(self, prefix: str = "") -> None:
         """Refuse unknown styles and numbers out of range; `prefix` stands before the names in the messages.
@@ -184,3 +231,9 @@ class PromptSettings:
             check_range(f"{prefix}sizes", n, low=2, high=len(WORDS))
         for key in ("shots", "examples", "batch"):
             check_range(f"{prefix}{key}", getattr(self, key), 1)
+        check_range(f"{prefix}concurrency", self.concurrency, 1, 256)
+        if self.base_url is not None and not self.model:
+            raise UserError(f"{prefix}base_url needs {prefix}model: the name of a model that the server offers")
+        if self.base_url is None and (self.model or self.api_key_env):
+            given = "model" if self.model else "api_key_env"
+            raise UserError(f"{prefix}{given} is for {prefix}base_url: give the address of the server")

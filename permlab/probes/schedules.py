@@ -19,6 +19,11 @@ def constant(step: int, steps: int) -> float:
     return 1.0
 
 
+def warmup(step: int, steps: int) -> float:
+    """A line up over 100 steps, then the same: for trainings that end by their errors, not by their steps."""
+    return min(1.0, (step + 1) / 100)
+
+
 def cosine(step: int, steps: int) -> float:
     """Half a cosine from 1 down to 0 at `steps` (Loshchilov and Hutter 2017, one period)."""
     return (1 + math.cos(math.pi * step / steps)) / 2

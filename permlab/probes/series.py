@@ -1,4 +1,4 @@
-"""Networks of several layouts, trained one after another: `dict(Series(layouts, Recipe(), [0, 1]).train())`.
+"""Several networks, trained one after another: `dict(Series({"mine": Transformer(layout)}, Recipe(), [0]).train())`.
 
 `state` is all that a stopped series needs to go on: the networks that are done, and the one that was being trained.
 A series that goes on gives the numbers of one that was never stopped.
@@ -11,39 +11,37 @@ from typing import Any
 
 import torch
 
-from permlab.probes.layout import Layout
+from permlab.probes.lengths import Part, Whole
+from permlab.probes.network import Network
 from permlab.probes.recipes import Recipe
 from permlab.probes.training import Evaluation, Training
-from permlab.probes.transformer import Transformer
 
 OnTest = Callable[[str, Training, Evaluation], None]
 
 
 class Series:
-    """Trains every layout with the same recipe and the same seeds.
+    """Trains every kind of network with the same recipe and the same seeds.
 
     Args:
-        layouts: label -> layout, in the order of training.
+        models: label -> network, in the order of training.
         recipe: how to train each of them.
-        seeds: networks of each layout, trained as one computation.
-        depth: attention layers.
-        heads: per layer.
+        seeds: of each kind, trained as one computation.
         device: where to train.
+        problems: label -> what it is trained on, where that is not the whole problem.
         state: of a stopped series with the same arguments; None starts a new one.
     """
 
     def __init__(
         self,
-        layouts: Mapping[str, Layout],
+        models: Mapping[str, Network],
         recipe: Recipe,
         seeds: list[int],
-        depth: int = 2,
-        heads: int = 1,
         device: str | torch.device = "cpu",
+        problems: Mapping[str, Whole | Part] | None = None,
         state: dict[str, Any] | None = None,
     ) -> None:
-        self.layouts, self.recipe, self.seeds, self.device = dict(layouts), recipe, list(seeds), device
-        self.depth, self.heads = depth, heads
+        self.models, self.recipe, self.seeds, self.device = dict(models), recipe, list(seeds), device
+        self.problems = dict(problems or {})
         self._done: dict[str, dict[str, Any]] = dict(state["done"]) if state else {}
         self._label: str | None = state["label"] if state else None
         self._cut_off: dict[str, Any] | None = state["training"] if state else None
@@ -71,9 +69,8 @@ class Series:
         Args:
             on_test: called with (label, training, test) after every test; may raise to stop, with `state` up to date.
         """
-        for label, layout in self.layouts.items():
-            model = Transformer(layout, self.depth, self.heads)
-            training = Training(model, self.recipe, self.seeds, self.device)
+        for label, model in self.models.items():
+            training = Training(model, self.recipe, self.seeds, self.device, self.problems.get(label))
             if label in self._done:
                 training.load_state_dict(self._done[label])
             else:

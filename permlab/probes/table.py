@@ -16,7 +16,7 @@ class MaskRow(Row):
 
     Attributes:
         causal: a row sees itself and the rows above it only.
-        init_std: spread of the initial weights that training wants under this mask (`training.default_init_std`).
+        init_std: spread of the initial weights that training wants under this mask (`Transformer.init_std`).
     """
 
     causal: bool = False
@@ -63,7 +63,15 @@ class PositionRow(Row):
 
 @dataclass(frozen=True)
 class RouteRow(Row):
-    """A way through two layers; `target` measures it in the attention of layer 1 (`mechanism.routes`)."""
+    """A way through two layers; `target`: (X, layout) -> its edges in the attention of layer 1 (`mechanism.Edges`)."""
+
+
+@dataclass(frozen=True)
+class EncodingRow(Row):
+    """How an ordinary transformer knows where a row stands: vectors that are trained, or turned queries and keys."""
+
+    learned: bool = False
+    rotary: bool = False
 
 
 @dataclass(frozen=True)
@@ -173,9 +181,22 @@ POSITIONS = Table(
 ROUTES = Table(
     "route",
     [
-        RouteRow("lookup", "output row j finds the row of P it needs", target="permlab.probes.mechanism:lookup"),
-        RouteRow("fetch", "row i of Y_P copies row i of P", target="permlab.probes.mechanism:fetch"),
-        RouteRow("carry", "row i of P copies row i of Y_P", target="permlab.probes.mechanism:carry"),
+        RouteRow(
+            "lookup",
+            "output row j finds the row of P it needs",
+            target="permlab.probes.mechanism:lookup",
+            color="orange",
+        ),
+        RouteRow("fetch", "row i of Y_P copies row i of P", target="permlab.probes.mechanism:fetch", color="blue"),
+        RouteRow("carry", "row i of P copies row i of Y_P", target="permlab.probes.mechanism:carry", color="green"),
+    ],
+)
+ENCODINGS = Table(
+    "kind of positions",
+    [
+        EncodingRow("learned", "a trained vector for every place", color="blue", learned=True),
+        EncodingRow("rotary", "queries and keys turned by place", paper="2104.09864", color="orange", rotary=True),
+        EncodingRow("none", "nothing but the mask", color="red"),
     ],
 )
 OPTIMIZERS = Table(
@@ -195,6 +216,7 @@ SCHEDULES = Table(
             paper="1708.07120",
         ),
         ScheduleRow("cosine", "cosine down to 0", target="permlab.probes.schedules:cosine", paper="1608.03983"),
+        ScheduleRow("warmup", "a line up over 100 steps, then the same", target="permlab.probes.schedules:warmup"),
         ScheduleRow("constant", "the same in every step", target="permlab.probes.schedules:constant"),
     ],
 )

@@ -20,7 +20,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any
 
@@ -74,6 +74,11 @@ def completions_url(base_url: str, key: str = "base_url") -> str:
     return urllib.parse.urlunsplit(parts._replace(path=path, query="", fragment=""))
 
 
+def segmentation_tokens(text: str) -> int:
+    """Return how long the marked copy of a text may be."""
+    return 64 + 6 * len(text.split()) + len(text) // 2
+
+
 class ServerAssistant:
     """Asks an OpenAI-compatible server, several texts at a time, and repeats what may pass.
 
@@ -94,6 +99,8 @@ class ServerAssistant:
         backoff: float = 0.5,
         give_up_after: int = 16,
         options: Mapping[str, Any] | None = None,
+        messages: Callable[[str], list[dict[str, str]]] = chat_messages,
+        max_tokens: Callable[[str], int] = segmentation_tokens,
     ) -> None:
         """Check the settings; no request is made.
 
@@ -107,6 +114,8 @@ class ServerAssistant:
             backoff: seconds before the first repetition, doubled each time (at most 60), times 0.5 to 1.5.
             give_up_after: texts in a row without an answer after which the run stops.
             options: more fields of the request body; a value of None takes a field out (`{"temperature": None}`).
+            messages: the conversation that asks about a text; by default for its semantic units.
+            max_tokens: the longest answer to a text.
 
         Raises:
             UserError: for a bad address or number, and an environment variable that is not set.
@@ -122,6 +131,7 @@ class ServerAssistant:
         self.name = self.model = model
         self.concurrency, self.timeout, self.retries = concurrency, timeout, retries
         self.backoff, self.give_up_after, self.options = backoff, give_up_after, dict(options or {})
+        self.messages, self.max_tokens = messages, max_tokens
         self.retries_made = 0
         self._key = key
         self._stop = threading.Event()
@@ -184,10 +194,10 @@ class ServerAssistant:
         """Make one request."""
         body = {
             "model": self.model,
-            "messages": chat_messages(text),
-            # Segmentation is copying with marks: drawing answers improves none, and the cache needs repeatable ones.
+            "messages": self.messages(text),
+            # What is asked has one right answer: drawing improves none, and caches and tests need repeatable ones.
             "temperature": 0,
-            "max_tokens": 64 + 6 * len(text.split()) + len(text) // 2,
+            "max_tokens": self.max_tokens(text),
             "stream": False,
             **self.options,
         }

@@ -118,7 +118,7 @@ def test_a_prompt_longer_than_the_context_is_refused(random_directory):
 
 @pytest.mark.parametrize(("make", "says"), [(lambda: Prompt(1), "n=1"), (lambda: Prompt(45), "n=45"),
                                             (lambda: Prompt(3, "fillers"), "did you mean 'filler'"),
-                                            (lambda: Prompt(3, shots=0), "shots=0")])  # fmt: skip
+                                            (lambda: Prompt(3, shots=-1), "shots=-1")])  # fmt: skip
 def test_bad_prompts(make, says):
     with pytest.raises(UserError, match=says):
         make()

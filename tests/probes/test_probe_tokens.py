@@ -81,6 +81,30 @@ def test_in_place_ceiling_by_brute_force():
     assert ceiling(task, "bert", "in_place") == ceiling(task, "gpt2", "filler") == 1.0
 
 
+@pytest.mark.parametrize("fillers", [0, 1, 3, 8])
+def test_what_an_answer_may_depend_on_with_any_number_of_fillers(fillers):
+    """The last n tokens are read: the symbol at the end is seen from its own token on."""
+    task = TokenProblem(n=4, symbols=5)
+    torch.manual_seed(0)
+    model = build(task, "gpt2", TokenRecipe(hidden=32, heads=4, parameters=60_000)).eval()
+    ids, answer = task.sample(1, torch.Generator().manual_seed(1))
+    changed = ids.clone()
+    changed[0, -1] = 3 + 4 + (changed[0, -1] - 3 - 4 + 1) % 5
+    with torch.no_grad():
+        scores = [logits(model, "filler", one, answer, fillers) for one in (ids, changed)]
+    differs = (scores[0] - scores[1]).abs().amax(-1)[0] > 1e-7
+    assert differs.tolist() == [place + fillers >= 3 for place in range(4)]
+
+
+def test_ceiling_with_fillers():
+    task = TokenProblem(n=3, symbols=2)
+    assert ceiling(task, "gpt2", "filler", 0) == ceiling(task, "gpt2", "in_place")
+    assert in_place_ceiling(task, 1) == pytest.approx([2 / 3 + 1 / 6, 1, 1])
+    assert ceiling(task, "gpt2", "filler", 2) == ceiling(task, "gpt2", "filler", 6) == 1.0
+    with pytest.raises(UserError, match="fillers=7"):
+        train_tokens(task, "gpt2", "filler", fillers=7)
+
+
 @pytest.mark.slow
 def test_reading_decides_at_the_same_budget():
     """n = 3: a causal decoder learns with filler tokens and stays at its ceiling in place."""

@@ -1,17 +1,16 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from permlab.errors import UserError
-from permlab.probes.construction import construction_weights
 from permlab.probes.floors import mse_floor
 from permlab.probes.layout import Layout
-from permlab.probes.mechanism import routes
-from permlab.probes.problem import heldout_batch, sample, squared_error
+from permlab.probes.problem import sample, squared_error
 from permlab.probes.recipes import Recipe
 from permlab.probes.series import Series
-from permlab.probes.table import ROUTES
 from permlab.probes.training import Training
 from permlab.probes.transformer import Transformer
 
@@ -148,7 +147,7 @@ def test_what_a_recipe_leaves_open_depends_on_n(n, steps, batch):
 
 
 def test_a_series_goes_on_where_it_was():
-    layouts = {"causal/string": Layout.parse("causal/string", 3), "no_mask": Layout.parse("no_mask", 3)}
+    layouts = {name: Transformer(Layout.parse(name, 3)) for name in ("causal/string", "no_mask")}
     whole = {label: one.curve[-1].test_mse for label, one in Series(layouts, SHORT, [0, 1]).train()}
     cut = Series(layouts, SHORT, [0, 1])
 
@@ -180,6 +179,8 @@ def test_zero_start_and_no_target():
         ({"weight_decay": -1}, "weight_decay=-1"),
         ({"betas": [0.9, 1.5]}, "betas=1.5"),
         ({"betas": [0.9]}, "takes two"),
+        ({"patience": 0}, "patience=0"),
+        ({"restarts": 2}, "restarts=2 is for"),
     ],
 )
 def test_bad_recipes(change, says):
@@ -189,31 +190,62 @@ def test_bad_recipes(change, says):
         Recipe(**change).check("task.train.")
 
 
-def test_the_construction_goes_by_lookup():
-    layout = Layout.variant("scratch", n=5)
-    found = routes(Transformer(layout), construction_weights(layout, 30.0, torch.float32))
-    assert found["lookup"][0] > 0.999
-    assert found["fetch"][0] < 0.5 and found["carry"][0] == 0
+PATIENT = Recipe(steps=200, batch=32, test_every=20, test_examples=32, patience=40, target_mse=0.4)
 
 
-@pytest.mark.parametrize(("route", "variant"), [("fetch", "scratch"), ("carry", "no_mask")])
-def test_the_other_two_routes_are_exact_as_well(route, variant):
-    """Hand-written: layer 1 moves a fixed number of rows, layer 2 looks for a one in coordinate j."""
-    n = 5
-    layout = Layout.variant(variant, n=n)
-    model = Transformer(layout)
-    flat = torch.zeros(1, model.size)
-    first, second, w = (part[0] for part in model.unpack(flat))
-    at = {layer: dict(model.blocks(layer)) for layer in (0, 1, 2)}
-    row, out = at[1]["I"].start, layout.output_rows.start
-    asks, holds = (n, 0) if route == "fetch" else (0, n)
-    for i in range(n):
-        first[at[0]["I"].start + asks + i, 0, at[0]["I"].start + holds + i] = 40.0
-        second[row + out + i, 0, at[1]["A1 X" if route == "fetch" else "X"].start + i] = 40.0
-        second[row + out + i, 0, row + asks : row + asks + n] = 40.0
-    w[at[2]["A2 X" if route == "fetch" else "A2 A1 X"]] = torch.eye(n)
-    x, y = heldout_batch(layout, 64, 3)
-    assert float(squared_error(model.forward(model.unpack(flat), x[None])[0], y)) < 1e-10
-    found = routes(model, flat)
-    assert found[route][0] > 0.999
-    assert all(found[name][0] < 0.5 for name in ROUTES if name != route)
+def test_a_seed_at_rest_keeps_its_weights_and_the_others_go_on():
+    """Three seeds meet an easy target at different tests; each leaves with what it had then."""
+    training = Training(Transformer(Layout.variant("scratch", n=3)), PATIENT, [0, 1, 2])
+    kept: dict[int, torch.Tensor] = {}
+
+    def watch(one, test):
+        for k in set(range(3)) - set(one.rules.live) - set(kept):
+            kept[k] = one.weights[k].clone()
+
+    training.run(watch)
+    assert training.finished and training.rules.live == [] and training.first_attempts() == [True] * 3
+    for k in range(3):
+        assert torch.equal(training.weights[k], kept[k])
+        alone = Training(Transformer(Layout.variant("scratch", n=3)), PATIENT, [k])
+        assert alone.run().step == training.steps_to_target()[k] == alone.steps_to_target()[0]
+        torch.testing.assert_close(alone.weights[0], training.weights[k], rtol=5e-3, atol=5e-4)
+
+
+def test_errors_that_stop_falling_end_the_training():
+    """Read at P nothing can be learned: the error stands at its floor long before the steps are over."""
+    recipe = Recipe(steps=2000, batch=16, test_every=10, test_examples=30, patience=30, restarts=3, target_mse=1e-9)
+    training = Training(Transformer(Layout.variant("causal", n=3)), recipe, [0, 1])
+    last = training.run()
+    assert last.step < 1000 and training.floor == 0.75
+    assert training.rules.attempt == 1, "a floor above 0 is not tried again"
+    cooled = training.rules.cooling
+    assert last.step == cooled + 30 and training.schedule.get_last_lr() == [0.0]
+
+
+def test_restarts_are_other_weights_and_the_best_attempt_stays():
+    recipe = Recipe(steps=20, batch=16, test_every=10, test_examples=30, patience=100, restarts=2, target_mse=1e-9)
+    training = Training(Transformer(Layout.variant("scratch", n=3)), recipe, [0, 1])
+    starts = [training.weights.detach().clone()]
+    training.run(lambda one, test: starts.append(one.weights.detach().clone()) if test.step in (20, 40) else None)
+    assert training.step == 60 and training.rules.attempt == 3
+    assert not torch.allclose(starts[0], starts[1]) and not torch.allclose(starts[1], starts[2])
+    best = [min(test.test_mse[k] for test in training.curve if test.step % 20 == 0) for k in range(2)]
+    assert training.curve[-1].test_mse == best
+    output = training.model.forward(training.model.unpack(training.weights), training._tests[0])
+    assert squared_error(output, training._tests[1]).tolist() == pytest.approx(best)
+    assert training.first_attempts() == [False, False]
+
+
+def test_a_training_with_patience_goes_on_bitwise():
+    """Stopped after every test, with some seeds at rest, before and after a restart."""
+    recipe = Recipe(steps=100, batch=32, test_every=10, test_examples=32, patience=100, target_mse=0.4, restarts=1)
+    whole = small([0, 1, 2], recipe, "scratch")
+    states = []
+    whole.run(lambda training, test: states.append(copy.deepcopy(training.state_dict())))
+    partly = [state for state in states if 0 < len(state["rules"]["live"]) < 3]
+    for state in (states[0], partly[0], partly[-1]):
+        again = small([0, 1, 2], recipe, "scratch")
+        again.load_state_dict(state)
+        again.run()
+        assert torch.equal(whole.weights, again.weights)
+        assert [t.test_mse for t in whole.curve] == [t.test_mse for t in again.curve]

@@ -4,8 +4,11 @@ import csv
 import json
 import os
 import signal
+import threading
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import matplotlib.pyplot as plt
 import pytest
@@ -13,6 +16,7 @@ import pytest
 from permlab.cli import main
 from permlab.probes import Training
 
+EXPERIMENTS = Path(__file__).parents[2] / "conf" / "experiment" / "inverse_permutation"
 BASE = ["task=inverse_permutation", "tracker=none", "hardware=cpu", "hardware.threads=1"]
 SMALL = [*BASE, "task.n=3", "task.seeds=2", "task.train.batch=64", "task.train.test_examples=64"]
 
@@ -66,7 +70,11 @@ def test_train_reports_floors_curves_figures_and_weights(here, tmp_path):
     assert metrics["possible_share"] == 1 and metrics["causal_string_possible_share"] == pytest.approx(1 / 6)
     names = {path.name for path in (folder / "figures").glob("*.png")}
     arms = ("scratch", "causal_string")
-    assert names == {"error_curves.png", *(f"{kind}_{arm}.png" for kind in ("attention", "weights") for arm in arms)}
+    assert names == {
+        "error_curves.png",
+        "mechanisms.png",
+        *(f"{kind}_{arm}.png" for kind in ("attention", "weights") for arm in arms),
+    }
     from safetensors.torch import load_file
 
     tensors = load_file(folder / "artifacts" / "weights_scratch.safetensors")
@@ -133,6 +141,73 @@ def test_scratch_sweep(here, tmp_path, unsaved):
     assert metrics["construction_excess"] < 1e-6
 
 
+@pytest.mark.parametrize(
+    ("keys", "table", "count", "metrics"),
+    [
+        (["task.mode=depth", "task.compare=[causal/string]", "task.depths.layers=[1,2]", "task.depths.heads=[1]",
+          "task.depths.width=8"], "depth", 8, {"points": 8, "below_floor": 0}),
+        (["task.mode=lengths", "task.lengths.size=2", "task.lengths.networks=[disentangled,none]",
+          "task.lengths.layers=1", "task.depths.width=8"], "lengths", 10,
+         {"construction_largest_row_accuracy": 1, "n": 3}),
+        (["task.mode=fillers", "task.tokens.steps=2", "task.tokens.test_every=1", "task.tokens.hidden=16",
+          "task.tokens.heads=2", "task.tokens.parameters=20000", "task.tokens.fillers=[0,2,6]",
+          "task.tokens.test_examples=8"], "fillers", 3, {"n": 3}),
+    ],
+)  # fmt: skip
+def test_modes_that_train_many(here, tmp_path, unsaved, keys, table, count, metrics):
+    few = ["task.train.steps=4", "task.train.test_every=2", "task.train.batch=8", "task.train.test_examples=9"]
+    done = here(*SMALL, *few, *keys, "run.dir=run")
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert len(rows(tmp_path / "run", table)) == count
+    assert result(tmp_path / "run")["metrics"].items() >= metrics.items()
+
+
+class Server(BaseHTTPRequestHandler):
+    """Answers the last question of a conversation as its examples do, by reading words and places out of it."""
+
+    asked: ClassVar[list[dict]] = []
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append(body)
+        lines = dict(line.split(": ", 1) for line in body["messages"][-1]["content"].splitlines()[:2])
+        places = [int(place) for place in lines["Places"].split()]
+        restored = [word for _, word in sorted(zip(places, lines["Shuffled"].split()))]
+        content = "Restored: " + " ".join(restored)
+        reply = json.dumps({"choices": [{"message": {"role": "assistant", "content": content}}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(reply)))
+        self.end_headers()
+        self.wfile.write(reply)
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_prompt_asks_a_server(here, tmp_path, unsaved, monkeypatch):
+    monkeypatch.setenv("PROBE_TEST_KEY", "k")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    Server.asked.clear()
+    address = f"http://127.0.0.1:{server.server_port}"
+    try:
+        done = here(
+            *BASE, "task.mode=prompt", f"task.prompt.base_url={address}", "task.prompt.model=tiny", "run.dir=run",
+            "task.prompt.api_key_env=PROBE_TEST_KEY", "task.prompt.sizes=[2,5]", "task.prompt.styles=[plain,filler]",
+            "task.prompt.examples=3", "task.prompt.shots=2",
+        )  # fmt: skip
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert done.returncode == 0, done.stderr + done.stdout
+    table = rows(tmp_path / "run", "prompts")
+    assert [float(row["exact"]) for row in table] == [1.0] * 4 and {row["unanswered"] for row in table} == {"0"}
+    assert len(Server.asked) == 12
+    roles = [message["role"] for message in Server.asked[0]["messages"]]
+    assert roles == ["system", *["user", "assistant"] * 2, "user"]
+    assert Server.asked[0]["model"] == "tiny" and Server.asked[0]["temperature"] == 0
+
+
 def test_tokens(here, tmp_path, unsaved):
     done = here(
         *BASE, "task.mode=tokens", "task.n=3", "task.tokens.steps=4", "task.tokens.hidden=32", "task.tokens.heads=4",
@@ -161,6 +236,18 @@ def test_prompt_on_a_tiny_model(here, tmp_path, unsaved):
     assert len(rows(tmp_path / "run", "places")) == 10
 
 
+def test_text_trains_a_model_in_every_style(here, tmp_path, unsaved):
+    done = here(
+        *BASE, "task.mode=text", "model=tiny-llama", "model.scratch.hidden_size=32", "model.scratch.layers=1",
+        "task.n=2", "task.prompt.styles=[plain,filler]", "task.text.steps=3", "task.text.test_every=2",
+        "task.text.batch=4", "task.text.test_examples=4", "run.dir=run",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert [row["style"] for row in rows(tmp_path / "run", "text")] == ["plain", "filler"]
+    steps = [int(row["step"]) for row in rows(tmp_path / "run", "text_curves")]
+    assert steps == [0, 2, 3, 0, 2, 3]
+
+
 def test_dry_run_prints_floors_and_memory(here, tmp_path):
     done = here(*BASE, "task.variant=causal", "task.readout=string", "run.dry_run=true")
     assert done.returncode == 0
@@ -179,7 +266,17 @@ def test_dry_run_prints_floors_and_memory(here, tmp_path):
         (["task.variant=scratched"], "did you mean 'scratch'"),
         (["task.mode=scratch-sweep"], "did you mean 'scratch_sweep'"),
         (["task.mode=prompt"], "model=local"),
+        (["task.mode=text"], "task.mode=text needs a language model"),
+        (["task.mode=text", "task.prompt.base_url=http://h", "task.prompt.model=m"], "name a model by model="),
         (["model=tiny-llama"], "task.mode=prompt"),
+        (["task.mode=prompt", "task.prompt.base_url=http://h/v1"], "needs task.prompt.model"),
+        (["task.mode=prompt", "task.prompt.model=m"], "is for task.prompt.base_url"),
+        (["task.mode=prompt", "task.prompt.base_url=h:1", "task.prompt.model=m"], "task.prompt.base_url=h:1 is not an"),
+        (["task.mode=depth", "task.depths.heads=[3]"], "multiple of 2 x heads"),
+        (["task.mode=lengths", "task.lengths.size=11"], "task.lengths.size=11"),
+        (["task.mode=fillers", "task.tokens.fillers=[21]"], "task.tokens.fillers=21"),
+        (["task.mode=fillers", "task.tokens.architectures=[t5]"], "no reading at filler tokens"),
+        (["task.train.restarts=2"], "is for task.train.patience"),
         (["task.mode=tokens", "task.tokens.combinations=[bert/generate]"], "combinations:"),
         (["task.compare=[causal/strings]"], "did you mean 'string'"),
         (["task.train.betas=[0.9]"], "takes two"),
@@ -193,7 +290,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(here, tmp_path, keys, says):
     assert not list(tmp_path.rglob("config.yaml"))
 
 
-@pytest.mark.parametrize("name", ["paper", "scaling", "scratch_count", "architectures", "construction"])
+@pytest.mark.parametrize("name", [path.stem for path in sorted(EXPERIMENTS.glob("*.yaml"))])
 def test_experiments_compose_and_fit(here, name):
     done = here(f"experiment=inverse_permutation/{name}", "run.dry_run=true", "tracker=none")
     assert done.returncode == 0, done.stderr

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 from permlab.config import Config
 from permlab.errors import UserError, check_range
 from permlab.probes.readings import combinations, parse_combination
-from permlab.probes.table import POSITIONS
+from permlab.probes.recipes import WORDS, PromptSettings
+from permlab.probes.table import ARCHITECTURES, POSITIONS
 from permlab.tasks.inverse_permutation.settings import InversePermutationConfig as InversePermutationConfig
 from permlab.tasks.inverse_permutation.settings import TokenTraining, arms
 from permlab.tasks.inverse_permutation.table import MODES
 
 if TYPE_CHECKING:
     from permlab.runs.run import Run
+    from permlab.text.assistant_server import ServerAssistant
 
 OBJECTIVE = "-test_mse"
 HEADLINE = ("test_mse", "mse_floor", "row_accuracy", "steps", "train_seconds", "accuracy", "exact")
@@ -33,7 +35,7 @@ def validate(config: Config[InversePermutationConfig]) -> None:
         validate_prompt(config)
         return
     if config.model.kind != "none":
-        asking = MODES.where(asks=True)[0]
+        asking = " or ".join(MODES.where(asks=True))
         raise UserError(
             f"task.mode={task.mode} builds its own networks; model={config.model.name} is for task.mode={asking}"
         )
@@ -52,10 +54,13 @@ def validate(config: Config[InversePermutationConfig]) -> None:
         POSITIONS.check("task.positions", position)
     if not task.positions:
         raise UserError(f"task.positions is empty; give some of {', '.join(POSITIONS)}")
-    validate_tokens(task.tokens)
+    task.depths.check("task.depths.")
+    if MODES[task.mode].models == "lengths":
+        task.lengths.check(task.n, "task.lengths.")
+    validate_tokens(task.tokens, task.n)
 
 
-def validate_tokens(tokens: TokenTraining) -> None:
+def validate_tokens(tokens: TokenTraining, n: int) -> None:
     """Check combinations and sizes of the small architectures."""
     for combination in tokens.combinations:
         try:
@@ -66,17 +71,53 @@ def validate_tokens(tokens: TokenTraining) -> None:
     if not tokens.combinations:
         raise UserError("task.tokens.combinations is empty; give some such as [gpt2/in_place,gpt2/filler]")
     check_range("task.tokens.symbols", tokens.symbols, 2)
+    for count in tokens.fillers:
+        check_range("task.tokens.fillers", count, 0, 2 * n)
+    for name in tokens.architectures:
+        if "filler" not in ARCHITECTURES.check("task.tokens.architectures", name).readings:
+            raise UserError(f"task.tokens.architectures: {name} has no reading at filler tokens")
     tokens.check("task.tokens.")
 
 
 def validate_prompt(config: Config[InversePermutationConfig]) -> None:
-    """Check the prompt keys and that there is a model to ask."""
+    """Check the prompt keys and that there is a model to ask, or a server."""
     from permlab.models.causal_lm_config import validate_causal_lm
 
+    prompt, mode = config.task.prompt, config.task.mode
+    prompt.check("task.prompt.")
+    config.task.text.check("task.text.")
+    check_range("task.n", config.task.n, 2, len(WORDS))
+    if prompt.base_url is not None:
+        if mode != "prompt":
+            raise UserError(f"task.prompt.base_url asks a server, and task.mode={mode} trains: name a model by model=")
+        if config.model.kind != "none":
+            raise UserError(f"task.prompt.base_url asks a server: leave model={config.model.name} out")
+        server_of(prompt)
+        return
     if config.model.kind == "none":
-        raise UserError("task.mode=prompt needs a language model: add model=local model.path=DIR, or model=tiny-llama")
+        raise UserError(
+            f"task.mode={mode} needs a language model: add model=local model.path=DIR, or model=tiny-llama"
+            + (", or ask a server: task.prompt.base_url=URL task.prompt.model=NAME" if mode == "prompt" else "")
+        )
     validate_causal_lm(config.model)
-    config.task.prompt.check("task.prompt.")
+
+
+def server_of(prompt: PromptSettings, **options: Any) -> ServerAssistant:
+    """Return the client of the server that the keys name; asks nothing.
+
+    Raises:
+        UserError: a bad address, or a key's variable that is not set.
+    """
+    from permlab.text.assistant_server import ServerAssistant, completions_url
+
+    completions_url(prompt.base_url or "", "task.prompt.base_url")
+    return ServerAssistant(
+        prompt.base_url or "",
+        prompt.model or "",
+        api_key_env=prompt.api_key_env,
+        concurrency=prompt.concurrency,
+        **options,
+    )
 
 
 def plan(config: Config[InversePermutationConfig]) -> dict[str, Any]:
@@ -94,9 +135,16 @@ def plan(config: Config[InversePermutationConfig]) -> dict[str, Any]:
         from permlab.models.availability import check_available
 
         prompt, model = task.prompt, config.model
+        server = f"{prompt.model} at {prompt.base_url}"
         sizes = f"n {prompt.sizes}, {', '.join(prompt.styles)}, {prompt.shots} shots, {prompt.examples} each"
         asked = lambda: f"{model.name} ({model.path or 'random weights'}, {check_available(model)})"  # noqa: E731
-        return {"mode": task.mode, "model": asked, "prompts": sizes}
+        if mode.name == "text":
+            sizes = f"{task.n} words, {', '.join(prompt.styles)}, {task.text.steps} steps of {task.text.batch} each"
+        return {"mode": task.mode, "model": server if prompt.base_url else asked, "prompts": sizes}
+    if mode.name == "fillers":
+        counts = task.tokens.fillers or f"0 to {2 * task.n}"
+        said = f"{', '.join(task.tokens.architectures)} with {counts} fillers at n = {task.n}, {task.seeds} seeds"
+        return {"mode": task.mode, "networks": said}
     return {"mode": task.mode, "combinations": f"{', '.join(task.tokens.combinations)} at n = {task.n}"}
 
 

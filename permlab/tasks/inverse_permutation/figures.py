@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from permlab import figures
-from permlab.probes.table import POSITIONS, READINGS, READOUTS, STYLES, VARIANTS
+from permlab.probes.table import POSITIONS, READINGS, READOUTS, ROUTES, STYLES, VARIANTS
 from permlab.tables import spread
 
 if TYPE_CHECKING:
@@ -140,27 +141,68 @@ def _mark_blocks(ax: Axes, blocks: list[Any], both: bool) -> None:
 
 
 def scratch_sweep(rows: list[dict[str, Any]], n: int) -> Figure:
-    """Error and row accuracy against the number of scratch rows, with exact floors and ceilings."""
-    fig, (left, right) = figures.new(width=2, columns=2, height=2.7)
+    """Error, row accuracy and share of seeds at the floor against the number of scratch rows, with exact floors."""
+    fig, (left, right, rate) = figures.new(width=2, columns=3, height=2.7)
     for position in dict.fromkeys(row["position"] for row in rows):
         chosen = sorted((row for row in rows if row["position"] == position), key=lambda row: row["scratch_rows"])
         counts = [row["scratch_rows"] for row in chosen]
         shade = figures.color(POSITIONS[position])
-        left.plot(counts, [r["test_mse"] for r in chosen], "o-", color=shade, label=f"trained, scratch rows {position}")
+        left.plot(counts, [r["test_mse"] for r in chosen], "o-", color=shade, label=f"trained, {position}")
         left.fill_between(
             counts, [r["test_mse_best"] for r in chosen], [r["test_mse_worst"] for r in chosen], color=shade, alpha=0.2
         )
         left.plot(counts, [r["mse_floor"] for r in chosen], "--", color=shade, label=f"exact floor, {position}")
         right.plot(counts, [r["row_accuracy"] for r in chosen], "o-", color=shade)
         right.plot(counts, [r["row_accuracy_ceiling"] for r in chosen], "--", color=shade)
+        rate.plot(counts, [r["at_floor"] for r in chosen], "o-", color=shade, label=f"first attempt, {position}")
+        if any(r["at_floor"] != r["at_floor_restarted"] for r in chosen):
+            after = [r["at_floor_restarted"] for r in chosen]
+            rate.plot(counts, after, "s:", color=shade, fillstyle="none", label=f"with restarts, {position}")
     left.set_ylabel("test error (squared, per row)")
     right.set_ylabel("row accuracy (dashed: ceiling)")
-    for ax in (left, right):
+    rate.set_ylabel("share of seeds at the floor")
+    for ax in (left, right, rate):
         ax.axvline(n - 1, color=figures.color("floor"), linewidth=0.7, linestyle=":")
         ax.set_xlabel("scratch rows (dotted: n - 1)")
-    left.set_title(f"n = {n}, the last n rows are read")
+    left.set_title(f"n = {n}, last n rows read")
     left.legend()
+    rate.set_ylim(-0.03, 1.03)
+    rate.legend()
     return fig
+
+
+def mechanisms(rows: list[dict[str, Any]]) -> Figure:
+    """Share of seeds per mechanism, and row accuracy as trained and with attention taken away."""
+    fig, (left, right) = figures.new(width=2, columns=2, height=max(2.4, 0.28 * len(rows) + 1))
+    words = {"_others": ": all but own", "+": " + ", "|": " or "}
+    names = []
+    for row in rows:
+        name = row["mechanism"]
+        for sign, word in words.items():
+            name = name.replace(sign, word)
+        names.append(f"{row['arm']}   {name}")
+    places = list(range(len(rows)))[::-1]
+    shades = [figures.color(ROUTES[r]) if (r := _first_route(row["mechanism"])) else "0.7" for row in rows]
+    left.barh(places, [row["share"] for row in rows], color=shades)
+    for place, row in zip(places, rows):
+        left.text(row["share"] + 0.02, place, f"{row['seeds']}", va="center", fontsize=figures.SMALL)
+    left.set_yticks(places, names, fontsize=figures.SMALL)
+    left.set(xlabel="share of seeds (number beside)", xlim=(0, 1.15))
+    looks = (("row_accuracy", "o", "as trained"), ("without_others", "^", "another route flattened"))
+    for key, mark, label in (*looks, ("without_it", "x", "its own route flattened")):
+        right.plot(
+            [row[key] for row in rows], places, mark, color=figures.color("floor"), label=label, fillstyle="none"
+        )
+    right.set_yticks(places, [""] * len(places))
+    right.set(xlabel="row accuracy", xlim=(-0.03, 1.05), ylim=left.get_ylim())
+    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, fontsize=figures.SMALL)
+    return fig
+
+
+def _first_route(mechanism: str) -> str | None:
+    """The route that gives a mechanism its colour."""
+    route = re.split(r"[+|]", mechanism)[0].removesuffix("_others")
+    return route if route in ROUTES else None
 
 
 def construction(rows: list[dict[str, Any]], n: int) -> Figure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config
@@ -12,6 +13,7 @@ from permlab.tasks.inverse_permutation import figures as drawing
 from permlab.tasks.inverse_permutation.settings import InversePermutationConfig
 
 if TYPE_CHECKING:
+    from permlab.probes import Prompt, PromptResult
     from permlab.runs.run import Run
 
 OUTSIDE = (
@@ -70,20 +72,46 @@ def token_row(result: dict[str, Any]) -> Row:
     return {**{key: result[key] for key in kept}, "theorem": theorem(result["architecture"], result["reading"])}
 
 
-def prompt(config: Config[InversePermutationConfig], run: Run) -> None:
-    """Ask `model=` with few-shot prompts of every size and style."""
+Progress = Callable[[int, int], None]
+
+
+def answering(config: Config[InversePermutationConfig], run: Run) -> Callable[[Prompt, Progress], PromptResult]:
+    """Return what asks about one prompt: the model of `model=`, loaded here, or the server of `task.prompt`."""
     from permlab.hardware import resolve_dtype
     from permlab.models.causal_lm import load_causal_lm
-    from permlab.probes.prompts import check_context, probe_prompts, prompts_of, texts
+    from permlab.probes.prompts import check_context, probe_prompts, prompts_of, score_answers, texts
+    from permlab.tasks.inverse_permutation import server_of
+    from permlab.text.prompts import Failure
+
+    keys, seed = config.task.prompt, run.seed
+    if keys.base_url is not None:
+
+        def ask_server(one: Prompt, progress: Progress) -> PromptResult:
+            # A text of the client is the number of an item: the conversation about it is made where it is sent.
+            longest = 64 + 16 * one.n * (2 if one.asking.steps else 1)
+            server = server_of(keys, messages=lambda k: one.chat(seed, int(k)), max_tokens=lambda _: longest)
+
+            def ask(indices: Sequence[int]) -> Iterator[tuple[int, str | None]]:
+                for place, said in server.answers([str(index) for index in indices]):
+                    yield indices[place], None if isinstance(said, Failure) else said
+
+            return score_answers(one, ask, keys.examples, seed, progress)
+
+        return ask_server
+    asked, dtype = prompts_of(keys), resolve_dtype(config.hardware)
+    model, tokenizer = load_causal_lm(config.model, texts(asked, seed), dtype, run.device, seed, max_tokens=2048)
+    for one in asked:
+        check_context(model, tokenizer, one, seed)
+    return lambda one, progress: probe_prompts(model, tokenizer, one, keys.examples, keys.batch, seed, progress)
+
+
+def prompt(config: Config[InversePermutationConfig], run: Run) -> None:
+    """Ask `model=`, or a server, with few-shot prompts of every size and style."""
+    from permlab.probes.prompts import prompts_of
 
     keys = config.task.prompt
-    asked = prompts_of(keys)
-    dtype = resolve_dtype(config.hardware)
-    model, tokenizer = load_causal_lm(
-        config.model, texts(asked, run.seed), dtype, run.device, run.seed, max_tokens=2048
-    )
-    for one in asked:
-        check_context(model, tokenizer, one, run.seed)
+    asked, ask = prompts_of(keys), answering(config, run)
+    name_of_model = keys.model or config.model.name
     done: dict[str, Any] = (run.load_checkpoint() or {}).get("done", {})
     if run.resumed:
         run.rewind_metrics(len(done) - 1)  # lines are numbered from 0
@@ -97,14 +125,14 @@ def prompt(config: Config[InversePermutationConfig], run: Run) -> None:
                 bar.update(k * keys.examples + count)
                 run.check_stop()
 
-            result = probe_prompts(model, tokenizer, one, keys.examples, keys.batch, run.seed, progress)
+            result = ask(one, progress)
             done[name] = dataclasses.asdict(result)
             run.log({"n": one.n, f"{one.style}/exact": result.exact, f"{one.style}/accuracy": result.accuracy}, number)
             run.save_checkpoint({"done": done})
     results = [done[f"{one.style}_n{one.n}"] for one in asked]
-    kept = ("n", "style", "examples", "exact", "chance_exact", "accuracy", "chance_accuracy")
+    kept = ("n", "style", "examples", "unanswered", "exact", "chance_exact", "accuracy", "chance_accuracy")
     rows = [{key: result[key] for key in kept} for result in results]
-    run.table("prompts", rows, title=f"{config.model.name}: few-shot prompts, {keys.shots} shots")
+    run.table("prompts", rows, title=f"{name_of_model}: few-shot prompts, {keys.shots} shots")
     places = [
         {"n": result["n"], "style": result["style"], "place": k + 1, "accuracy": value}
         for result in results

@@ -16,16 +16,26 @@ TITLE = "Undoing a permutation (inverse_permutation)"
 QUESTION = "Can a transformer undo a permutation, and what does the causal mask cost? (arXiv 2509.24125)"
 TITLES = {
     "arms": "Arms: means over seeds, with exact floors and ceilings",
+    "mechanisms": "Mechanisms of layer 1, each checked by ablation",
     "scratch_sweep": "Scratch rows, with the exact floor of each count",
+    "depth": "Depth, heads and feed-forward blocks: means over seeds",
+    "lengths_ends": "Problems of the size of training, and the largest",
     "construction": "Explicit two-layer weights",
     "combinations": "Architectures and readings at the same parameter budget",
+    "fillers": "Filler tokens: accuracy over seeds, with the most the mask allows",
+    "text": "A language model trained on shuffled words, before and after",
     "prompts": "Few-shot prompts",
 }
 FIGURES = {
     "attention_*": "Attention of every layer on one test example",
-    "scratch_sweep": "Error and accuracy against the number of scratch rows, floors dashed",
+    "mechanisms": "Share of seeds per mechanism; row accuracy with attention taken away",
+    "scratch_sweep": "Error, accuracy and share of seeds at the floor against the number of scratch rows",
+    "depth": "Test error against layers, from best to worst seed; floors dashed",
+    "lengths": "Row accuracy against the size of the problem; the size of training dotted",
     "construction": "Error of the explicit weights against temperature",
     "combinations": "Accuracy of every architecture and reading, with the most the mask allows",
+    "fillers": "Accuracy against the number of filler tokens, the most the mask allows dashed",
+    "text": "Share of right places against training steps",
     "prompts": "Few-shot prompts: share of right lists and places against length",
 }
 SMALLEST = 1e-6
@@ -33,7 +43,7 @@ SMALLEST = 1e-6
 
 def repeats(task: Mapping[str, Any]) -> int:
     """Return how many seeds stand inside one run: training repeats every arm with `task.seeds`."""
-    return task.get("seeds", 1) if task.get("mode") in ("train", "scratch_sweep") else 1
+    return task.get("seeds", 1) if task.get("mode") in ("train", "scratch_sweep", "depth", "lengths", "fillers") else 1
 
 
 def blocks(collection: Collection, out: Output) -> list[Block]:

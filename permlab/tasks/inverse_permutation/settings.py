@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from permlab.keys import choice
+from permlab.probes.grid_settings import Depths, Lengths
 from permlab.probes.layout import Layout
-from permlab.probes.recipes import Optimization, PromptSettings, Recipe, TokenRecipe
-from permlab.probes.table import POSITIONS, READOUTS, VARIANTS
+from permlab.probes.recipes import Optimization, PromptSettings, Recipe, TextRecipe, TokenRecipe
+from permlab.probes.table import ARCHITECTURES, POSITIONS, READOUTS, VARIANTS
 from permlab.tasks.inverse_permutation.table import MODES
 
-SWEEP_STEPS = 400
-"""Steps per point of a scratch sweep, where task.train.steps does not say."""
+SWEEP_STEPS = 2000
+"""Most steps of an attempt in a sweep, where task.train.steps does not say; errors stop falling earlier."""
+SWEEP_PATIENCE = 300
+"""Steps without a falling error that end an attempt in a sweep, where task.train.patience does not say."""
 
 
 @dataclass
@@ -28,6 +31,10 @@ class TokenTraining(TokenRecipe):
     """architecture/reading; architectures llama, gpt2, bert, t5; readings in_place, filler, generate"""
     symbols: int = 4
     """Different symbols in the string."""
+    fillers: list[int] = field(default_factory=list)
+    """mode=fillers: numbers of filler tokens, with task.seeds networks each; empty = 0, 1, ..., 2n."""
+    architectures: list[str] = choice(["gpt2"], ARCHITECTURES)
+    """mode=fillers"""
 
 
 @dataclass
@@ -56,7 +63,7 @@ class InversePermutationConfig:
     target_mse: float = Recipe.target_mse
     """Stop once every seed's test error is at most this and all its test rows are right; 0 never stops."""
     train: Optimization = field(default_factory=Optimization)
-    """Training of the disentangled networks (modes train and scratch_sweep, 400 steps per point)."""
+    """Training of the networks; the modes that sweep have patience 300 and at most 2000 steps."""
     betas: list[float] = field(default_factory=lambda: [2.0, 4.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 40.0])
     """mode=construct: inverse temperatures."""
     examples: int = 8
@@ -65,8 +72,14 @@ class InversePermutationConfig:
     """mode=scratch_sweep: numbers of scratch rows; empty = 0, 1, ..., 2n."""
     positions: list[str] = choice(["after", "before"], POSITIONS)
     """mode=scratch_sweep: where the scratch rows stand."""
+    depths: Depths = field(default_factory=Depths)
+    """mode=depth"""
+    lengths: Lengths = field(default_factory=Lengths)
+    """mode=lengths"""
     tokens: TokenTraining = field(default_factory=TokenTraining)
     """mode=tokens"""
+    text: TextRecipe = field(default_factory=TextRecipe)
+    """mode=text; lists of task.n words, in every style of task.prompt.styles"""
     prompt: PromptSettings = field(default_factory=PromptSettings)
     """mode=prompt; its sizes replace task.n."""
 

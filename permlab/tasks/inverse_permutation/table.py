@@ -14,13 +14,15 @@ class ModeRow(Row):
     Attributes:
         networks: it builds disentangled networks of `task.n`.
         trains: it trains them; explicit weights need no training and less memory.
-        swept: its layouts are those of `task.scratch_counts` and `task.positions`, not `task.variant`.
+        swept: many networks, each until its error stops falling (`task.train.patience`).
+        models: the function of `train` that returns what it trains or measures.
         asks: it asks the language model of `model=`.
     """
 
     networks: bool = False
     trains: bool = False
     swept: bool = False
+    models: str = "arms"
     asks: bool = False
 
 
@@ -37,8 +39,29 @@ MODES = Table(
             networks=True,
             trains=True,
             swept=True,
+            models="scratch",
+        ),
+        ModeRow(
+            "depth",
+            "deeper networks, with and without feed-forward blocks",
+            target=f"{_HERE}.deeper:depth",
+            networks=True,
+            trains=True,
+            swept=True,
+            models="shapes",
+        ),
+        ModeRow(
+            "lengths",
+            "train on small problems, test on larger ones",
+            target=f"{_HERE}.deeper:lengths",
+            networks=True,
+            trains=True,
+            swept=True,
+            models="lengths",
         ),
         ModeRow("tokens", "small Transformers architectures on the token form", target=f"{_HERE}.language:tokens"),
-        ModeRow("prompt", "few-shot prompts for model=", target=f"{_HERE}.language:prompt", asks=True),
+        ModeRow("fillers", "the same with 0 to 2n filler tokens", target=f"{_HERE}.fillers:fillers"),
+        ModeRow("prompt", "few-shot prompts for model= or a server", target=f"{_HERE}.language:prompt", asks=True),
+        ModeRow("text", "train model= on prompts, test before and after", target=f"{_HERE}.text:text", asks=True),
     ],
 )

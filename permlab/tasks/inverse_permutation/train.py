@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 
 from permlab.config import Config
 from permlab.hardware import available_memory
-from permlab.probes import Evaluation, Layout, Recipe, Training, Transformer, mse_floor
+from permlab.probes import Evaluation, Recipe, Training, Transformer, mse_floor
 from permlab.probes.construction import check_construction_memory
+from permlab.probes.grid import deeper, length_models
+from permlab.probes.lengths import Part
 from permlab.probes.measure import (
     average,
     construction_rows,
     curve_rows,
+    mechanism_rows,
+    mechanism_verdict,
     save_weights,
     seed_rows,
     summary_row,
@@ -20,11 +24,12 @@ from permlab.probes.measure import (
     swept_row,
     swept_verdict,
 )
+from permlab.probes.network import Network
 from permlab.probes.series import Series
 from permlab.probes.transformer import check_memory
 from permlab.tables import Row, counted, is_number
 from permlab.tasks.inverse_permutation import figures as drawing
-from permlab.tasks.inverse_permutation.settings import SWEEP_STEPS, InversePermutationConfig, arms
+from permlab.tasks.inverse_permutation.settings import SWEEP_PATIENCE, SWEEP_STEPS, InversePermutationConfig, arms
 from permlab.tasks.inverse_permutation.table import MODES
 
 if TYPE_CHECKING:
@@ -35,15 +40,20 @@ def recipe_of(task: InversePermutationConfig) -> Recipe:
     """Return the training recipe."""
     recipe = Recipe(**vars(task.train), target_mse=task.target_mse)
     if MODES[task.mode].swept:
-        recipe.steps = recipe.steps or SWEEP_STEPS
+        recipe.steps, recipe.patience = recipe.steps or SWEEP_STEPS, recipe.patience or SWEEP_PATIENCE
     return recipe
 
 
-def layouts_of(task: InversePermutationConfig) -> dict[str, Layout]:
-    """Return label -> layout of everything a run trains or measures."""
-    if MODES[task.mode].swept:
-        return swept_layouts(task.n, task.positions, task.scratch_counts)
-    return arms(task)
+def models_of(task: InversePermutationConfig) -> tuple[dict[str, Network], dict[str, Part]]:
+    """Return label -> network of everything a run trains or measures, and what those that differ are trained on."""
+    kind = MODES[task.mode].models
+    if kind == "shapes":
+        return deeper(arms(task), task.depths), {}
+    if kind == "lengths":
+        models, problems = length_models(next(iter(arms(task).values())), task.lengths, task.depths.width)
+        return models, problems
+    layouts = swept_layouts(task.n, task.positions, task.scratch_counts) if kind == "scratch" else arms(task)
+    return {label: Transformer(layout, task.depth, task.heads) for label, layout in layouts.items()}, {}
 
 
 def check_networks(config: Config[InversePermutationConfig]) -> int:
@@ -53,44 +63,45 @@ def check_networks(config: Config[InversePermutationConfig]) -> int:
         UserError: it does not fit.
     """
     task, free = config.task, available_memory()
+    models, _ = models_of(task)
     if not MODES[task.mode].trains:
-        return max(check_construction_memory(layout, free) for layout in layouts_of(task).values())
+        return max(check_construction_memory(model.layout, free) for model in models.values())
     recipe = recipe_of(task)
     examples = max(recipe.resolved(task.n).batch, recipe.test_examples // 2)  # tests keep no activations
-    models = [Transformer(layout, task.depth, task.heads) for layout in layouts_of(task).values()]
-    return max(check_memory(model, task.seeds, examples, free) for model in models)
+    return max(check_memory(model, task.seeds, examples, free) for model in models.values())
 
 
 def plan_networks(config: Config[InversePermutationConfig]) -> dict[str, str]:
     """Return the lines of a dry run."""
-    task, layouts = config.task, layouts_of(config.task)
+    task, (models, _) = config.task, models_of(config.task)
     need = check_networks(config)
     lines = {"memory": f"about {need / 2**20:,.0f} MiB of {available_memory() / 2**20:,.0f} free"}
-    for label, layout in list(layouts.items())[:6]:
-        size = Transformer(layout, task.depth, task.heads).size
-        lines[label] = f"{layout.describe()}; floor {mse_floor(layout, task.depth):.4g}; {size:,} weights"
+    for label, model in list(models.items())[:6]:
+        floor = mse_floor(model.layout, model.depth)
+        lines[label] = f"{model.layout.describe()}; floor {floor:.4g}; {model.size:,} weights"
+    if len(models) > len(lines):
+        lines["networks"] = f"{len(models)} kinds"
     if MODES[task.mode].trains:
         found = recipe_of(task).resolved(task.n)
         lines["training"] = f"{found.steps} steps at most, batch {found.batch}, {task.seeds} seeds at once"
     return lines
 
 
-def trained(
-    config: Config[InversePermutationConfig], run: Run, layouts: dict[str, Layout]
-) -> Iterator[tuple[str, Training]]:
-    """Yield every layout once it is trained, with progress, metrics and checkpoints between; a stopped run goes on."""
+def trained(config: Config[InversePermutationConfig], run: Run) -> Iterator[tuple[str, Training]]:
+    """Yield every network once it is trained, with progress, metrics and checkpoints between; a stopped run goes on."""
     task, recipe = config.task, recipe_of(config.task)
     seeds = [run.seed + k for k in range(task.seeds)]
-    series = Series(layouts, recipe, seeds, task.depth, task.heads, run.device, run.load_checkpoint())
+    models, problems = models_of(task)
+    series = Series(models, recipe, seeds, run.device, problems, run.load_checkpoint())
     if run.resumed:
         run.rewind_metrics(series.steps)
-    steps, labels = recipe.resolved(task.n).steps, list(layouts)
-    with run.progress("training", steps * len(layouts), series.finished_steps) as bar:
+    steps, labels = recipe.resolved(task.n).steps, list(models)
+    with run.progress("training", steps * len(models), series.finished_steps) as bar:
 
         def on_test(label: str, training: Training, test: Evaluation) -> None:
             mse, rows = average(test.test_mse), average(test.row_accuracy)
             step = series.finished_steps + test.step
-            prefix = f"{label}/" if len(layouts) > 1 else ""
+            prefix = f"{label}/" if len(models) > 1 else ""
             line = {"test_mse": mse, "row_accuracy": rows, "train_mse": average(test.train_mse)}
             run.log({**{f"{prefix}{key}": value for key, value in line.items()}, "arm_step": test.step}, step=step)
             bar.update(labels.index(label) * steps + test.step, test_mse=mse, row_accuracy=rows)
@@ -105,10 +116,12 @@ def train(config: Config[InversePermutationConfig], run: Run) -> None:
     """Train the main arm and the arms to compare; report errors against exact floors."""
     check_networks(config)
     task = config.task
-    done = dict(trained(config, run, arms(task)))
+    done = dict(trained(config, run))
     rows = [summary_row(label, training) for label, training in done.items()]
     run.table("arms", rows, title=f"n = {task.n}, {counted(task.seeds, 'seed')}")
-    run.table("seeds", [row for label, one in done.items() for row in seed_rows(label, one)], show=False)
+    seeds = [row for label, one in done.items() for row in seed_rows(label, one)]
+    run.table("seeds", seeds, show=False)
+    explain(run, seeds)
     run.table("curves", [row for label, one in done.items() for row in curve_rows(label, one)], show=False)
     for number, row in enumerate(rows):
         prefix = "" if number == 0 else str(row["arm"]).replace("/", "_") + "_"
@@ -122,16 +135,33 @@ def train(config: Config[InversePermutationConfig], run: Run) -> None:
         save_weights(run.artifact(f"weights_{name}.safetensors"), training)
 
 
+def explain(run: Run, seeds: list[Row]) -> None:
+    """Table and figure of the mechanisms that the seeds found, each checked by ablation."""
+    rows = mechanism_rows(seeds)
+    if not rows:
+        return
+    run.table(
+        "mechanisms", rows, title="mechanisms of layer 1; row accuracy without what it needs, and without the rest"
+    )
+    run.figure("mechanisms", drawing.mechanisms(rows))
+    run.summary(**mechanism_verdict(rows))
+
+
 def scratch_sweep(config: Config[InversePermutationConfig], run: Run) -> None:
     """Train one network per number and position of scratch rows; compare with the exact floor and the construction."""
     check_networks(config)
     task = config.task
-    rows = [swept_row(label, training, run.seed) for label, training in trained(config, run, layouts_of(task))]
+    rows, seeds = [], []
+    for label, training in trained(config, run):
+        rows.append(swept_row(label, training, run.seed))
+        seeds += seed_rows(label, training)
     shown = ["position", "scratch_rows", "test_mse", "mse_floor"]
-    shown += ["row_accuracy", "row_accuracy_ceiling", "possible_share"]
+    shown += ["row_accuracy", "row_accuracy_ceiling", "at_floor", "at_floor_restarted"]
     run.table(
         "scratch_sweep", rows, title=f"n = {task.n}, {counted(task.seeds, 'seed')}, last n rows read", columns=shown
     )
+    run.table("seeds", seeds, show=False)
+    explain(run, seeds)
     run.figure("scratch_sweep", drawing.scratch_sweep(rows, task.n))
     run.summary(n=task.n, **swept_verdict(rows, task.target_mse))
 
