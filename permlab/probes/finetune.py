@@ -1,8 +1,8 @@
 """Train a causal language model to undo permutations in text: `finetune(model, tokenizer, Prompt(4, shots=0), seed=0)`.
 
 Real tokens: shuffled words, their places as numbers, and the restored words (`prompts.Prompt`, without solved
-examples: the weights learn what the examples would show). The loss is that of the answer's tokens only. As in `prompts`,
-the answer comes after the input, token by token, so the in-place impossibility theorem does not cover it.
+examples: the weights learn what the examples would show). The loss is that of the answer's tokens only. As in
+`prompts`, the answer comes after the input, token by token, so the in-place impossibility theorem does not cover it.
 """
 
 from __future__ import annotations

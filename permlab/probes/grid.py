@@ -72,22 +72,27 @@ def depth_verdict(rows: Sequence[Row]) -> dict[str, float]:
     heads it can be done, each reading one row, of which all that P does not ask for are drowned in a large Z.
     """
     exact = [row for row in rows if row["mse_floor"] == 0]
-    one, alone = [row for row in exact if row["layers"] == 1], lambda row: not row["mlp"]
-    best = lambda rows: max((row["at_floor"] for row in rows), default=0.0)  # noqa: E731
+    one = [row for row in exact if row["layers"] == 1]
+    alone = [row for row in one if not row["mlp"]]
     more = [row for row in exact if row["layers"] > 1]
     kinds = dict.fromkeys(row["positions"] for row in more)
     return {
         "points": len(rows),
         "train_seconds": sum(row["train_seconds"] for row in rows),
         "below_floor": sum(row["test_mse_lowest"] < row["mse_floor"] - BELOW for row in rows),
-        "one_layer_at_floor": best(row for row in one if alone(row) and row["heads"] < row["n"]),
-        "one_layer_n_heads_at_floor": best(row for row in one if alone(row) and row["heads"] >= row["n"]),
-        "one_layer_mlp_at_floor": best(row for row in one if not alone(row)),
+        "one_layer_at_floor": _best([row for row in alone if row["heads"] < row["n"]]),
+        "one_layer_n_heads_at_floor": _best([row for row in alone if row["heads"] >= row["n"]]),
+        "one_layer_mlp_at_floor": _best([row for row in one if row["mlp"]]),
         "deeper_at_floor_mean": average([row["at_floor"] for row in more]),
         "deeper_at_floor_least": min((row["at_floor"] for row in more), default=0.0),
         **{f"{kind}_at_floor": min(r["at_floor"] for r in more if r["positions"] == kind) for kind in kinds},
         "solved_from_layers": min((row["layers"] for row in exact if row["at_floor"] >= 0.9), default=-1),
     }
+
+
+def _best(rows: Sequence[Row]) -> float:
+    """Largest share of seeds at the floor; 0 without rows."""
+    return max((float(row["at_floor"]) for row in rows), default=0.0)
 
 
 # ---- longer problems -------------------------------------------------------------------------------------------------

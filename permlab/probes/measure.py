@@ -128,10 +128,12 @@ def mechanism_verdict(rows: Sequence[Row]) -> dict[str, float]:
     seeds = sum(row["seeds"] for row in working)
     confirmed = sum(row["seeds"] * row["read"] for row in working)
     single = [row for row in working if row["mechanism"] != "unclear" and not re.search(r"[+|]", row["mechanism"])]
-    kept = lambda name: sum(row["seeds"] * row[name] for row in single) / max(1, sum(row["seeds"] for row in single))  # noqa: E731
+    of_single = sum(row["seeds"] for row in single)
     return {
-        "mechanism_without_it": kept("without_it"),
-        "mechanism_without_others": kept("without_others"),
+        **{
+            f"mechanism_{name}": sum(row["seeds"] * row[name] for row in single) / max(1, of_single)
+            for name in ("without_it", "without_others")
+        },
         "mechanism_unclear": unclear,
         "mechanism_named": seeds - unclear,
         "mechanism_read_share": confirmed / max(1, seeds),

@@ -21,8 +21,10 @@ Some networks fall only when two routes are taken away together: either is enoug
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -32,6 +34,8 @@ from permlab.probes.layout import Layout
 from permlab.probes.network import Network
 from permlab.probes.problem import heldout_batch, row_accuracy
 from permlab.probes.table import ROUTES
+
+K = TypeVar("K")
 
 WORKS = 0.5
 """Share of the row accuracy that the mask allows, from which on a network has a mechanism at all."""
@@ -160,8 +164,11 @@ def mechanisms(model: Network, weights: Tensor, examples: int = 64) -> list[Mech
 
     accuracies = {gone: left(gone) for size in range(len(edges) + 1) for gone in combinations(edges, size)}
     shown, works = routes(model, weights, examples), max(GUESSED, WORKS * row_accuracy_ceiling(model.layout))
-    pick = lambda found, k: {name: values[k] for name, values in found.items()}  # noqa: E731
-    return [judged(pick(accuracies, k), pick(shown, k), works) for k in range(len(weights))]
+    return [judged(_of_seed(accuracies, k), _of_seed(shown, k), works) for k in range(len(weights))]
+
+
+def _of_seed(found: Mapping[K, list[float]], k: int) -> dict[K, float]:
+    return {name: values[k] for name, values in found.items()}
 
 
 def judged(left: dict[tuple[str, ...], float], shown: dict[str, float], works: float) -> Mechanism:

@@ -77,7 +77,8 @@ class Prompt:
         """Return (question, right answer) of the solved examples and of test item `index`, and the item's words."""
         # Without the style: plain, filler and scratch prompts ask the same lists, so their difference is the style's.
         rng = random.Random(derived_seed("prompt", seed, self.n, index))
-        made, words = [], []
+        made: list[tuple[str, str]] = []
+        words: list[str] = []
         for _ in range(self.shots + 1):
             words, order = self._draw(rng)
             made.append((self.question(words, order), self.answer(words)))

@@ -104,7 +104,10 @@ def _mark_rows(ax: Axes, layout: Any, vertical: bool) -> None:
 
 def learned_matrices(training: Training) -> Figure:
     """The matrices A of every layer and W of the first seed, with the blocks of the residual stream named."""
+    from permlab.probes import Transformer
+
     model = training.model
+    assert isinstance(model, Transformer)
     parts = [part[0].detach().cpu() for part in model.unpack(training.weights)]
     fig, axes = figures.new(width=2, columns=model.depth + 1, height=3.0, squeeze=False)
     for layer, (ax, a) in enumerate(zip(axes[0], parts[:-1])):
