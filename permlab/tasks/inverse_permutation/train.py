@@ -119,7 +119,7 @@ def train(config: Config[InversePermutationConfig], run: Run) -> None:
     done = dict(trained(config, run))
     rows = [summary_row(label, training) for label, training in done.items()]
     shown = ["arm", "test_mse", "test_mse_worst", "mse_floor", "row_accuracy", "row_accuracy_ceiling"]
-    shown += ["seeds_solved", "at_floor", "steps", "train_seconds"]
+    shown += ["seeds_solved", "steps", "train_seconds", *(["possible"] if "possible" in rows[0] else [])]
     run.table("arms", rows, title=f"n = {task.n}, {counted(task.seeds, 'seed')}", columns=shown)
     seeds = [row for label, one in done.items() for row in seed_rows(label, one)]
     run.table("seeds", seeds, show=False)
