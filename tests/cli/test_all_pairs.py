@@ -48,7 +48,7 @@ SIZES = {
     "symbolic": ["dataset.pairs=4", "dataset.entity_words=2"],
     "imagefolder": ["dataset.side=8"],
 }
-QUICK = [("spt", "tiny-llama", "jsonl"), ("merge", "mlp", "digits")]
+QUICK = [("merge", "mlp", "digits")]
 """Pairs that `make test` starts as well."""
 
 

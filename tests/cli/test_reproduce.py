@@ -134,6 +134,7 @@ def test_ls_experiments_is_readable_through_a_pipe_and_at_80_and_120_columns(per
         assert all(word in narrow for word in claim.split())
 
 
+@pytest.mark.slow
 def test_list_names_experiments_minutes_and_missing_data(tmp_path):
     done = subprocess.run(
         [sys.executable, str(SCRIPT), "lego", "--list", "--data", str(tmp_path)],

@@ -119,6 +119,7 @@ def test_mlflow_reads_what_was_written(run_dir):
     assert len(client.get_metric_history(run.info.run_id, "loss")) == 3
 
 
+@pytest.mark.slow
 def test_the_jobs_of_a_sweep_share_a_store_and_a_tag(tmp_path):
     pytest.importorskip("mlflow")
     from mlflow import MlflowClient
@@ -323,6 +324,7 @@ def test_a_store_with_a_password_is_refused(tmp_path):
         configured(tmp_path, "mlflow", uri="https://me:hunter2@store.example")
 
 
+@pytest.mark.slow
 def test_an_address_that_hangs_is_left_alone(run_dir, monkeypatch):
     pytest.importorskip("mlflow")
     import socket

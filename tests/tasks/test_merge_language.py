@@ -182,6 +182,7 @@ def test_planted_permutation_keeps_the_perplexity_of_a(name, tmp_path):
         assert torch.allclose(merged(**inputs_of(name)).logits, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_perplexity_is_that_of_transformers(tmp_path):
     models, texts = speakers(tmp_path)
     assert merge(models, *texts, "task.points=3") == 0
@@ -201,6 +202,7 @@ def test_perplexity_is_that_of_transformers(tmp_path):
     assert not torch.equal(both[0](ids).logits, both[1](ids).logits)
 
 
+@pytest.mark.slow
 def test_three_networks_and_weights(tmp_path):
     models, texts = speakers(tmp_path)
     network("llama-tied", 2).save_pretrained(tmp_path / "c")

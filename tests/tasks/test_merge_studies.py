@@ -133,6 +133,7 @@ class Plugin:
     PERMLAB_ROWS: list
 
 
+@pytest.mark.slow
 def test_an_analysis_of_a_plugin_is_run_written_and_summed_up(tmp_path, monkeypatch):
     row = AnalysisRow(
         "norms",

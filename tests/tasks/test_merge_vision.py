@@ -88,6 +88,7 @@ def test_every_control_stands_beside_the_configured_arm():
     assert len(set(seeds)) == 4 and len({row["order_seed"] for row in rows("endpoints")}) == 4
 
 
+@pytest.mark.slow
 def test_the_merged_network_on_disk_is_the_one_that_was_scored():
     assert merge("task.combine=least_squares", "task.match=activation", "task.controls=false") == 0
     state, record = load_merged("run/artifacts/model")

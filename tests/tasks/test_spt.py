@@ -208,6 +208,7 @@ def test_units_frame_themselves_and_a_loss_axis_has_plain_numbers():
     plt.close("all")
 
 
+@pytest.mark.slow
 def test_own_file_with_too_few_steps_is_said_before_and_after(run, tmp_path):
     pairs = [("Ada Roe", "Sea"), ("Ben Orr", "Sky"), ("Cleo Day", "Ice")]
     rows = [{"text": f"{name} wrote {thing}.", "names": [name, thing]} for name, thing in pairs]
