@@ -59,7 +59,7 @@ def test_a_key_shows_type_default_choices_and_its_line(permlab):
     at = lines.index("  task.order=spt  (text)")
     assert lines[at + 1].strip() == "In which order a text is read."
     assert " ".join(lines[at + 2 : at + 4]).split() == f"one of {', '.join(ORDERS)} (permlab ls orders)".split()
-    assert "  task.segmenter.name=auto  (text)" in lines and "  task.train.epochs=80  (number)" in lines
+    assert "  task.segmenter.name=auto  (text)" in lines and "  task.train.epochs=null  (number, or null)" in lines
 
 
 def test_the_defaults_are_those_of_the_option(permlab):
