@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -51,12 +52,28 @@ def make(folder: Path, options: argparse.Namespace) -> int:
         config.save_pretrained(place)
         generator = torch.Generator().manual_seed(seed)
         stated = {key: (shape, torch.bfloat16) for key, shape in shapes.items()}
+        if options.sparse:
+            sparse_file(place / "model.safetensors", shapes)
+            continue
         with SafetensorsStream(place / "model.safetensors", stated) as file:
             for key, shape in shapes.items():
                 rows = (torch.randn(min(1024, shape[0] - at), *shape[1:], generator=generator) * 0.02
                         for at in range(0, shape[0], 1024))  # fmt: skip
                 file.put_rows(key, rows)
     return (folder / "a" / "model.safetensors").stat().st_size
+
+
+def sparse_file(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    """A file of zeros that takes no disk: what the plain methods do with it takes the memory of any other numbers."""
+    header, offset = {}, 0
+    for key, shape in shapes.items():
+        size = 2 * math.prod(shape)
+        header[key] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + offset)
 
 
 class Anonymous:
@@ -128,6 +145,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--vocab", type=int, default=128256)
     parser.add_argument("--methods", nargs="+", default=[*PLAIN, "weight"], choices=[*PLAIN, "weight"])
+    parser.add_argument("--sparse", action="store_true", help="networks of zeros in files of holes, plain methods only")
     parser.add_argument("--memory-gb", type=float, default=3.0)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
