@@ -63,6 +63,7 @@ class SweepJob:
         deadline = time.monotonic() + TAKEN_SECONDS
         while holder(path) and time.monotonic() < deadline:
             time.sleep(1)
+        begin_job(sweep, number, varied, path)  # what its last end left there is over
         try:
             outcome = resume(path)
         except UserError as error:
