@@ -1,11 +1,14 @@
 """Real networks against the law, case by case: `CaseTraining(EnsembleSettings(), Case(10, 2, 4096), seed=0).advance()`.
 
 A case is one (k, ones, width). Its members are trained chunk by chunk; chunks are fixed by the settings and members by
-their index, so a training that goes on from `state` repeats the uninterrupted one bit for bit.
+their index, so a training that goes on from `state` repeats the uninterrupted one bit for bit. On CPUs exact solutions
+are found chunk beside chunk, one torch thread each, and read in the order of their members: the number of threads
+changes no number.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -22,9 +25,10 @@ from permlab.ntk.finite import ELEMENTS, ExactEnsemble, Problem, Spec
 from permlab.ntk.inputs import draw_test_set
 from permlab.ntk.kernels import first_layer_weight
 from permlab.ntk.law import ensemble_size, success_probability
+from permlab.ntk.published import published_curve
 from permlab.ntk.settings import EnsembleSettings
-from permlab.ntk.simulated import band, mean_and_error, simulate_stops
-from permlab.ntk.table import DTYPES
+from permlab.ntk.simulated import band, expected_accuracy, in_order, mean_and_error, simulate_stops
+from permlab.ntk.table import DTYPES, LAYERS
 from permlab.seeding import derived_seed
 from permlab.tables import Row
 
@@ -102,6 +106,12 @@ class CaseTraining:
         self.statistics = EnsembleStatistics(problem, weights / weights.sum(), goal, min(self.law, settings.members))
         self.gap = Gap()
         self.seconds = 0.0
+        self.checked = 0
+        """Members that gradient descent on both layers has trained beside the exact solution."""
+        self.check = DescentEnsemble(
+            dataclasses.replace(self.spec, layers=LAYERS.where(first=True)[0]),
+            *(problem, members, device, dtype, settings.learning_rate, settings.epochs, on_epoch),
+        )
 
     def _law(self) -> int:
         target, case = self.settings.target, self.case
@@ -111,19 +121,41 @@ class CaseTraining:
 
     @property
     def finished(self) -> bool:
-        """Whether all members are trained."""
-        return self.statistics.seen >= self.settings.members
+        """Whether all members are trained, and those checked that are to be."""
+        return self.statistics.seen >= self.settings.members and self.checked >= self.settings.checked
 
     def advance(self) -> None:
-        """Train the next chunk."""
+        """Train the next chunk, of exact solutions on CPUs one for every thread; at the end check the next chunk."""
+        if self.statistics.seen >= self.settings.members:
+            self._check_next()
+        elif self.settings.solving.descends:
+            self._descend()
+        else:
+            self._solve()
+
+    def _solve(self) -> None:
+        first, size, last = self.statistics.seen, self.exact.chunk, self.settings.members
+        workers = torch.get_num_threads() if self.exact.device.type == "cpu" else 1
+        chunks = [range(at, min(at + size, last)) for at in range(first, last, size)][:workers]
+        started = time.monotonic()
+        with in_order(self.exact.outputs, chunks) as found:
+            for outputs in found:
+                self.statistics.update(outputs)
+        self.seconds += time.monotonic() - started
+
+    def _check_next(self) -> None:
+        """Train the next members by gradient descent on both layers, and compare them with the exact solution."""
+        members = range(self.checked, min(self.checked + self.check.chunk, self.settings.checked))
+        self.gap.update(self.check.outputs(members) - self.exact.outputs(members))
+        self.checked = members.stop
+
+    def _descend(self) -> None:
         solver, first = self.settings.solving, self.statistics.seen
-        both = solver.exact and solver.descends
-        ensemble = self.descent if solver.descends else self.exact
-        size = min(self.exact.chunk, self.descent.chunk) if both else ensemble.chunk
+        size = min(self.exact.chunk, self.descent.chunk) if solver.exact else self.descent.chunk
         members = range(first, min(first + size, self.settings.members))
         started = time.monotonic()
-        outputs = ensemble.outputs(members)
-        if both:
+        outputs = self.descent.outputs(members)
+        if solver.exact:
             self.gap.update(outputs - self.exact.outputs(members))
         self.seconds += time.monotonic() - started
         self.statistics.update(outputs)
@@ -133,7 +165,8 @@ class CaseTraining:
         return {
             "statistics": self.statistics.state(),
             "gap": [self.gap.squares, self.gap.count, self.gap.largest],
-            "training_error": self.descent.training_error,
+            "training_error": max(self.descent.training_error, self.check.training_error),
+            "checked": self.checked,
             "seconds": self.seconds,
         }
 
@@ -143,7 +176,8 @@ class CaseTraining:
             return
         self.statistics.restore(state["statistics"])
         self.gap = Gap(*state["gap"])
-        self.descent.training_error, self.seconds = state["training_error"], state["seconds"]
+        self.descent.training_error = self.check.training_error = state["training_error"]
+        self.checked, self.seconds = state["checked"], state["seconds"]
 
     def row(self) -> Row:
         """All measurements of the finished case; the first eight columns are those of the law's table."""
@@ -160,6 +194,7 @@ class CaseTraining:
         row["ensemble_size_error"] = None if size is None else _none_if_nan(statistics.ensemble_size_error(size))
         row |= self._laws()
         row |= {
+            "first_n": stops[0] if stops else None,
             "stopping_runs": len(stops),
             "stopping_mean": stopping_mean,
             "stopping_error": stopping_error,
@@ -178,7 +213,23 @@ class CaseTraining:
             if settings.solving.exact:
                 rms = math.sqrt(self.gap.squares / self.gap.count)
                 row |= {"difference_max": self.gap.largest, "difference_rms": rms}
+        if self.checked:
+            rms = math.sqrt(self.gap.squares / self.gap.count)
+            row |= {"checked": self.checked, "training_error": self.check.training_error, "epochs": self.check.epochs}
+            row |= {"difference_max": self.gap.largest, "difference_rms": rms, "difference_over_sd": rms / row["sd"]}
         return row | {"seconds_per_network": self.seconds / statistics.seen}
+
+    def accuracy_rows(self) -> list[Row]:
+        """Accuracy of the average of the first 1, 2, ... networks, with the law and the published run beside it."""
+        case, path = self.case, self.statistics.path
+        networks = np.arange(1, len(path) + 1)
+        law = expected_accuracy(self.settings, case.k, case.ones, networks, self.kernel)
+        published = published_curve(case.k, case.ones, len(path))
+        return [
+            {"k": case.k, "ones": case.ones, "width": case.width, "networks": int(n), "law": float(law[i])}
+            | {"accuracy": path[i], "published": published[i]}
+            for i, n in enumerate(networks)
+        ]
 
     def _laws(self) -> Row:
         """Sizes by the laws of both kernels and of this width's tangent kernel."""
@@ -215,13 +266,19 @@ def success_z(row: Row) -> float:
 
 
 def widest_against_law(rows: Sequence[Row]) -> dict[str, float]:
-    """Largest deviation from the law over the k of one width: success in standard errors, size as a share."""
+    """Largest deviation over the k of one width: from the law in success (standard errors) and size (share, standard
+    errors), and of gradient descent from the exact solution in standard deviations of one network's output."""
     found = {}
     if all(row["success_error"] and row["success_law"] is not None for row in rows):
         found["widest_success_z"] = max(abs(success_z(row)) for row in rows)
     if all(row["ensemble_size"] is not None for row in rows):
+        if all(row["ensemble_size_error"] for row in rows):
+            found["widest_size_z"] = max(
+                abs(row["ensemble_size"] - row["ensemble_size_law"]) / row["ensemble_size_error"] for row in rows
+            )
         found["widest_size_error"] = max(abs(row["ensemble_size"] / row["ensemble_size_law"] - 1) for row in rows)
-    return found
+    checked = [row["difference_over_sd"] for row in rows if row.get("difference_over_sd") is not None]
+    return found | ({"widest_difference_over_sd": max(checked)} if checked else {})
 
 
 def memory_gib(settings: EnsembleSettings) -> float:
@@ -231,7 +288,7 @@ def memory_gib(settings: EnsembleSettings) -> float:
         every = case.ones is None
         tests = 2**case.k if every else min(math.comb(case.k, case.ones or 0), max(settings.tests, 2000))
         rows = case.k + tests + (case.k**2 if settings.trained.first else 0)
-        if settings.solving.descends:
+        if settings.solving.descends or settings.checked:
             largest = max(largest, ELEMENTS, case.width * (6 * case.k + min(tests, 64)))
         largest = max(largest, ELEMENTS, min(case.width, 4096) * rows)
     return 4 * largest * DTYPES[settings.dtype].bytes / 2**30

@@ -23,6 +23,9 @@ from permlab.ntk.finite import Problem
 from permlab.ntk.law import size_from_signal
 from permlab.tables import spread
 
+PATH = 2
+"""Blocks of networks over which the accuracy after every further network is kept."""
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -55,6 +58,8 @@ class EnsembleStatistics:
     """Stopping times so far."""
     accuracies: list[float] = field(default_factory=list)
     """Accuracy of every finished block."""
+    path: list[float] = field(default_factory=list)
+    """Accuracy of the average of the first 1, 2, ... networks, up to `PATH` blocks of them: one published curve."""
 
     def __post_init__(self) -> None:
         self.right = torch.from_numpy(self.problem.answers)
@@ -82,6 +87,8 @@ class EnsembleStatistics:
                 self.stops.append(self.running_count)
                 self.running.zero_()
                 self.running_count = 0
+            if self.seen <= PATH * self.block:
+                self.path.append(self._accuracy(self.total))
             if self.seen % self.block == 0:
                 self.accuracies.append(self._accuracy(self.in_block))
                 self.in_block.zero_()
@@ -131,6 +138,7 @@ class EnsembleStatistics:
             "seen": self.seen,
             "stops": list(self.stops),
             "accuracies": list(self.accuracies),
+            "path": list(self.path),
             "running_count": self.running_count,
             "off": [self.off_sum, self.off_squares],
             "sums": torch.stack([self.total, self.squares, self.running, self.in_block]),
@@ -141,4 +149,5 @@ class EnsembleStatistics:
         self.seen, self.running_count = int(state["seen"]), int(state["running_count"])
         self.off_sum, self.off_squares = state["off"]
         self.stops, self.accuracies = list(state["stops"]), list(state["accuracies"])
+        self.path = list(state["path"])
         self.total, self.squares, self.running, self.in_block = (part.clone() for part in state["sums"])

@@ -56,6 +56,9 @@ class EnsembleSettings:
     """Hidden units; every width is a case of its own."""
     members: int = 2000
     """Networks trained per case."""
+    checked: int = 0
+    """mode=train solver=exact: so many of these networks are trained by gradient descent on both layers too, and their
+    distance from the exact solution is measured."""
     learning_rate: float | None = None
     """Of gradient descent; null: 1 / largest curvature."""
     epochs: int | None = None
@@ -143,6 +146,12 @@ class EnsembleSettings:
             )
         for width in self.width:
             check_width(width, max(self.k), prefix)
+        check_range(f"{prefix}checked", self.checked, 0, self.members)
+        if self.checked and self.solving.descends:
+            raise UserError(
+                f"{prefix}checked={self.checked} needs {prefix}solver=exact: {prefix}solver={self.solver} trains all "
+                f"{self.members} networks by gradient descent"
+            )
         if self.learning_rate is not None:
             check_range(f"{prefix}learning_rate", self.learning_rate, 0, open_interval=True)
         if self.epochs is not None:

@@ -90,14 +90,17 @@ def networks_grid(settings: EnsembleSettings, row: Row) -> list[int]:
     return sorted({max(1, round(top * share)) for share in np.linspace(0, 1, GRID_POINTS)})
 
 
-def expected_accuracy(settings: EnsembleSettings, k: int, ones: int | None, networks: np.ndarray) -> FloatArray:
-    """The law's mean accuracy over the test set after each number of networks."""
+def expected_accuracy(
+    settings: EnsembleSettings, k: int, ones: int | None, networks: np.ndarray, kernel: str | float | None = None
+) -> FloatArray:
+    """The law's mean accuracy over the test set after each number of networks; `kernel` as in `simulate_stops`."""
+    kernel = settings.parameterization if kernel is None else kernel
     if ones is not None:
-        return success_probability(k, ones, networks, settings.parameterization)
+        return success_probability(k, ones, networks, kernel)
     # Of the 2^k - 1 inputs, C(k, m) have m ones.
     m = np.arange(1, k + 1, dtype=np.float64)
     share = np.exp(log_binomial(float(k), m)) / (2.0**k - 1.0)
-    expected: FloatArray = (share * success_probability(k, m, networks[:, None], settings.parameterization)).sum(axis=1)
+    expected: FloatArray = (share * success_probability(k, m, networks[:, None], kernel)).sum(axis=1)
     return expected
 
 
@@ -133,7 +136,7 @@ def in_threads(
     order = sorted(range(len(items)), key=lambda index: -cost(items[index]))
     results: dict[int, T] = {}
     workers = max(1, min(torch.get_num_threads(), len(items)))
-    with _one_torch_thread(), ThreadPoolExecutor(workers) as pool:
+    with one_torch_thread(), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         futures = {index: pool.submit(work, items[index]) for index in order}
         try:
             for count, index in enumerate(order, start=1):
@@ -146,7 +149,17 @@ def in_threads(
 
 
 @contextmanager
-def _one_torch_thread() -> Iterator[None]:
+def in_order(work: Callable[[Item], T], items: Sequence[Item]) -> Iterator[Iterator[T]]:
+    """Results of `work` in the order of items, worked on beside each other by one torch thread each.
+
+    Also a single item gets one torch thread only, so that sums are rounded alike however many work at once.
+    """
+    with one_torch_thread(), ThreadPoolExecutor(len(items), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield pool.map(work, items)
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
     """Small products of concurrent workers would fight for the cores if each used all of them."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

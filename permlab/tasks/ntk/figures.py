@@ -127,6 +127,29 @@ def draw_accuracy(task: NtkConfig, rows: list[Row]) -> Figure:
     return figure
 
 
+def draw_trained_accuracy(task: NtkConfig, rows: list[Row]) -> Figure:
+    """Accuracy of averages of trained networks against their number: the widest of each k, law and published run."""
+    import matplotlib
+
+    figure, ax = figures.new(width=2, height=3.4)
+    widest = [row for row in rows if row["width"] == max(task.width)]
+    series = sorted({(row["k"], row["ones"] or 0) for row in widest})
+    palette = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(series)))
+    for color, (k, ones) in zip(palette, series):
+        own = [row for row in widest if (row["k"], row["ones"] or 0) == (k, ones)]
+        networks = [row["networks"] for row in own]
+        label = f"k = {k}" + (f", {ones} ones" if len(task.ones) > 1 and ones else "")
+        ax.plot(networks, [row["law"] for row in own], color=color, linewidth=1.2, label=label)
+        ax.plot(networks, [row["accuracy"] for row in own], ".", color=color, markersize=2.5)
+        told = [row for row in own if row["published"] is not None]
+        ax.plot([r["networks"] for r in told], [r["published"] for r in told], ":", color=color, linewidth=1)
+    ax.axhline(task.target, color=figures.PALETTE["grey"], linewidth=0.8, linestyle="--")
+    ax.set(xlabel="networks averaged N", ylabel="test inputs with every output right", ylim=(0, 1.02))
+    ax.set_xlim(left=0)
+    ax.legend(loc="lower right", title="lines: law; dots: networks trained here; dotted: published")
+    return figure
+
+
 def draw_widths(task: NtkConfig, rows: list[Row]) -> Figure:
     """Measured ensemble size against width, with the laws of both kernels and of this width's tangent kernel."""
     sizes = sorted({(row["k"], row["ones"] or 0) for row in rows})

@@ -10,13 +10,14 @@ from permlab.ntk.cases import CaseTraining, cases_of, success_z, widest_against_
 from permlab.ntk.sizes import add_published, headline_rows
 from permlab.runs.run import Run
 from permlab.tables import Row, is_number
-from permlab.tasks.ntk.figures import draw_widths
+from permlab.tasks.ntk.figures import draw_trained_accuracy, draw_widths
 from permlab.tasks.ntk.settings import NtkConfig
 
 SHOWN = (
     *("k", "ones", "width", "ensemble_size", "ensemble_size_error", "ensemble_size_law", "law_this_width"),
     *("stopping_mean", "stopping_law", "stopping_runs", "success", "success_law"),
-    *("training_error", "difference_rms", "difference_max", "seconds_per_network"),
+    *("checked", "training_error", "difference_rms", "difference_max", "difference_over_sd", "seconds_per_network"),
+    *("first_n", "published"),
 )
 SUMMARY = (
     *("ensemble_size", "ensemble_size_error", "ensemble_size_law", "stopping_mean", "stopping_law"),
@@ -30,6 +31,7 @@ def run_train(config: Config[NtkConfig], run: Run) -> None:
     cases = cases_of(task)
     state = (run.load_checkpoint() if run.resumed else None) or {"finished": [], "case": None}
     rows: list[Row] = list(state["finished"])
+    accuracies: list[Row] = list(state.get("accuracies", []))
     total, done = len(cases) * task.members, len(rows) * task.members
     if run.resumed:
         run.rewind_metrics(done)
@@ -39,36 +41,37 @@ def run_train(config: Config[NtkConfig], run: Run) -> None:
             case = CaseTraining(task, cases[index], config.seed, run.device, lambda *_: run.check_stop())
             case.restore(state["case"])
             while not case.finished:
-                advance(case, run, rows)
+                advance(case, run, checkpoint(rows, accuracies, None))
                 step = index * task.members + case.statistics.seen
                 bar.update(step, k=cases[index].k, width=cases[index].width)
                 if run.stopping or run.checkpoint_due(step):
-                    run.save_checkpoint(checkpoint(rows, case))
+                    run.save_checkpoint(checkpoint(rows, accuracies, case))
                     run.check_stop()
             rows.append(case.row())
+            accuracies += case.accuracy_rows()
             numbers = {key: float(value) for key, value in rows[-1].items() if is_number(value)}
             run.log(numbers, step=(index + 1) * task.members)
             state["case"] = None
-            run.save_checkpoint(checkpoint(rows, None))
-    show(config, run, rows)
+            run.save_checkpoint(checkpoint(rows, accuracies, None))
+    show(config, run, rows, accuracies)
 
 
-def advance(case: CaseTraining, run: Run, rows: list[Row]) -> None:
+def advance(case: CaseTraining, run: Run, finished: dict[str, Any]) -> None:
     """Train the next chunk; a stop within it keeps the finished chunks."""
     try:
         case.advance()
     except Interrupted:
-        run.save_checkpoint(checkpoint(rows, case))
+        run.save_checkpoint(finished | {"case": case.state()})
         raise
 
 
-def checkpoint(rows: list[Row], case: CaseTraining | None) -> dict[str, Any]:
-    """Rows of the finished cases, and where the current one is."""
-    return {"finished": rows, "case": case.state() if case else None}
+def checkpoint(rows: list[Row], accuracies: list[Row], case: CaseTraining | None) -> dict[str, Any]:
+    """Rows and accuracies of the finished cases, and where the current one is."""
+    return {"finished": rows, "accuracies": accuracies, "case": case.state() if case else None}
 
 
-def show(config: Config[NtkConfig], run: Run, rows: list[Row]) -> None:
-    """Table, headline numbers of the largest k, first `ones` and largest width, figure."""
+def show(config: Config[NtkConfig], run: Run, rows: list[Row], accuracies: list[Row]) -> None:
+    """Tables, headline numbers of the largest k, first `ones` and largest width, figures."""
     task = config.task
     add_published(rows, task)
     columns = [name for name in SHOWN if any(row.get(name) is not None for row in rows)]
@@ -86,3 +89,5 @@ def show(config: Config[NtkConfig], run: Run, rows: list[Row]) -> None:
             where = f"k={row['k']} width={row['width']}"
             run.say(f"{where}: {row['members']} networks never reached the target; raise task.members")
     run.figure("size_against_width", draw_widths(task, rows))
+    run.table("accuracy", accuracies, show=False)
+    run.figure("accuracy_against_networks", draw_trained_accuracy(task, accuracies))
