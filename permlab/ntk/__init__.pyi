@@ -22,6 +22,9 @@ from .law import ensemble_size as ensemble_size
 from .law import log_success as log_success
 from .law import posterior as posterior
 from .law import success_probability as success_probability
+from .maps import MapLaw as MapLaw
+from .maps import Network as Network
+from .maps import addition_size as addition_size
 from .process import pair_covariance as pair_covariance
 from .process import posterior_covariance as posterior_covariance
 from .published import PUBLISHED_TO_90_PERCENT as PUBLISHED_TO_90_PERCENT

@@ -9,6 +9,7 @@ changes no number.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -189,7 +190,7 @@ class CaseTraining:
         stopping_mean, stopping_error = mean_and_error(stops)
         row: Row = {"k": case.k, "ones": case.ones}
         row |= {"parameterization": settings.parameterization, "target": settings.target}
-        row |= {"ensemble_size": size, "low": low, "high": high, "published": None}
+        row |= {"ensemble_size": size, "first_low": low, "first_high": high, "published": None}
         row |= {"width": case.width, "layers": self.spec.layers, "solver": settings.solver, "members": statistics.seen}
         row["ensemble_size_error"] = None if size is None else _none_if_nan(statistics.ensemble_size_error(size))
         row |= self._laws()
@@ -272,13 +273,28 @@ def widest_against_law(rows: Sequence[Row]) -> dict[str, float]:
     if all(row["success_error"] and row["success_law"] is not None for row in rows):
         found["widest_success_z"] = max(abs(success_z(row)) for row in rows)
     if all(row["ensemble_size"] is not None for row in rows):
-        if all(row["ensemble_size_error"] for row in rows):
+        if all(row.get("ensemble_size_error") for row in rows):
             found["widest_size_z"] = max(
                 abs(row["ensemble_size"] - row["ensemble_size_law"]) / row["ensemble_size_error"] for row in rows
             )
         found["widest_size_error"] = max(abs(row["ensemble_size"] / row["ensemble_size_law"] - 1) for row in rows)
     checked = [row["difference_over_sd"] for row in rows if row.get("difference_over_sd") is not None]
     return found | ({"widest_difference_over_sd": max(checked)} if checked else {})
+
+
+def across_widths(rows: Sequence[Row]) -> dict[str, float]:
+    """How the measured size moves with the width, over the widths of every k: how many times the law it is at the
+    narrowest (the least over k), and the largest rise from one width to the next, in standard errors."""
+    ratios, rises = [], []
+    for k in sorted({row["k"] for row in rows}):
+        own = sorted((row for row in rows if row["k"] == k), key=lambda row: row["width"])
+        if len(own) < 2 or not all(row["ensemble_size"] and row["ensemble_size_error"] for row in own):
+            return {}
+        ratios.append(own[0]["ensemble_size"] / own[0]["ensemble_size_law"])
+        for narrow, wide in itertools.pairwise(own):
+            error = math.hypot(narrow["ensemble_size_error"], wide["ensemble_size_error"])
+            rises.append((wide["ensemble_size"] - narrow["ensemble_size"]) / error)
+    return {"narrowest_over_law": min(ratios), "largest_rise_z": max(rises)}
 
 
 def memory_gib(settings: EnsembleSettings) -> float:

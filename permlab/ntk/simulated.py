@@ -17,8 +17,10 @@ import torch
 from permlab.ntk.all_inputs import log_binomial
 from permlab.ntk.kernels import FloatArray
 from permlab.ntk.law import success_probability
+from permlab.ntk.published import PUBLISHED_TESTS, published_curve
 from permlab.ntk.sampling import accuracy_curves, stopping_times
 from permlab.ntk.settings import EnsembleSettings
+from permlab.ntk.transform import path_rank
 from permlab.tables import Row, spread
 
 BAND = (0.025, 0.5, 0.975)
@@ -120,6 +122,21 @@ def accuracy_rows(settings: EnsembleSettings, row: Row, curves: np.ndarray) -> l
         | {"low": float(low[i]), "high": float(high[i]), "z": float(z[i])}
         for i, n in enumerate(grid)
     ]
+
+
+def judge_curve(settings: EnsembleSettings, row: Row, curves: np.ndarray) -> bool:
+    """Set `curve_distance` and `curve_p` of a row where there is a published curve (`transform.path_rank`)."""
+    grid = np.array(networks_grid(settings, row))
+    grid = grid[grid <= row["ensemble_size"]]
+    published = published_curve(row["k"], row["ones"], int(grid[-1]) if len(grid) else 0)
+    asked = settings.testing.drawn and settings.tests == PUBLISHED_TESTS
+    path = [published[n - 1] for n in grid]
+    if not asked or not path or any(accuracy is None for accuracy in path):
+        return False
+    law = expected_accuracy(settings, row["k"], row["ones"], grid)
+    found = path_rank(curves[:, : len(grid)], law, np.array(path, dtype=np.float64))
+    row["curve_distance"], row["curve_p"] = found
+    return True
 
 
 def in_threads(

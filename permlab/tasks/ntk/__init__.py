@@ -2,6 +2,7 @@
 
 permlab task=ntk task.k=[10,20,30]                # the exact law, with the band of published-style runs
 permlab task=ntk task.mode=train task.k=[10]      # the same numbers from 2,000 real finite networks
+permlab task=ntk task.mode=maps                   # biases, two hidden layers, label noise, exact addition
 """
 
 from __future__ import annotations

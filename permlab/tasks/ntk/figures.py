@@ -8,8 +8,10 @@ import numpy as np
 
 from permlab import figures
 from permlab.ntk.law import ensemble_size, success_probability
-from permlab.ntk.published import PUBLISHED_WIDTH
+from permlab.ntk.published import PUBLISHED_WIDTH, published_curve
+from permlab.ntk.sizes import percent
 from permlab.ntk.table import PARAMETERIZATIONS
+from permlab.ntk.transform import Uniformity
 from permlab.tables import Row
 from permlab.tasks.ntk.settings import NtkConfig
 
@@ -26,7 +28,7 @@ def draw_sizes(task: NtkConfig, rows: list[Row]) -> Figure:
     figure, ax = figures.new(width=2, height=3.4)
     for index, ones in enumerate(task.counts):
         series = [row for row in rows if row["ones"] == ones]
-        name = "all inputs, union bound (sufficient)" if ones is None else f"law, {ones} ones"
+        name = "all inputs, union bound (sufficient)" if ones is None else f"law of the expected accuracy, {ones} ones"
         _draw_series(ax, task, series, name, figures.color("law" if index == 0 else f"ones {ones}"), index == 0)
     logarithmic = rows[-1]["k"] > LOG_SPAN * max(rows[0]["k"], 5)
     if logarithmic:
@@ -47,7 +49,7 @@ def draw_sizes(task: NtkConfig, rows: list[Row]) -> Figure:
         )
     if not logarithmic:
         ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set(xlabel="input size k (bits)", ylabel=f"networks N to {task.target:.0%}")
+    ax.set(xlabel="input size k (bits)", ylabel=f"networks N to {percent(task.target)}")
     ax.legend(loc="upper left" if logarithmic or not points else "lower right")
     return figure
 
@@ -55,13 +57,13 @@ def draw_sizes(task: NtkConfig, rows: list[Row]) -> Figure:
 def _draw_series(ax: Axes, task: NtkConfig, series: list[Row], name: str, color: str, first: bool) -> None:
     k = [row["k"] for row in series]
     ax.plot(k, [row["ensemble_size"] for row in series], color=color, label=name, marker="." if len(k) < 12 else None)
-    banded = [row for row in series if row["low"] is not None]
+    banded = [row for row in series if row["first_low"] is not None]
     if banded:
-        label = f"95 % of simulated runs ({task.replicates} each)" if first else None
+        label = f"first passage of one run, 95 % of {task.replicates} simulated" if first else None
         ax.fill_between(
             [row["k"] for row in banded],
-            [row["low"] for row in banded],
-            [row["high"] for row in banded],
+            [row["first_low"] for row in banded],
+            [row["first_high"] for row in banded],
             color=color,
             alpha=0.18,
             linewidth=0,
@@ -92,7 +94,7 @@ def _draw_other_kernel(ax: Axes, task: NtkConfig, rows: list[Row]) -> None:
     ax.plot(k, sizes, "--", color=figures.color(PARAMETERIZATIONS["ntk"]), label=label)
     if other.scaled:
         # The full-kernel law is 4.5 times higher: let it leave the frame rather than flatten the points.
-        top = max(max(row["ensemble_size"], row["high"] or 0, row["published"] or 0) for row in rows)
+        top = max(max(row["ensemble_size"], row["first_high"] or 0, row["published"] or 0) for row in rows)
         ax.set_ylim(0, 1.6 * top)
 
 
@@ -117,13 +119,44 @@ def draw_accuracy(task: NtkConfig, rows: list[Row]) -> Figure:
             markersize=3,
             label=f"k = {k}" + (f", {ones} ones" if len(task.ones) > 1 and ones else ""),
         )
+        curve = published_curve(k, ones, int(networks[-1])) if task.testing.drawn else []
+        told = [(n, accuracy) for n, accuracy in enumerate(curve, start=1) if accuracy is not None]
+        ax.plot([n for n, _ in told], [accuracy for _, accuracy in told], ":", color=color, linewidth=1)
         ax.fill_between(
             networks, [row["low"] for row in own], [row["high"] for row in own], color=color, alpha=0.15, linewidth=0
         )
     ax.axhline(task.target, color=figures.PALETTE["grey"], linewidth=0.8, linestyle="--")
     ax.set(xlabel="networks averaged N", ylabel="test inputs with every output right", ylim=(0, 1.02))
     ax.set_xlim(left=0)
-    ax.legend(loc="lower right", title="lines: law; dots and bands: simulated runs" if not task.testing.every else None)
+    ax.legend(
+        loc="lower right",
+        title="lines: law; dots and bands: simulated;\ndotted: published run" if not task.testing.every else None,
+    )
+    return figure
+
+
+def draw_transformed(rows: list[Row], test: Uniformity) -> Figure:
+    """Published points as u = P(first passage is earlier): against k, and sorted against the uniform distribution."""
+    figure, axes = figures.new(width=2, height=3.0, columns=2)
+    told = [row for row in rows if row.get("transformed") is not None]
+    ax = axes[0]
+    ax.plot(
+        [r["k"] for r in told], [r["transformed"] for r in told], "o", color=figures.color("published"), markersize=3.5
+    )
+    for level in (0.025, 0.5, 0.975):
+        ax.axhline(level, color=figures.PALETTE["grey"], linewidth=0.8, linestyle="-" if level == 0.5 else ":")
+    ax.set(xlabel="input size k (bits)", ylabel="u = P(first passage earlier)", ylim=(0, 1))
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax = axes[1]
+    count = len(test.points)
+    expected = (np.arange(count) + 0.5) / count
+    ax.fill_between(
+        expected, *test.band, color=figures.color("law"), alpha=0.18, linewidth=0, label="95 % under the law"
+    )
+    ax.plot([0, 1], [0, 1], color=figures.color("law"), linewidth=0.8)
+    ax.plot(expected, np.sort(test.points), "o", color=figures.color("published"), markersize=3.5, label="published")
+    ax.set(xlabel="uniform quantile", ylabel="sorted u", xlim=(0, 1), ylim=(0, 1), title=f"p = {test.p:.2f}")
+    ax.legend(loc="upper left")
     return figure
 
 
@@ -191,7 +224,7 @@ def draw_widths(task: NtkConfig, rows: list[Row]) -> Figure:
         ax.tick_params(which="minor", bottom=False, labelbottom=False)
         for formatter in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
             formatter("{x:g}")
-    axes[0][0].set_ylabel(f"networks N to {task.target:.0%}")
+    axes[0][0].set_ylabel(f"networks N to {percent(task.target)}")
     handles, labels = axes[0][-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2 * len(sizes))
     return figure

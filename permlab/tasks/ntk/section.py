@@ -11,12 +11,16 @@ TITLE = "Ensembles that learn a permutation exactly (ntk)"
 QUESTION = "How many networks must be averaged to learn a permutation exactly? (arXiv 2502.16763)"
 CAPTIONS = {
     "n_against_k": "Networks N needed against input size k: law, band of simulated runs, published points where asked",
-    "accuracy_against_networks": "Accuracy against the number of networks N: law and simulated runs",
+    "accuracy_against_networks": "Accuracy against the number of networks N: law, simulated or trained, published runs",
+    "published_transformed": "Published sizes as probabilities under simulated first passages; their distribution",
+    "sizes_of_variants": "Ensemble sizes of other networks, of noisy labels, and of one step of addition, by law",
     "size_against_width": "Ensemble size of real networks against their width, with the laws",
 }
 COLUMNS = {
-    "configuration": "configuration", "k": "k", "ones": "ones", "width": "width", "ensemble_size": "N",
-    "ensemble_size_law": "N by the law", "low": "2.5 %", "median": "median", "high": "97.5 %", "published": "published",
+    "configuration": "configuration", "k": "k", "ones": "ones", "width": "width",
+    "ensemble_size": "N, expected accuracy", "ensemble_size_law": "N by the law",
+    "first_low": "first passage 2.5 %", "first_median": "median", "first_high": "97.5 %",
+    "low": "2.5 %", "median": "median", "high": "97.5 %", "published": "published", "transformed": "u of the published",
     "law_over_published": "law / published", "against_band": "published point in the band", "mean": "mean of runs",
     "necessary": "necessary N", "sufficient_bound": "sufficient N (bound)", "success": "success",
     "success_law": "success by the law", "stopping_mean": "mean stopping N",

@@ -33,6 +33,11 @@ MODES = Table(
             lists=True,
             simulates=True,
         ),
+        ModeRow(
+            "maps",
+            "biases, two hidden layers, label noise, exact addition, by law",
+            target="permlab.tasks.ntk.maps:run_maps",
+        ),
         ModeRow("train", "real finite networks", target="permlab.tasks.ntk.train:run_train", lists=True, trains=True),
     ],
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from permlab.config import Config
 from permlab.errors import Interrupted
-from permlab.ntk.cases import CaseTraining, cases_of, success_z, widest_against_law
+from permlab.ntk.cases import CaseTraining, across_widths, cases_of, success_z, widest_against_law
 from permlab.ntk.sizes import add_published, headline_rows
 from permlab.runs.run import Run
 from permlab.tables import Row, is_number
@@ -84,6 +84,7 @@ def show(config: Config[NtkConfig], run: Run, rows: list[Row], accuracies: list[
     if last["success_error"] and last["success_law"] is not None:
         run.summary(success_z=success_z(last))
     run.summary(**widest_against_law([row for row in first if row["width"] == last["width"]]))
+    run.summary(**across_widths(first))
     for row in rows:
         if not row["stopping_runs"]:
             where = f"k={row['k']} width={row['width']}"
