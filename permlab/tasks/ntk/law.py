@@ -148,6 +148,6 @@ def run_sample(config: Config[NtkConfig], run: Run) -> None:
         run.summary(curve_p=p, curve_p_least=least, curve_points=len(judged))
         shown = ["k", "ones", "curve_distance", "curve_p"]
         run.table("published_curves", judged, title="published accuracy curves among simulated ones", columns=shown)
-        run.say(f"{len(judged)} published curves under the law: joint p = {p:.2f}, least {least:.2f}")
+        run.say(f"{len(judged)} published curves under the law: joint p = {p:.3f}, least {least:.3f}")
     run.figure("accuracy_against_networks", draw_accuracy(task, accuracies))
     run.figure("n_against_k", draw_sizes(task, rows))

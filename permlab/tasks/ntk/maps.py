@@ -25,7 +25,7 @@ VARIANTS: dict[str, tuple[str, Network, float]] = {
 }
 """End of the metric's name -> words, network and label noise that every network draws anew."""
 ADDITION = "one step of addition, k / 4 bits"
-SHARED = 0.03
+SHARED = 0.01
 """Standard deviation of the noise that all networks share."""
 
 
@@ -66,8 +66,12 @@ def draw(rows: list[Row], target: float) -> Figure:
     figure, ax = figures.new(width=2, height=3.4)
     for name in dict.fromkeys(row["variant"] for row in rows):
         own = [row for row in rows if row["variant"] == name]
-        style = {"color": figures.color("law"), "linewidth": 2} if name == "published" else {}
+        style = {"color": "black", "linewidth": 2} if name == "published" else {}
         ax.plot([row["k"] for row in own], [row["ensemble_size"] for row in own], ".-", label=name, **style)
     ax.set(xlabel="training inputs k", ylabel=f"networks N to {percent(target)}", xscale="log", yscale="log")
+    sizes = sorted({row["k"] for row in rows})
+    ax.set_xticks(sizes, [f"{k:,}" for k in sizes])
+    ax.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+    ax.yaxis.set_major_formatter("{x:,g}")
     figure.legend(loc="outside right upper")
     return figure
