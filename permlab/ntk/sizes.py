@@ -4,7 +4,7 @@ Two sizes answer two questions, and both stand in a row. `ensemble_size` is wher
 target. `first_low`, `first_median` and `first_high` are about the first N at which the accuracy of one run does, which
 is what a published point is: a run fluctuates around its expectation, so that it gets there earlier, much earlier
 where the target leaves no test wrong. At k = 10 and 99.9 % every one of the 45 inputs has to be right: runs first get
-there after 59 to 144 networks, and the expectation after 156. A row also has k and ones (None where every input
+there after about 60 to 145 networks, and the expectation after 156. A row also has k and ones (None where every input
 counts).
 """
 
