@@ -26,4 +26,5 @@ def quiet_transformers() -> None:
     transformers_logging.disable_progress_bar()
     transformers_logging.get_logger()  # makes its handler
     for handler in logging.getLogger("transformers").handlers:
-        handler.setFormatter(OneLine())
+        if type(handler) is logging.StreamHandler:  # its own, not one that collects or files what is logged
+            handler.setFormatter(OneLine())

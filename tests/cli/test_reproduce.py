@@ -60,7 +60,7 @@ def test_experiments_run_in_the_order_of_their_files_one_place_each(driver):
 
 def test_targets_are_tasks_experiments_patterns_and_the_spellings_of_make(driver):
     named = lambda target: [step.experiment for step in driver.steps_of(target)]  # noqa: E731
-    assert named("merge/pleas*") == ["merge/pleas", "merge/pleas_domains", "merge/pleas_resnet"]
+    assert named("merge/pleas*") == [f"merge/pleas{more}" for more in ("", "_domains", "_resnet", "_ten")]
     assert named("lora_lego/prune") == named("lego-prune") == named("lora-lego-prune") == ["lora_lego/prune"]
     assert named("probe") == named("inverse_permutation")
     with pytest.raises(UserError, match="did you mean 'merge/rebasin'"):

@@ -11,7 +11,7 @@ def test_a_report_of_transformers_is_one_line_without_colours_and_direction_mark
     import io
 
     quiet_transformers()
-    (handler,) = logging.getLogger("transformers").handlers
+    (handler,) = (each for each in logging.getLogger("transformers").handlers if type(each) is logging.StreamHandler)
     assert isinstance(handler.formatter, OneLine)
     heard = io.StringIO()
     monkeypatch.setattr(handler, "stream", heard)

@@ -41,7 +41,7 @@ class Kept:
         self._model, self._blocks, self._own = model, Blocks(), given.path is None
         if not given.sequences or (self._own and not WEIGHTS[config.model.weights].pretrained):
             return
-        sizes = {"sequences": given.sequences, "tokens": given.tokens}
+        sizes = {"sequences": given.sequences, "tokens": min(given.tokens, context_of(model) or given.tokens)}
         self._blocks = (
             own_text(model, tokenizer, **sizes, seed=config.seed)
             if given.path is None
@@ -60,6 +60,12 @@ class Kept:
         text = "text that the model wrote before training" if self._own else "the general text"
         was, now = (math.exp(min(loss, 700.0)) for loss in (self._before, after))
         run.say(f"perplexity of {text}: {was:.2f}, now {now:.2f} ({after - self._before:+.3f} nats a token)")
+
+
+def context_of(model: Any) -> int | None:
+    """Return how many tokens a model can read, or None where it does not say."""
+    context = getattr(model.config, "max_position_embeddings", None)
+    return context if isinstance(context, int) else None
 
 
 def ask_before(config: Config[SptConfig], run: Run, asked: Asked) -> None:

@@ -13,7 +13,7 @@ from permlab.data import Corpus, Example, limit_examples, limit_queries, load_te
 from permlab.hardware import resolve_dtype
 from permlab.models import load_causal_lm, save_causal_lm, write_card
 from permlab.runs.run import Run
-from permlab.tasks.spt.before import Asked, Kept, ask_before
+from permlab.tasks.spt.before import Asked, Kept, ask_before, context_of
 from permlab.tasks.spt.figures import recall_bars, recall_curve, training_loss, units_histogram
 from permlab.text import OrderedTexts, SegmentedCorpus, make_segmenter
 from permlab.text.recall import answer_queries, encoder, likelihoods
@@ -87,8 +87,8 @@ def train_and_ask(config: Config[SptConfig], run: Run) -> None:
 
 def read_tokens(config: Config[SptConfig], run: Run, model: Any) -> int:
     """Return the longest text in tokens: what is asked for, or what the model can read where that is less."""
-    wanted, context = config.task.train.max_tokens, getattr(model.config, "max_position_embeddings", None)
-    if not isinstance(context, int) or wanted <= context:
+    wanted, context = config.task.train.max_tokens, context_of(model)
+    if context is None or wanted <= context:
         return wanted
     run.say(f"the model reads at most {context} tokens: task.train.max_tokens={context} instead of {wanted}")
     return context
