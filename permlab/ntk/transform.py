@@ -82,10 +82,11 @@ def _distance(samples: FloatArray) -> FloatArray:
 
 
 def uniformity_of_parts(stops: Sequence[np.ndarray], times: Sequence[int], seed: int = 0) -> list[float]:
-    """p-values from `PARTS` disjoint parts of the simulated runs."""
+    """p-values from `PARTS` disjoint parts of the simulated runs, or as many as there are runs."""
     rng = np.random.default_rng([seed, PARTS])
-    parts = [np.array_split(rng.permutation(own), PARTS) for own in stops]
-    return [uniformity([own[part] for own in parts], times, seed).p for part in range(PARTS)]
+    count = min(PARTS, *(len(own) for own in stops)) if stops else 0
+    parts = [np.array_split(rng.permutation(own), count) for own in stops]
+    return [uniformity([own[part] for own in parts], times, seed).p for part in range(count)]
 
 
 def path_rank(curves: np.ndarray, law: FloatArray, path: FloatArray) -> tuple[float, float]:

@@ -55,3 +55,9 @@ def test_published_points_and_curves_are_those_of_the_same_runs():
     assert set(published_curve(10, 3, 5)) == {None}
     # 99.9 % of 45 inputs is all of them: the expectation gets there later than the published run did.
     assert ensemble_size(10, 2, 0.999) == 156 > first_published(10, 0.999) == 129
+
+
+def test_fewer_simulated_runs_than_parts_are_parts_of_one_each():
+    stops = [np.array([3, 5, 9]), np.array([2, 4, 8, 16])]
+    assert len(uniformity_of_parts(stops, [4, 4])) == 3
+    assert uniformity_of_parts([], []) == []
