@@ -106,7 +106,7 @@ class OrderedTrainer(Trainer):
         """Train with the threads that a step has work for."""
         stream: Any = self.train_dataset
         rows = self.args.per_device_train_batch_size
-        tokens = rows * trained_tokens(stream, 0, sample=64) / min(len(stream), 64)
+        tokens = rows * trained_tokens(stream, 0, sample=64) / len(stream)
         model: Any = self.model
         parameters = sum(p.numel() for p in model.parameters())
         with for_work(3.0 * parameters * tokens):

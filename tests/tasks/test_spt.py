@@ -326,3 +326,22 @@ def test_recall_while_training_changes_nothing_else(run):
         rounds[-1]["forward_accuracy"] == asked["metrics"]["forward_accuracy"] == quiet["metrics"]["forward_accuracy"]
     )
     assert (two / "figures/recall_while_training.png").exists()
+
+
+def test_threads_are_chosen_by_the_work_of_one_step(run, monkeypatch):
+    """The tokens of the whole training were taken for those of a step: tiny models got every idle core."""
+    import contextlib
+
+    from permlab.text import training
+
+    asked = []
+
+    @contextlib.contextmanager
+    def for_work(macs):
+        asked.append(macs)
+        yield 1
+
+    monkeypatch.setattr(training, "for_work", for_work)
+    result, _ = run(*FEW, "task.train.epochs=20", "task.evaluation.likelihood=false")
+    per_token = 3 * result["metrics"]["trained_parameters"]
+    assert 32 * 10 * per_token < asked[0] < 32 * 40 * per_token  # 32 texts of about 25 tokens
