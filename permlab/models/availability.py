@@ -110,9 +110,10 @@ def check_headers(folder: Path) -> None:
 
 def explain_loading(path: str, error: Exception) -> str:
     """Say in one line why a model could not be loaded and what to do."""
-    text = str(error)
+    text = str(error).replace(path, "")  # a folder may be called anything, 403 too
     folded = text.lower()
-    if "gated" in folded or "401" in text or "403" in text:
+    here = is_local(path) or Path(path).exists()
+    if not here and ("gated" in folded or "401" in text or "403" in text):
         return (
             f"{path} is gated: accept its licence on the model page and run `hf auth login`, "
             "or give the path of a local copy, or train a model from scratch"
@@ -121,7 +122,7 @@ def explain_loading(path: str, error: Exception) -> str:
         return f"{path} brings its own code; if you trust it, set trust_remote_code=true"
     if "safetensors" in folded and is_local(path):
         return f"{path} has no safetensors weights (pickled weights are refused); save it with safe_serialization"
-    if is_local(path) or Path(path).exists():
+    if here:
         if "instantiate the backend tokenizer" in folded or "can't load tokenizer" in folded:
             return f"{path} {NO_TOKENIZER}"
         return f"{path} cannot be loaded: {first_line(error, 200)}"

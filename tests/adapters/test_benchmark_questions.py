@@ -40,6 +40,7 @@ def test_list_operations_have_alphabets_of_their_own():
         lists(7, seed=0)
 
 
+@pytest.mark.slow
 def test_sentences_share_nothing_between_training_and_test(shared_data):
     made = sentences(shared_data("text_classification"), seed=0)
     assert [group.name for group in made.groups] == ["TREC", "SST-2", "Subj", "MR"]

@@ -93,6 +93,7 @@ def test_weights_out_of_reach_are_one_line(monkeypatch):
 
 
 def test_pickled_weights_are_refused(tmp_path):
+    tmp_path = tmp_path / "gated-403"  # what a hub says of a model, in the name of a folder
     model, tokenizer = load(CausalLMConfig(scratch=TINY))
     save_causal_lm(model, tokenizer, tmp_path)
     (tmp_path / "model.safetensors").unlink()

@@ -193,6 +193,7 @@ def test_bad_recipes(change, says):
 PATIENT = Recipe(steps=200, batch=32, test_every=20, test_examples=32, patience=40, target_mse=0.4)
 
 
+@pytest.mark.slow
 def test_a_seed_at_rest_keeps_its_weights_and_the_others_go_on():
     """Three seeds meet an easy target at different tests; each leaves with what it had then."""
     training = Training(Transformer(Layout.variant("scratch", n=3)), PATIENT, [0, 1, 2])
@@ -236,6 +237,7 @@ def test_restarts_are_other_weights_and_the_best_attempt_stays():
     assert training.first_attempts() == [False, False]
 
 
+@pytest.mark.slow
 def test_a_training_with_patience_goes_on_bitwise():
     """Stopped after every test, with some seeds at rest, before and after a restart."""
     recipe = Recipe(steps=100, batch=32, test_every=10, test_examples=32, patience=100, target_mse=0.4, restarts=1)

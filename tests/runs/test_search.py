@@ -68,6 +68,7 @@ def test_a_planted_optimum_is_found_and_a_killed_search_goes_on(tmp_path):
     assert read_job(tmp_path, 1)["status"] == "failed"
 
 
+@pytest.mark.slow
 def test_jobs_side_by_side(tmp_path):
     launcher = Launcher(tmp_path)
     study = search(tmp_path, launcher, trials=5, at_once=2)

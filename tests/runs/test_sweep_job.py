@@ -143,6 +143,7 @@ def test_the_best_job_is_named(tmp_path, capsys, objective, best):
     assert f"best: {best}\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_table_is_there_while_the_sweep_goes(job):
     run, sweep = job
     run(3)

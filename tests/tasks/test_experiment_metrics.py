@@ -33,7 +33,7 @@ TINY = {
 }
 """task -> keys that make its experiments smaller, but for those that are tiny as they are: `tiny: {}`."""
 EXPERIMENTS = shipped.names("experiment")
-QUICK = {"inverse_permutation/quick_scratch", "ntk/figure1_left"}
+QUICK = {"ntk/figure1_left"}
 """The cheapest; the others are slow in sum."""
 
 

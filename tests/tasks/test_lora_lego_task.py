@@ -198,6 +198,7 @@ def test_two_adapters_in_folders_of_one_name(pair):
     assert "| A (1) |" in card and "| A (2) |" in card
 
 
+@pytest.mark.slow
 def test_asks_a_model_when_there_are_questions(pair):
     from transformers import LlamaConfig, LlamaForCausalLM
 

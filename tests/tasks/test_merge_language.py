@@ -309,6 +309,7 @@ def test_matching_of_networks_on_disk_multiplies_on_the_gpu(monkeypatch):
         assert memory.device == found and memory.most == 3 * 2**30
 
 
+@pytest.mark.slow
 def test_a_merge_that_was_stopped_is_not_matched_again(tmp_path, monkeypatch):
     save_pair(tmp_path)
     models = f"task.models=[{tmp_path}/a,{tmp_path}/b]"

@@ -117,6 +117,7 @@ def test_all_inputs_can_be_sampled(unsaved):
     assert metrics()["accuracy_worst_z"] < 5
 
 
+@pytest.mark.slow
 def test_real_networks_match_the_law():
     assert permlab_here("task.mode=train", "task.k=[6]", "task.width=[512]", "task.members=800") == 0
     found = metrics()

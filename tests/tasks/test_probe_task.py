@@ -236,6 +236,7 @@ def test_prompt_on_a_tiny_model(here, tmp_path, unsaved):
     assert len(rows(tmp_path / "run", "places")) == 10
 
 
+@pytest.mark.slow
 def test_text_trains_a_model_in_every_style(here, tmp_path, unsaved):
     done = here(
         *BASE, "task.mode=text", "model=tiny-llama", "model.scratch.hidden_size=32", "model.scratch.layers=1",
