@@ -56,7 +56,8 @@ def test_every_option_can_be_copied_and_the_next_command_works(permlab, tmp_path
         assert command[:3] == ["permlab", "--config-dir", "my folder"]
         # What is copied composes; whether its data or network is there is no question of the copy.
         shown = permlab(*command[1:3], "show", f"{group}={name}-mine")
-        assert shown.returncode == 0, shown.stderr
+        # A launcher of a package that is not here is known, and refused with the extra that brings it.
+        assert shown.returncode == 0 or "is not installed: pip install" in shown.stderr, shown.stderr
         if group == "experiment":
             assert yaml.safe_load(shown.stdout)["experiment"]["name"] == f"{name}-mine"
 
