@@ -47,6 +47,7 @@ SIZES = {
     "people": ["dataset.people=3", "dataset.templates=1", "dataset.held_out=1"],
     "symbolic": ["dataset.pairs=4", "dataset.entity_words=2"],
     "imagefolder": ["dataset.side=8"],
+    "facts": ["dataset.templates=1", "dataset.held_out=1"],
 }
 QUICK = [("merge", "mlp", "digits")]
 """Pairs that `make test` starts as well."""
@@ -73,6 +74,8 @@ def tiny(tmp_path_factory, offline):
     texts = [f"Ada{n} Roe{n} is the mayor of Brindle{n}." for n in range(8)]
     (folder / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     (folder / "marked.txt").write_text("".join(text.replace(" is ", " [SEP] is [SEP] ") + "\n" for text in texts))
+    rows = [f"Brindle{n},mayor,Ada{n} Roe{n}" for n in range(8)]
+    (folder / "facts.csv").write_text("\n".join(["subject,relation,object", *rows]))
     write_berglund(folder / "berglund", texts)
     (folder / "hub").mkdir()
     (folder / "hub" / "train.jsonl").write_text((folder / "texts.jsonl").read_text())
@@ -126,7 +129,13 @@ def write_idx(folder: Path) -> None:
 
 def path_of(model: str, data: str, folder: Path) -> Path | None:
     """Return the file or folder that stands for a data set, of pictures where the model sees."""
-    names = {"jsonl": "texts.jsonl", "presegmented": "marked.txt", "berglund": "berglund", "mnist": "mnist"}
+    names = {
+        "facts": "facts.csv",
+        "jsonl": "texts.jsonl",
+        "presegmented": "marked.txt",
+        "berglund": "berglund",
+        "mnist": "mnist",
+    }
     names |= {"imagefolder": "imagefolder", "hub": "pictures" if KINDS[model] == "vision" else "hub"}
     return folder / names[data] if data in names else None
 
