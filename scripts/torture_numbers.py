@@ -103,7 +103,7 @@ def nan_at(task: str, step: int) -> Iterator[None]:
     """Make the loss of one training step NaN (the steps are counted from 1)."""
     from permlab.adapters import training as lora
     from permlab.merging.networks import endpoints
-    from permlab.probes import training as probe
+    from permlab.probes import lengths as probe
     from permlab.text import training as text
 
     calls = 0

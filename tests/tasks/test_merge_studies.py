@@ -171,7 +171,7 @@ def test_pleas_command_with_labels_and_with_domains(tmp_path):
     code, tables, metrics = run_here(
         tmp_path / "labels", "task.study=pleas", "task.labels=2", "task.pairs=2", "task.compare=[activation/fisher]"
     )
-    assert code == 0 and len(tables["pleas"]) == 2 * (2 + 19 + 1) and len(tables["budgets"]) == 2 * 18
+    assert code == 0 and len(tables["pleas"]) == 2 * (2 + 23 + 1) and len(tables["budgets"]) == 2 * 18
     assert 0 < metrics["activation_matching_fisher_joint"] <= 1
     assert {"ensemble_joint", "no_permutation_repair_own", "activation_matching_qp_1.5_macs"} <= set(metrics)
     assert metrics["untrained_trunk_probe"] > 0.5

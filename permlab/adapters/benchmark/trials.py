@@ -158,8 +158,11 @@ def lego_trials(row: LoraRow, ranks: Sequence[int], settings: TrialSettings) -> 
 
 
 def clustering_trials(ranks: Sequence[int], settings: TrialSettings) -> list[Trial]:
-    """Other ways to group the units, at k = the mean rank: do groups of one unit of each adapter keep more?"""
-    k = max(1, round(sum(ranks) / len(ranks)))
+    """Other ways to group the units, at k = r: do groups of one unit of each adapter keep more?
+
+    Where ranks differ k is the largest: fewer groups could not keep the units of that adapter apart.
+    """
+    k = max(ranks)
     return [
         Trial(f"lego k={k}, both, {name}", settings.lego(k, clustering=name), tuned=f"lego_{name}")
         for name in CLUSTERINGS
