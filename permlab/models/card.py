@@ -25,7 +25,7 @@ def write_card(
         metrics: final numbers.
     """
     path, lora = config.path, config.lora.rank
-    pretrained = bool(WEIGHTS[config.weights].needs)
+    pretrained = WEIGHTS[config.weights].pretrained
     # A folder of this machine means nothing to others, and its path may tell what should not be told.
     known = path if path and is_public(path) else "a local model" if path else "sizes of `model=" + config.name + "`"
     base = f"{known}{'' if pretrained else ', from random weights'}"

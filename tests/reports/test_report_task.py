@@ -19,6 +19,7 @@ from permlab.reports.writer import Output
 @pytest.mark.slow
 def test_a_real_experiment_from_run_to_verdict(permlab, tmp_path):
     small = ["task.k=[5,10]", "task.networks=[20,60]", "task.replicates=10", "task.tests=50", "tracker=none"]
+    small += ["experiment.checks=['max(accuracy_worst_z) <= 4.5']"]  # the published curves need keys of their own
     done = permlab("experiment=ntk/figure1_right", *small)
     assert done.returncode == 0, done.stderr
     report = permlab("task=report", "run.dir=report")
@@ -27,22 +28,22 @@ def test_a_real_experiment_from_run_to_verdict(permlab, tmp_path):
     assert f"report: {'report/index.html'}" in report.stdout
     assert (
         "ntk/figure1_right" in report.stdout
-        and "claims of our own" in report.stdout
-        and "published curves judged: not measured, needs = 6" in report.stdout  # these keys leave the curves out
+        and "1 of 1" in report.stdout
+        and "holds (with other keys)" in report.stdout
     )
     page = (folder / "index.html").read_text()
     assert "run with task.k=[5,10]" in page.replace("<wbr>", "")
     assert "Accuracy against the number of networks" in page
     assert (folder / "report.md").read_text().startswith("# permlab report")
     result = json.loads((folder / "result.json").read_text())
-    assert result["metrics"]["runs"] == 1
+    assert result["metrics"]["runs"] == 1 and result["metrics"]["holds"] == 1
     assert all((folder / name).is_file() for name in result["artifacts"])
     assert {"index.html", "report.md", "tables/checks.csv"} <= set(result["artifacts"])
     with (folder / "tables" / "own_claims.csv").open() as file:
         (row,) = csv.DictReader(file)
-    assert row["verdict"].endswith("(with other keys)") and row["experiment"] == "ntk/figure1_right"
+    assert row["verdict"] == "holds (with other keys)" and row["experiment"] == "ntk/figure1_right"
     assert list((folder / "figures").glob("*accuracy_against_networks.svg"))
-    assert "not held" in report.stdout
+    assert "not held" not in report.stdout
     again = permlab("task=report", "report.runs=[outputs]", "run.dry_run=true")
     assert again.returncode == 0 and "1 (1 done)" in again.stdout
 
