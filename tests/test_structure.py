@@ -30,7 +30,7 @@ FLOORS = (
     ("hardware", "experiment", "debug", "listing", "points", "user_options", "tracking"),
     ("merging",),
     ("matching", "text", "probes", "ntk", "adapters"),
-    ("symmetry",),
+    ("symmetry", "pretraining"),
     ("models", "data"),
     ("storage", "figures", "shipped", "rules", "keys"),
     ("registry", "tables", "seeding", "threads", "diverged", "selection"),
