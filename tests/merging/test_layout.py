@@ -133,6 +133,7 @@ def test_tasks_with_other_labels_keep_their_heads():
         assert torch.allclose(call(model, own, (x,)), model(x), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_layers_that_mix_units_are_found():
     model, inputs, spec = build("resnet20-layer")
     assert not_separable(spec, model, inputs).keys() == spec.groups.keys()

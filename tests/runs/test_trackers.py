@@ -34,6 +34,7 @@ def test_the_offline_copy_has_an_id_of_its_own(wandb):
     assert wandb[1]["resume"] is None
 
 
+@pytest.mark.slow
 def test_an_import_that_fails_without_a_word_does_not_fail_the_run(monkeypatch, tmp_path):
     from permlab.config import build_config
     from permlab.runs.execute import start

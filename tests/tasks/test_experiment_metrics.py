@@ -33,7 +33,7 @@ TINY = {
 }
 """task -> keys that make its experiments smaller, but for those that are tiny as they are: `tiny: {}`."""
 EXPERIMENTS = shipped.names("experiment")
-QUICK = {"ntk/figure1_left"}
+QUICK = {"ntk/scaling"}
 """The cheapest; the others are slow in sum."""
 
 

@@ -181,6 +181,7 @@ def test_pleas_command_with_labels_and_with_domains(tmp_path):
     assert (tmp_path / "domains" / "figures" / "budgets.svg").exists()
 
 
+@pytest.mark.slow
 def test_bad_requests_are_refused_before_any_training(tmp_path, capsys):
     for number, (wrong, remedy) in enumerate(
         (

@@ -48,6 +48,7 @@ def metrics(run: str = "run") -> dict[str, float]:
     return result["metrics"]
 
 
+@pytest.mark.slow
 def test_law_table_has_sizes_bands_and_published_points():
     assert permlab_here("task.k=[30,10,20]", "task.ones=[2,3]", "task.replicates=10", "task.tests=300") == 0
     table = rows("ensemble_size")
@@ -67,6 +68,7 @@ def test_law_table_has_sizes_bands_and_published_points():
     assert shapes == ["k log k", "k^1.5 log k", "k^2"]
 
 
+@pytest.mark.slow
 def test_a_target_is_said_in_full_and_both_sizes_are_named(unsaved, capfd):
     """At 99.9 % runs get there long before the expected accuracy does: 59..144 networks against 156 at k = 10."""
     assert permlab_here("task.k=[10,20]", "task.target=0.999", "task.replicates=40") == 0
@@ -104,6 +106,7 @@ def test_sampled_accuracy_follows_the_law():
     assert os.path.exists("run/figures/accuracy_against_networks.png")
 
 
+@pytest.mark.slow
 def test_published_curves_are_ranked_among_simulated_ones(unsaved):
     assert permlab_here("task.mode=sample", "task.k=[5,10]", "task.replicates=60") == 0
     judged = rows("published_curves")
@@ -147,6 +150,7 @@ def test_all_inputs_can_be_trained(unsaved):
     assert int(row["first_low"]) <= float(row["stopping_mean"]) <= int(row["first_high"])
 
 
+@pytest.mark.slow
 def test_maps_beyond_permutations_by_law():
     assert permlab_here("task.mode=maps", "task.k=[8,30]") == 0
     table = {(row["k"], row["variant"]): int(row["ensemble_size"]) for row in rows("ensemble_size")}

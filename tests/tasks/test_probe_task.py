@@ -112,6 +112,7 @@ def test_a_stopped_run_resumes_to_the_same_numbers(here, tmp_path, monkeypatch, 
     assert texts[0] == texts[1]
 
 
+@pytest.mark.slow
 def test_construct(here, tmp_path):
     done = here(
         *BASE, "task.mode=construct", "task.n=64", "task.betas=[5,20]", "task.examples=2", "run.dir=run",

@@ -328,6 +328,7 @@ def test_recall_while_training_changes_nothing_else(run):
     assert (two / "figures/recall_while_training.png").exists()
 
 
+@pytest.mark.slow
 def test_threads_are_chosen_by_the_work_of_one_step(run, monkeypatch):
     """The tokens of the whole training were taken for those of a step: tiny models got every idle core."""
     import contextlib
