@@ -164,7 +164,8 @@ def test_interrupted_pairs_are_resumed_with_the_same_numbers(monkeypatch):
     assert all(arms()[key]["loss"] == row["loss"] for key, row in whole.items())
 
 
-@pytest.mark.parametrize("name", [pytest.param("llama-tied", marks=pytest.mark.slow), pytest.param("gpt2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama-tied", "gpt2"])
 def test_planted_permutation_keeps_the_perplexity_of_a(name, tmp_path):
     models, texts = speakers(
         tmp_path, name, lambda spec, state: apply(spec, state, spec.random(torch.Generator().manual_seed(2)))
