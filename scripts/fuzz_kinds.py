@@ -131,6 +131,13 @@ KINDS = (
         ), quick=True, weight=1,
     ),
     Kind(
+        "tables of facts", "facts", ("*",),
+        (
+            (*_SPT, "dataset=facts", "dataset.path={in}/facts.csv", DRY),
+            (*_SPT, "dataset=facts", "dataset.path={in}/facts.csv", "dataset.wordings={in}/wordings.yaml", DRY),
+        ), quick=True,
+    ),
+    Kind(
         "the Berglund folder", "berglund", ("*",), ((*_SPT, "dataset=berglund", "dataset.path={in}", DRY),),
         quick=True, weight=1,
     ),

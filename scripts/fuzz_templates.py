@@ -16,8 +16,8 @@ def make_templates(root: Path, names: set[str]) -> None:
     """Write the folders that the kinds in use name, below `root`."""
     made: dict[str, Callable[[Path], None]] = {
         "merged": _merged, "llama": _llama, "gpt2": _gpt2, "vit": _vit, "adapters": _adapters, "pickles": _pickles,
-        "idx": _idx, "pictures": _pictures, "parquet": _parquet, "texts": _texts, "berglund": _berglund,
-        "asked": _asked, "answers": _answers, "options": _options, "runs": _runs,
+        "idx": _idx, "pictures": _pictures, "parquet": _parquet, "texts": _texts, "facts": _facts,
+        "berglund": _berglund, "asked": _asked, "answers": _answers, "options": _options, "runs": _runs,
     }  # fmt: skip
     for name in sorted(names):
         (root / name).mkdir(parents=True)
@@ -39,6 +39,17 @@ def _texts(folder: Path) -> None:
     _write_lines(folder / "lines.txt", TEXTS)
     _write_lines(folder / "cut.sep.txt", (text.replace(" is ", " [SEP] is ") for text in TEXTS))
     _write_lines(folder / "entities.txt", ["# names", "Ada Lane", "Ben Ross", "Cy Dunn", "Di Ford"])
+
+
+def _facts(folder: Path) -> None:
+    named = [text.removeprefix("Person ").rstrip(".").partition(" of ") for text in TEXTS]
+    rows = [f'{person},author,"{rest.rpartition(" ")[2]}"' for person, _, rest in named]
+    _write_lines(folder / "facts.csv", ["subject,relation,object", *rows])
+    ways = {
+        "subject_first": [f"{{subject}} has {{object}}, says {name}." for name in "abcdefgh"],
+        "object_first": [f"{{object}} is had by {{subject}}, says {name}." for name in "abcdefgh"],
+    }
+    (folder / "wordings.yaml").write_text(json.dumps({"author": ways}))
 
 
 def _write_lines(path: Path, lines: Any) -> None:
