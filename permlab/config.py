@@ -58,6 +58,8 @@ class RunConfig:
     resume: str | None = choice(None, RESUMES)
     """Of the same settings under root: auto takes a finished run as it is, goes on with one that was interrupted or
     killed, and starts what else there is; never starts anew; null is auto for experiments and never for other runs."""
+    force: bool = False
+    """Start also what needs more memory than there is, by the estimate."""
     fail_fast: bool = False
     """Start no further job of a sweep once one has failed."""
     objective: str | None = None

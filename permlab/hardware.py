@@ -223,23 +223,3 @@ def size_text(count: float) -> str:
             amount = count / 2**power
             return f"{amount:,.1f} {unit}" if amount < 10 else f"{amount:,.0f} {unit}"
     return f"{count / 2**10:,.0f} KiB"
-
-
-def check_memory(what: str, needed: float, hardware: HardwareConfig) -> None:
-    """Refuse what cannot fit into the main memory of this machine, when the profile runs on the CPU.
-
-    Args:
-        what: names the need in the message.
-        needed: bytes.
-        hardware: the profile; a GPU's memory is not known without loading its driver, so GPUs are not checked.
-
-    Raises:
-        UserError: with both sizes and the remedy.
-    """
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    on_cpu = hardware.device == "cpu" or (hardware.device == "auto" and cuda_devices() == 0)
-    if on_cpu and needed > total:
-        raise UserError(
-            f"{what} needs about {needed / 2**30:.1f} GiB and this machine has {total / 2**30:.1f} GiB; "
-            "use a smaller model, adapters (model.lora.rank=16) or hardware=gpu"
-        )

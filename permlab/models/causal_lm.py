@@ -11,9 +11,7 @@ from permlab.errors import UserError, first_line
 from permlab.models.availability import check_headers, explain_loading
 from permlab.models.causal_lm_config import CausalLMConfig
 from permlab.models.quiet import quiet_transformers
-from permlab.models.sizes import check_config
 from permlab.models.table import TOKENIZERS, WEIGHTS
-from permlab.storage.files import read_object
 
 if TYPE_CHECKING:
     import torch
@@ -163,32 +161,3 @@ def save_causal_lm(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path)
     """Save as a Hugging Face directory that `from_pretrained` loads; LoRA adapters are saved as a PEFT directory."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def training_bytes(config: CausalLMConfig, parameters: int) -> int:
-    """Return the bytes of weights, gradients and two moments in float32; with adapters the weights alone count."""
-    return (4 if config.lora.rank else 16) * parameters
-
-
-def estimate_parameters(config: CausalLMConfig) -> int | None:
-    """Return the parameter count from sizes or a local config.json, without building anything; None when unknown."""
-    if config.path is None:
-        sizes, vocabulary = config.scratch, config.vocab_size
-        hidden, inner, layers = sizes.hidden_size, sizes.intermediate_size, sizes.layers
-        keys = hidden * sizes.kv_heads // sizes.heads
-        tied = True
-    elif (Path(config.path) / "config.json").is_file():
-        path = Path(config.path) / "config.json"
-        described = check_config(read_object(path), path)
-        try:
-            hidden, layers, vocabulary = (described[k] for k in ("hidden_size", "num_hidden_layers", "vocab_size"))
-            inner = described["intermediate_size"]
-            heads = described["num_attention_heads"]
-            keys = hidden * described.get("num_key_value_heads", heads) // heads
-            tied = bool(described.get("tie_word_embeddings", False))
-        except (KeyError, TypeError, ZeroDivisionError):
-            return None
-    else:
-        return None
-    block = 2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * inner + 2 * hidden
-    return layers * block + (1 if tied else 2) * vocabulary * hidden + hidden

@@ -308,3 +308,14 @@ def memory_gib(settings: EnsembleSettings) -> float:
             largest = max(largest, ELEMENTS, case.width * (6 * case.k + min(tests, 64)))
         largest = max(largest, ELEMENTS, min(case.width, 4096) * rows)
     return 4 * largest * DTYPES[settings.dtype].bytes / 2**30
+
+
+def macs_of_all(settings: EnsembleSettings) -> float | None:
+    """Multiply-accumulates of the exact solutions of all networks (Gram matrices, tests); None for gradient descent."""
+    if settings.solving.descends or settings.checked:
+        return None
+    total = 0.0
+    for case in cases_of(settings):
+        tests = 2**case.k if case.ones is None else min(math.comb(case.k, case.ones), max(settings.tests, 2000))
+        total += settings.members * case.width * (2.0 * case.k**2 + 2.0 * case.k * tests)
+    return total

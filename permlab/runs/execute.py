@@ -15,6 +15,7 @@ from typing import Any
 from permlab import registry
 from permlab.config import Config, TaskSettings, build_config
 from permlab.errors import Caution, DivergedError, Interrupted, UserError, as_lines, first_line
+from permlab.footprint import is_memory, memory_message
 from permlab.hardware import deterministic
 from permlab.runs import directory
 from permlab.runs.console import LOGGER, logging_to
@@ -204,6 +205,11 @@ def carry_out(config: Config[TaskSettings], path: Path, resumed: bool) -> Outcom
             LOGGER.error("failed: %s", error)
             return Outcome(path, "failed", 1, str(error))
         except Exception as error:
+            if is_memory(error):
+                message = memory_message(error, getattr(registry.task(config.task.name), "LESS_MEMORY", ()))
+                LOGGER.error("failed: %s", message)
+                conclude(run, "failed", message)
+                return Outcome(path, "failed", 1, message)
             message = as_lines(f"{type(error).__name__}: {first_line(error)}".removesuffix(f": {type(error).__name__}"))
             write_traceback(message)
             conclude(run, "failed", message)

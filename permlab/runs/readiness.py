@@ -9,6 +9,7 @@ tracker is started or a directory is made.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from permlab import registry
 from permlab.config import Config, TaskSettings
 from permlab.errors import UserError
+from permlab.footprint import check_fits, duration
 from permlab.hardware import check_device
 
 UNKNOWN = "not known"
@@ -109,9 +111,32 @@ def planned(config: Config[TaskSettings]) -> Iterator[tuple[str, Any]]:
             raise refused
 
         lines["plan"] = fail
+    lines |= needs(config)
     lines["run directory"] = config.run.dir or f"{config.run.root}/{config.task.name}/<UTC stamp>-<id>/"
     lines["fingerprint"] = config.fingerprint
     yield from lines.items()
+
+
+def needs(config: Config[TaskSettings]) -> dict[str, Any]:
+    """Return the lines of memory and time, of a task that estimates them; what cannot fit is refused."""
+    module = registry.task(config.task.name)
+    estimate = getattr(module, "footprint", None)
+    if estimate is None:
+        return {}
+    found = functools.cache(lambda: estimate(config))
+    hardware, remedies = config.hardware, tuple(getattr(module, "LESS_MEMORY", ()))
+
+    def memory() -> str:
+        need = found()
+        if need is None:
+            return "not known before the model and its data are fetched"
+        return check_fits(need, hardware, remedies, config.run.force)
+
+    def duration_line() -> str:
+        need = found()
+        return "not estimated" if need is None else duration(need, hardware)
+
+    return {"memory": memory, "time": Told(duration_line)}
 
 
 def describe_plan(config: Config[TaskSettings]) -> list[tuple[str, str]]:

@@ -7,8 +7,9 @@ import torch
 
 from permlab.data import people_corpus
 from permlab.errors import UserError
-from permlab.models.causal_lm import estimate_parameters, explain_loading, load_causal_lm, save_causal_lm
+from permlab.models.causal_lm import explain_loading, load_causal_lm, save_causal_lm
 from permlab.models.causal_lm_config import CausalLMConfig, LoraConfig, ScratchConfig, validate_causal_lm
+from permlab.models.needs import estimate_parameters
 from permlab.models.tokenizers import train_tokenizer
 
 TEXTS = [e.text for e in people_corpus(people=6, templates=3, held_out=0).examples]

@@ -9,9 +9,10 @@ from checkpoints_made import edit, save_pair
 
 from permlab.errors import UserError
 from permlab.merging.networks.loading import load_networks
-from permlab.models.causal_lm import estimate_parameters, load_tokenizer
+from permlab.models.causal_lm import load_tokenizer
 from permlab.models.causal_lm_config import CausalLMConfig
 from permlab.models.checkpoints import open_checkpoint
+from permlab.models.needs import estimate_parameters
 from permlab.models.sizes import check_config
 
 

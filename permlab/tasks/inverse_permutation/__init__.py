@@ -15,9 +15,11 @@ from permlab.probes.recipes import WORDS, PromptSettings
 from permlab.probes.table import ARCHITECTURES, POSITIONS
 from permlab.tasks.inverse_permutation.settings import InversePermutationConfig as InversePermutationConfig
 from permlab.tasks.inverse_permutation.settings import TokenTraining, arms
+from permlab.tasks.inverse_permutation.table import LESS_MEMORY as LESS_MEMORY
 from permlab.tasks.inverse_permutation.table import MODES
 
 if TYPE_CHECKING:
+    from permlab.footprint import Footprint
     from permlab.runs.run import Run
     from permlab.text.assistant_server import ServerAssistant
 
@@ -121,11 +123,7 @@ def server_of(prompt: PromptSettings, **options: Any) -> ServerAssistant:
 
 
 def plan(config: Config[InversePermutationConfig]) -> dict[str, Any]:
-    """Describe a dry run: layouts, floors, sizes and memory.
-
-    Raises:
-        UserError: the networks would not fit into memory.
-    """
+    """Describe a dry run: layouts, floors and sizes."""
     task, mode = config.task, MODES[config.task.mode]
     if mode.networks:
         from permlab.tasks.inverse_permutation.train import plan_networks
@@ -146,6 +144,15 @@ def plan(config: Config[InversePermutationConfig]) -> dict[str, Any]:
         said = f"{', '.join(task.tokens.architectures)} with {counts} fillers at n = {task.n}, {task.seeds} seeds"
         return {"mode": task.mode, "networks": said}
     return {"mode": task.mode, "combinations": f"{', '.join(task.tokens.combinations)} at n = {task.n}"}
+
+
+def footprint(config: Config[InversePermutationConfig]) -> Footprint | None:
+    """Memory and time of the modes that have networks of this project."""
+    if not MODES[config.task.mode].networks:
+        return None
+    from permlab.tasks.inverse_permutation.train import footprint
+
+    return footprint(config)
 
 
 def run(config: Config[InversePermutationConfig], run: Run) -> None:

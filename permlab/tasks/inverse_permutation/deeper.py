@@ -10,7 +10,7 @@ from permlab.probes.lengths import Part
 from permlab.tables import Row, counted
 from permlab.tasks.inverse_permutation import figures_deeper as drawing
 from permlab.tasks.inverse_permutation.settings import InversePermutationConfig, arms
-from permlab.tasks.inverse_permutation.train import check_networks, trained
+from permlab.tasks.inverse_permutation.train import trained
 
 if TYPE_CHECKING:
     from permlab.runs.run import Run
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 def depth(config: Config[InversePermutationConfig], run: Run) -> None:
     """Train every shape on every layout; compare with the floor, which no depth changes."""
-    check_networks(config)
     task = config.task
     rows = [depth_row(label, training) for label, training in trained(config, run)]
     shown = ["arm", "layers", "heads", "mlp", "positions", "test_mse", "mse_floor", "row_accuracy", "at_floor"]
@@ -29,7 +28,6 @@ def depth(config: Config[InversePermutationConfig], run: Run) -> None:
 
 def lengths(config: Config[InversePermutationConfig], run: Run) -> None:
     """Train on problems of `task.lengths.size` rows; test from 2 rows to n."""
-    check_networks(config)
     task, sizes = config.task, range(2, config.task.n + 1)
     rows: list[Row] = constructed_lengths(next(iter(arms(task).values())), sizes)
     seconds = 0.0

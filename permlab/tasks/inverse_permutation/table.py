@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from permlab.registry import Row, Table
 
+LESS_MEMORY = ("a smaller task.n", "a smaller task.train.batch", "task.seeds=1")
+"""Keys that help where memory is not enough."""
+
 
 @dataclass(frozen=True)
 class ModeRow(Row):

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from permlab.config import Config
-from permlab.hardware import available_memory
+from permlab.footprint import Footprint, check_fits
 from permlab.probes import Evaluation, Recipe, Training, Transformer, mse_floor
-from permlab.probes.construction import check_construction_memory
+from permlab.probes.construction import construction_bytes
 from permlab.probes.grid import deeper, length_models
 from permlab.probes.lengths import Part
 from permlab.probes.measure import (
@@ -26,11 +26,10 @@ from permlab.probes.measure import (
 )
 from permlab.probes.network import Network
 from permlab.probes.series import Series
-from permlab.probes.transformer import check_memory
 from permlab.tables import Row, counted, is_number
 from permlab.tasks.inverse_permutation import figures as drawing
 from permlab.tasks.inverse_permutation.settings import SWEEP_PATIENCE, SWEEP_STEPS, InversePermutationConfig, arms
-from permlab.tasks.inverse_permutation.table import MODES
+from permlab.tasks.inverse_permutation.table import LESS_MEMORY, MODES
 
 if TYPE_CHECKING:
     from permlab.runs.run import Run
@@ -56,26 +55,39 @@ def models_of(task: InversePermutationConfig) -> tuple[dict[str, Network], dict[
     return {label: Transformer(layout, task.depth, task.heads) for label, layout in layouts.items()}, {}
 
 
-def check_networks(config: Config[InversePermutationConfig]) -> int:
-    """Return the bytes of the largest network of a run.
-
-    Raises:
-        UserError: it does not fit.
-    """
-    task, free = config.task, available_memory()
-    models, _ = models_of(task)
+def footprint(config: Config[InversePermutationConfig]) -> Footprint:
+    """Return the memory of the largest network of a run, and the arithmetic of all."""
+    task, (models, _) = config.task, models_of(config.task)
     if not MODES[task.mode].trains:
-        return max(check_construction_memory(model.layout, free) for model in models.values())
-    recipe = recipe_of(task)
-    examples = max(recipe.resolved(task.n).batch, recipe.test_examples // 2)  # tests keep no activations
-    return max(check_memory(model, task.seeds, examples, free) for model in models.values())
+        largest = max(construction_bytes(model.layout) for model in models.values())
+        return Footprint(largest, {"one example": largest}, LIBRARIES)
+    found = recipe_of(task).resolved(task.n)
+    batch = max(found.batch, recipe_of(task).test_examples // 2)  # tests keep no activations
+    sizes = {label: model.memory_bytes(task.seeds, batch) for label, model in models.items()}
+    label = max(sizes, key=sizes.__getitem__)
+    weights = 4.0 * task.seeds * models[label].size
+    parts = {"weights": weights, "gradients": weights, "optimizer": 2 * weights}
+    parts["activations"] = sizes[label] - sum(parts.values())
+    macs = sum(step_macs(model, task.seeds * found.batch) for model in models.values())
+    return Footprint(sizes[label], parts, LIBRARIES, found.steps * macs, found.steps * len(models))
+
+
+LIBRARIES = 390e6
+"""Resident bytes of Python and torch once a network of no size has been trained."""
+
+
+def step_macs(model: Network, examples: int) -> float:
+    """Multiply-accumulates of a training step: every weight meets every row, and every row all others."""
+    length = model.layout.length
+    return 3.0 * examples * (model.size * length + 2 * model.layout.n * length**2)
 
 
 def plan_networks(config: Config[InversePermutationConfig]) -> dict[str, str]:
     """Return the lines of a dry run."""
     task, (models, _) = config.task, models_of(config.task)
-    need = check_networks(config)
-    lines = {"memory": f"about {need / 2**20:,.0f} MiB of {available_memory() / 2**20:,.0f} free"}
+    # First: the floor of a network that cannot fit would take as much.
+    check_fits(footprint(config), config.hardware, LESS_MEMORY, config.run.force)
+    lines = {}
     for label, model in list(models.items())[:6]:
         floor = mse_floor(model.layout, model.depth)
         lines[label] = f"{model.layout.describe()}; floor {floor:.4g}; {model.size:,} weights"
@@ -114,7 +126,6 @@ def trained(config: Config[InversePermutationConfig], run: Run) -> Iterator[tupl
 
 def train(config: Config[InversePermutationConfig], run: Run) -> None:
     """Train the main arm and the arms to compare; report errors against exact floors."""
-    check_networks(config)
     task = config.task
     done = dict(trained(config, run))
     rows = [summary_row(label, training) for label, training in done.items()]
@@ -151,7 +162,6 @@ def explain(run: Run, seeds: list[Row]) -> None:
 
 def scratch_sweep(config: Config[InversePermutationConfig], run: Run) -> None:
     """Train one network per number and position of scratch rows; compare with the exact floor and the construction."""
-    check_networks(config)
     task = config.task
     rows, seeds = [], []
     for label, training in trained(config, run):
@@ -170,7 +180,6 @@ def scratch_sweep(config: Config[InversePermutationConfig], run: Run) -> None:
 
 def construct(config: Config[InversePermutationConfig], run: Run) -> None:
     """Measure the explicit weights at every temperature; no training."""
-    check_networks(config)
     task, layouts = config.task, arms(config.task)
     rows: list[Row] = []
     with run.progress("constructing", len(layouts) * len(task.betas)) as bar:

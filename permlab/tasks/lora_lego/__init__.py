@@ -21,10 +21,12 @@ from permlab.keys import choice
 from permlab.tasks.lora_lego.table import LORA_STUDIES
 
 if TYPE_CHECKING:
+    from permlab.footprint import Footprint
     from permlab.runs.run import Run
 
 OBJECTIVE = "average_score"
 HEADLINE = ("average_score", "single_score", "base_score", "seconds_merging")
+LESS_MEMORY = ("a smaller task.rank", "fewer task.adapters at a time", "hardware.threads=1")
 MODELS = ("none", "causal_lm")
 DATASETS = ("none",)
 
@@ -140,7 +142,7 @@ def plan_own(config: Config[LoraLegoConfig]) -> dict[str, Any]:
     lines["found"] = lambda: ", ".join(places())
     if task.data:
         lines["model"] = lambda: f"{model.name} ({model.path}, {model_place(config)})"
-    for key in ("adapters", "merged", "memory"):
+    for key in ("adapters", "merged"):
         lines[key] = functools.partial(lambda key: opened()[key] if "on the hub" not in places() else UNSEEN, key)
     return lines | {"questions": lambda: questions_line(config)}
 
@@ -161,6 +163,13 @@ def questions_line(config: Config[LoraLegoConfig]) -> str:
 
     counts = [f"{len(read_questions(path, config.task.data_limit))} in {path}" for path in config.task.data]
     return ", ".join(counts) or "none: the merge is written, nothing is scored"
+
+
+def footprint(config: Config[LoraLegoConfig]) -> Footprint | None:
+    """Memory and time: of adapters of the user, or of training some."""
+    from permlab.tasks.lora_lego.needs import merging_needs, training_needs
+
+    return merging_needs(config) if config.task.adapters else training_needs(config)
 
 
 def run(config: Config[LoraLegoConfig], run: Run) -> None:

@@ -14,7 +14,6 @@ from permlab.adapters.diagnostics import module_rows, seed_spread
 from permlab.adapters.files import open_adapters
 from permlab.adapters.merge_rule import rule_of
 from permlab.config import Config
-from permlab.hardware import size_text
 from permlab.runs.run import Run
 from permlab.seeding import derived_seed
 from permlab.tables import Row
@@ -24,17 +23,15 @@ if TYPE_CHECKING:
 
 
 def describe(config: Config[LoraLegoConfig]) -> dict[str, str]:
-    """Lines of a dry run: what is merged, ranks and sizes, from the file headers."""
+    """Lines of a dry run: what is merged, and its ranks, from the file headers."""
     adapters = open_adapters(config.task.adapters)
     ranks = plan_ranks(adapters, rule_of(config.task))
-    stored = sum(adapter.n_bytes() for adapter in adapters)
     inputs = [
         f"{a.name} ({len(a.modules)} modules, rank {_ranks(i.rank for i in a.modules.values())})" for a in adapters
     ]
     return {
         "adapters": ", ".join(inputs),
         "merged": f"{len(ranks)} modules, rank {_ranks(ranks.values())}",
-        "memory": f"at most about {size_text(1.5 * stored)} besides the libraries (adapters: {size_text(stored)})",
     }
 
 

@@ -18,8 +18,10 @@ from permlab.tasks.merge.dry_run import plan_images, plan_language
 from permlab.tasks.merge.language import is_language, validate_language
 from permlab.tasks.merge.settings import MergeConfig as MergeConfig
 from permlab.tasks.merge.table import ANALYSES, STUDIES
+from permlab.tasks.merge.table import LESS_MEMORY as LESS_MEMORY
 
 if TYPE_CHECKING:
+    from permlab.footprint import Footprint
     from permlab.runs.run import Run
 
 OBJECTIVE = "-loss_barrier"
@@ -64,6 +66,13 @@ def plan(config: Config[MergeConfig]) -> dict[str, Any]:
         UserError: for files that are missing or do not fit.
     """
     return plan_language(config) if is_language(config) else plan_images(config)
+
+
+def footprint(config: Config[MergeConfig]) -> Footprint | None:
+    """Memory and time, where networks and data are at hand."""
+    from permlab.tasks.merge.needs import footprint
+
+    return footprint(config)
 
 
 def run(config: Config[MergeConfig], run: Run) -> None:

@@ -1,4 +1,4 @@
-"""What `run.dry_run=true` says of `permlab task=merge`: networks, arms, data, memory."""
+"""What `run.dry_run=true` says of `permlab task=merge`: networks, arms, data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from permlab.models.availability import check_available
 from permlab.models.vision_config import norm_of
 from permlab.runs.readiness import Told
 from permlab.storage.hub import is_hub_id, look_up
-from permlab.tasks.merge.language import local_checkpoints, memory, text_kind
+from permlab.tasks.merge.language import local_checkpoints, text_kind
 from permlab.tasks.merge.report import planned
 from permlab.tasks.merge.settings import MergeConfig
 from permlab.tasks.merge.table import STUDIES
@@ -102,12 +102,11 @@ def sized(network: Any, data: Any) -> Any:
 
 
 def plan_language(config: Config[MergeConfig]) -> dict[str, Any]:
-    """Lines of a dry run; the networks of the user are compared, and the memory they need is estimated."""
+    """Lines of a dry run; the networks of the user are compared."""
     task = config.task
     lines: dict[str, Any] = {}
     if task.models:
         lines |= {"model": "of task.models", "networks": lambda: networks_line(config)}
-        lines["memory"] = lambda: memory_line(config)
     else:
         lines["networks"] = lambda: f"{task.pairs} pairs of {config.model.name}, trained here"
         lines["weights"] = lambda: f"scratch, {check_available(config.model)}"
@@ -140,15 +139,3 @@ def networks_line(config: Config[MergeConfig]) -> str:
     described = [f"{each.name} ({kind}, {each.parameters / 1e6:,.2f}M parameters)" for each, kind in zip(opened, kinds)]
     rest = [f"{path} (on the hub, not looked at)" for path in paths if is_hub_id(path)]
     return ", ".join([*described, *rest])
-
-
-def memory_line(config: Config[MergeConfig]) -> str:
-    """Memory at the peak, of networks on this disk."""
-    from permlab.hardware import check_memory, size_text
-
-    opened = local_checkpoints(config)
-    if not opened:
-        return "not known before the networks are fetched"
-    needed = memory(config, opened)
-    check_memory("merging these networks", needed, config.hardware)
-    return f"at most about {size_text(needed)} besides the libraries"

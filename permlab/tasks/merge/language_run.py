@@ -16,7 +16,7 @@ from torch import nn
 from permlab.config import Config
 from permlab.data import Example, limit_examples, load_texts
 from permlab.errors import UserError
-from permlab.hardware import check_memory
+from permlab.footprint import check_fits
 from permlab.matching import Matching
 from permlab.matching.cost import Memory
 from permlab.matching.table import MATCHES
@@ -41,11 +41,13 @@ from permlab.storage.files import replacing
 from permlab.symmetry import declare_huggingface
 from permlab.tables import Row
 from permlab.tasks.merge.checks import arms_of
-from permlab.tasks.merge.language import memory, memory_cap, text_kind
+from permlab.tasks.merge.language import memory_cap, text_kind
 from permlab.tasks.merge.loop import Measured, each_case
+from permlab.tasks.merge.needs import merging_needs
 from permlab.tasks.merge.pairs import device_of, kept_network, setting_of
 from permlab.tasks.merge.report import judge, pair_numbers, planned, report
 from permlab.tasks.merge.settings import MergeConfig
+from permlab.tasks.merge.table import LESS_MEMORY
 
 MATCHING = "matching.safetensors"
 SHARD = "2GB"
@@ -134,7 +136,7 @@ def run_models(config: Config[MergeConfig], run: Run) -> None:
     task = config.task
     loaded = load_networks(task.models, ancestor=task.ancestor)
     tell(run, loaded)
-    check_memory("merging these networks", memory(config, loaded.checkpoints), config.hardware)
+    check_fits(merging_needs(config, loaded.checkpoints), config.hardware, LESS_MEMORY, config.run.force)
     if not text_kind(config):
         merge_only(config, run, loaded)
         return

@@ -14,6 +14,12 @@ from permlab.registry import Row, Table
 
 ROOM = "permlab.merging.studies.lmc"
 FIGURES = "permlab.tasks.merge.figures.lmc"
+LESS_MEMORY = (
+    "a smaller model.width or model",
+    "dataset=none (a merge that is not scored)",
+    "a smaller task.memory_gb",
+)
+"""Keys that help where memory is not enough."""
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,13 @@ from permlab.tasks.ntk.table import MODES
 
 if TYPE_CHECKING:
     from permlab.config import Config
+    from permlab.footprint import Footprint
     from permlab.runs.run import Run
 
 HEADLINE = ("ensemble_size", "ensemble_size_law", "stopping_mean", "fit_k_log_k")
+LESS_MEMORY = ("hardware.threads=1", "a smaller task.width", "task.dtype=float32")
+LIBRARIES = 350e6
+"""Resident bytes of Python and torch once networks of no size have been trained."""
 MODELS = ("none",)
 DATASETS = ("none",)
 
@@ -50,7 +54,6 @@ def plan(config: Config[NtkConfig]) -> dict[str, Any]:
     if not MODES[task.mode].trains:
         runs = f"{task.replicates} simulated runs for each k up to {task.band_up_to}"
         return lines | {"band": runs if task.replicates else "none"}
-    from permlab.hardware import size_text
     from permlab.runs.readiness import Told
 
     def networks() -> str:
@@ -59,12 +62,21 @@ def plan(config: Config[NtkConfig]) -> dict[str, Any]:
         cases = len(cases_of(task))
         return f"{cases} cases of {task.members} networks, widths {list(task.width)}, solver {task.solver}"
 
-    def memory() -> str:
-        from permlab.ntk.cases import memory_gib
+    return lines | {"networks": Told(networks), "layers": task.trained.name}
 
-        return f"about {size_text(memory_gib(task) * 2**30)} for the largest chunk, whatever task.members is"
 
-    return lines | {"networks": Told(networks), "layers": task.trained.name, "memory": Told(memory)}
+def footprint(config: Config[NtkConfig]) -> Footprint | None:
+    """Memory and time of real networks: chunks of them, as many at a time as there are threads."""
+    task = config.task
+    if not MODES[task.mode].trains:
+        return None
+    from permlab.footprint import Footprint
+    from permlab.hardware import threads_given
+    from permlab.ntk.cases import macs_of_all, memory_gib
+    from permlab.threads import usable_cores
+
+    chunk, threads = memory_gib(task) * 2**30, threads_given(config.hardware) or usable_cores()
+    return Footprint(threads * chunk, {f"{threads} x largest chunk": threads * chunk}, LIBRARIES, macs_of_all(task))
 
 
 def run(config: Config[NtkConfig], run: Run) -> None:

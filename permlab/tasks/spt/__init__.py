@@ -29,10 +29,12 @@ from permlab.text.settings import (
 from permlab.text.table import SEGMENTERS
 
 if TYPE_CHECKING:
+    from permlab.footprint import Footprint
     from permlab.runs.run import Run
 
 OBJECTIVE = "reverse_accuracy"
 HEADLINE = ("forward_accuracy", "reverse_accuracy")
+LESS_MEMORY = ("a smaller task.train.batch_size", "model.gradient_checkpointing=true", "model.lora.rank=16")
 MODELS = ("causal_lm",)
 DATASETS = DATA_SETS.those(gives_texts=True)
 
@@ -132,16 +134,18 @@ def segmenter_line(config: Config[SptConfig]) -> str:
 
 
 def parameters_line(config: Config[SptConfig]) -> str:
-    """Size and memory, where they can be estimated."""
-    from permlab.hardware import check_memory, size_text
-    from permlab.models.causal_lm import estimate_parameters, training_bytes
+    """The number of weights, where it can be estimated."""
+    from permlab.models.needs import estimate_parameters
 
     parameters = estimate_parameters(config.model)
-    if not parameters:
-        return "not known before the model is loaded"
-    trained = training_bytes(config.model, parameters)
-    check_memory("training", trained, config.hardware)
-    return f"at most {parameters / 1e6:,.2f}M; about {size_text(trained)} for weights and optimizer"
+    return f"at most {parameters / 1e6:,.2f}M" if parameters else "not known before the model is loaded"
+
+
+def footprint(config: Config[SptConfig]) -> Footprint | None:
+    """Memory and time, where model and texts are at hand."""
+    from permlab.tasks.spt.needs import footprint
+
+    return footprint(config)
 
 
 def run(config: Config[SptConfig], run: Run) -> None:
