@@ -62,6 +62,15 @@ reproduce: setup ## one experiment, or a pattern: make reproduce EXPERIMENT=merg
 reproduce-%: setup ## reproduce-TASK: every experiment of it; reproduce-quick: all tasks in minutes; reproduce-all: hours
 	$(REPRODUCE) "$*"
 
+GPU_PYTHON ?= 3.12
+.PHONY: gpu-check gpu-bundle
+
+gpu-check: ## every task and Llama-1B on this machine's GPU against the CPU: one table, under eight minutes
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) scripts/gpu_check.py
+
+gpu-bundle: setup ## dist/gpu-bundle: wheels of what a CUDA machine without network lacks; GPU_PYTHON=3.12
+	$(BIN)/python scripts/gpu_check.py --bundle $(GPU_PYTHON)
+
 bench-%: setup ## bench-NAME: speed and memory, scripts/bench_NAME.py
 	$(BIN)/python "scripts/bench_$*.py"
 

@@ -41,18 +41,24 @@ class Footprint:
     macs: float | None = None
     steps: float = 0.0
 
-    def text(self) -> str:
-        """Return the need in words."""
-        named = ", ".join(f"{name} {size_text(size)}" for name, size in self.parts.items() if size >= 2**10)
+    def text(self, most: int = 9) -> str:
+        """Return the need in words, with the largest of its parts."""
+        shown = sorted(self.parts, key=lambda name: -self.parts[name])[:most]
+        named = ", ".join(f"{name} {size_text(self.parts[name])}" for name in self.parts if name in shown)
         beside = f", beside {size_text(self.libraries)} of libraries" if self.libraries else ""
         return f"about {size_text(self.peak)}{beside}{f' ({named})' if named else ''}"
+
+
+def on_cpu(hardware: HardwareConfig) -> bool:
+    """Whether a profile computes on the CPU; torch is not loaded."""
+    return hardware.device == "cpu" or (hardware.device == "auto" and cuda_devices() == 0)
 
 
 def room(hardware: HardwareConfig) -> tuple[float, str] | None:
     """Return the bytes of the memory that a profile computes in, and whose they are; None where nobody says."""
     if hardware.device == "mps":
         return None
-    if hardware.device == "cpu" or (hardware.device == "auto" and cuda_devices() == 0):
+    if on_cpu(hardware):
         return main_memory(), "this machine"
     size = gpu_memory(int(hardware.device.partition(":")[2] or 0))
     return None if size is None else (size, "the GPU")
@@ -106,7 +112,7 @@ def check_fits(need: Footprint, hardware: HardwareConfig, remedies: tuple[str, .
     if force:
         return f"{need.text()}: more than the {size_text(size)} of {whose}, and run.force=true starts it"
     ways = f"try {', '.join(remedies)}" if remedies else "make it smaller"
-    said = f"this run needs {need.text()} and {whose} has {size_text(size)}"
+    said = f"this run needs {need.text(most=3)} and {whose} has {size_text(size)}"
     raise UserError(f"{said}: {ways}; run.force=true starts it all the same")
 
 
@@ -114,7 +120,7 @@ def duration(need: Footprint, hardware: HardwareConfig) -> str:
     """Return in words how long a run takes, by the speed of this processor at this moment."""
     if need.macs is None:
         return "not estimated"
-    if hardware.device != "cpu" and not (hardware.device == "auto" and cuda_devices() == 0):
+    if not on_cpu(hardware):
         return "not known for a GPU before it has run there"
     speed = macs_a_second()
     seconds = need.macs / (SHARE * speed) + STEP_SECONDS * need.steps

@@ -31,7 +31,7 @@ CASES: dict[str, tuple[str, ...]] = {
         "task.train.test_every=2", "task.train.batch=64",
     ),
     "ntk": (
-        "task=ntk", "task.mode=train", "task.k=[12]", "task.ones=[2]", "task.width=[50000]", "task.members=20",
+        "task=ntk", "task.mode=train", "task.k=[12]", "task.ones=[2]", "task.width=[50000]", "task.members=100",
         "task.replicates=5",
     ),
     "merge": ("task=merge", "model.width=3072", "task.train.epochs=1", "task.points=3"),

@@ -23,6 +23,11 @@ LOGITS = 3
 """Numbers as long as the vocabulary for a token: logits, their logarithmic softmax, its gradient."""
 
 
+GAPS, GAPS_FROZEN, MAPPED = 1.3, 2.5, 2**25
+"""What the heap of a CPU makes of activations: tensors that come and go leave gaps between those that stay, above all
+around adapters; larger ones than `MAPPED` bytes are given back at once. Measured, see scripts/bench_memory.py."""
+
+
 @dataclass(frozen=True)
 class Shape:
     """Sizes of a Llama; `keys` is the width of all keys together."""
@@ -83,7 +88,14 @@ def estimate_parameters(config: CausalLMConfig) -> int | None:
 
 
 def training_bytes(
-    config: CausalLMConfig, shape: Shape, batch: int, length: float, width: int = 4, stored: int = 4
+    config: CausalLMConfig,
+    shape: Shape,
+    batch: int,
+    length: float,
+    *,
+    width: int = 4,
+    stored: int = 4,
+    heap: bool = False,
 ) -> dict[str, float]:
     """Return the bytes of a training step with AdamW by what takes them.
 
@@ -94,6 +106,7 @@ def training_bytes(
         length: tokens of the longest of them.
         width: bytes of a number in the forward and backward pass.
         stored: bytes of a weight.
+        heap: on a CPU, whose memory has gaps.
     """
     rank, tokens = config.lora.rank, batch * length
     trained = shape.adapters(rank) if rank else shape.parameters
@@ -102,11 +115,13 @@ def training_bytes(
     kept = KEPT_FROZEN if rank else KEPT
     block = kept * shape.hidden + 4 * shape.inner + length + shape.heads + 2 + 7 * rank
     blocks = shape.layers * shape.hidden + block if config.gradient_checkpointing else shape.layers * block
+    ends = 0 if rank else 3 * shape.hidden
+    gaps = (GAPS_FROZEN if rank else GAPS) if heap and tokens * shape.hidden * width < MAPPED else 1.0
     return {
         "weights": weights,
         "gradients": trained * gradient,
         "optimizer": 2 * trained * gradient,
-        "activations": tokens * (blocks + 4 * shape.hidden) * width + tokens * LOGITS * shape.vocabulary * 4,
+        "activations": gaps * tokens * ((blocks + ends) * width + LOGITS * shape.vocabulary * 4),
     }
 
 

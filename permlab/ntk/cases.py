@@ -22,7 +22,7 @@ import torch
 from permlab.ntk.all_inputs import ensemble_size_all
 from permlab.ntk.descent import DescentEnsemble
 from permlab.ntk.ensembles import EnsembleStatistics
-from permlab.ntk.finite import ELEMENTS, ExactEnsemble, Problem, Spec
+from permlab.ntk.finite import BLOCK, ELEMENTS, ExactEnsemble, Problem, Spec
 from permlab.ntk.inputs import draw_test_set
 from permlab.ntk.kernels import first_layer_weight
 from permlab.ntk.law import ensemble_size, success_probability
@@ -298,16 +298,23 @@ def across_widths(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def memory_gib(settings: EnsembleSettings) -> float:
-    """Memory of the largest chunk: weights, hidden values and their products, about four temporaries."""
-    largest = 0
+    """Memory of the largest chunk: what is drawn, hidden values and their products, and outputs in float64."""
+    largest = 0.0
     for case in cases_of(settings):
-        every = case.ones is None
-        tests = 2**case.k if every else min(math.comb(case.k, case.ones or 0), max(settings.tests, 2000))
-        rows = case.k + tests + (case.k**2 if settings.trained.first else 0)
+        k, block = case.k, min(case.width, BLOCK)
+        tests = tests_of(settings, case)
+        rows = k + tests + (k**2 if settings.trained.first else 0)
+        members = min(settings.members, max(1, ELEMENTS // (block * rows)))
+        held = 3 * rows if settings.trained.first else 2 * tests + 6 * k
+        largest = max(largest, members * (block * held + 2 * tests * k + (4 * k**3 if settings.trained.first else 0)))
         if settings.solving.descends or settings.checked:
-            largest = max(largest, ELEMENTS, case.width * (6 * case.k + min(tests, 64)))
-        largest = max(largest, ELEMENTS, min(case.width, 4096) * rows)
-    return 4 * largest * DTYPES[settings.dtype].bytes / 2**30
+            largest = max(largest, 4 * ELEMENTS, 4 * case.width * (6 * k + min(tests, 64)))
+    return largest * DTYPES[settings.dtype].bytes / 2**30
+
+
+def tests_of(settings: EnsembleSettings, case: Case) -> int:
+    """At most so many test inputs of a case."""
+    return 2**case.k if case.ones is None else min(math.comb(case.k, case.ones), max(settings.tests, 2000))
 
 
 def macs_of_all(settings: EnsembleSettings) -> float | None:
@@ -316,6 +323,5 @@ def macs_of_all(settings: EnsembleSettings) -> float | None:
         return None
     total = 0.0
     for case in cases_of(settings):
-        tests = 2**case.k if case.ones is None else min(math.comb(case.k, case.ones), max(settings.tests, 2000))
-        total += settings.members * case.width * (2.0 * case.k**2 + 2.0 * case.k * tests)
+        total += settings.members * case.width * (2.0 * case.k**2 + 2.0 * case.k * tests_of(settings, case))
     return total

@@ -21,7 +21,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from permlab.errors import UserError
 from permlab.probes.certificate import reachable
 from permlab.probes.layout import Layout
 from permlab.probes.problem import sample, squared_error
@@ -144,18 +143,3 @@ def construction_error(
 def construction_bytes(layout: Layout) -> int:
     """Bytes of one example in float64: about four arrays of n x T numbers, and the boolean mask of T x T."""
     return 8 * 5 * layout.n * layout.length + 2 * layout.length**2
-
-
-def check_construction_memory(layout: Layout, available: int) -> int:
-    """Return `construction_bytes`.
-
-    Raises:
-        UserError: more than `available` bytes would be needed.
-    """
-    need = construction_bytes(layout)
-    if need > available:
-        raise UserError(
-            f"n={layout.n} needs about {need / 2**30:.1f} GiB for one example, but {available / 2**30:.1f} GiB are "
-            "free: lower n or the number of scratch rows"
-        )
-    return need

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from permlab.errors import UserError, check_range
+from permlab.errors import check_range
 from permlab.probes.layout import Layout
-from permlab.probes.network import Edit, Network
+from permlab.probes.network import Edit
 
 Block = tuple[str, slice]
 
@@ -192,27 +192,3 @@ def _by_column(masked: Tensor, rows: slice, length: int) -> Tensor:
     full = masked.new_zeros(length, length)
     full[rows] = masked
     return full.unsqueeze(1)
-
-
-def check_memory(model: Network, seeds: int, batch: int, available: int) -> int:
-    """Refuse a network whose training step would not fit.
-
-    Args:
-        model: the network.
-        seeds: how many train at once.
-        batch: examples per seed and step.
-        available: bytes of memory that may be used.
-
-    Returns:
-        The estimate in bytes.
-
-    Raises:
-        UserError: naming the estimate and what to lower.
-    """
-    need = model.memory_bytes(seeds, batch)
-    if need > available:
-        raise UserError(
-            f"n={model.layout.n} needs about {need / 2**30:.1f} GiB for {seeds} seeds of batch {batch}, but "
-            f"{available / 2**30:.1f} GiB are free: lower n, batch, seeds, depth or heads"
-        )
-    return need

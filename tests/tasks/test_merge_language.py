@@ -397,10 +397,9 @@ def test_scores_are_refused_for_what_does_not_speak(tmp_path, capsys):
 
 def test_networks_that_cannot_fit_into_memory_are_refused(tmp_path, capsys, monkeypatch):
     a, b = save_pair(tmp_path)
-    monkeypatch.setattr("permlab.tasks.merge.dry_run.memory", lambda *_: 2.0**60)
-    monkeypatch.setattr("permlab.tasks.merge.language_run.memory", lambda *_: 2.0**60)
+    monkeypatch.setattr("permlab.tasks.merge.needs.memory", lambda *_: 2.0**60)
     for more in (["run.dry_run=true"], []):
         assert merge(f"task.models=[{a},{b}]", *more) == 2
         said = capsys.readouterr()  # of a dry run the plan with why it is not ready, of the run the refusal
-        assert "merging these networks needs about 1073741824.0 GiB" in said.out + said.err
+        assert "this run needs about 1,073,741,824 GiB" in said.out + said.err
         assert not Path("run").exists()

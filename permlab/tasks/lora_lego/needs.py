@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from permlab.config import Config
-from permlab.footprint import Footprint
+from permlab.footprint import Footprint, on_cpu
 
 if TYPE_CHECKING:
     from permlab.tasks.lora_lego import LoraLegoConfig
@@ -48,7 +48,7 @@ def training_needs(config: Config[LoraLegoConfig]) -> Footprint | None:
     if shape is None:
         return None
     base, adapter = schedules(task)
-    parts = training_bytes(config.model, shape, base.batch, LENGTH)
+    parts = training_bytes(config.model, shape, base.batch, LENGTH, heap=on_cpu(config.hardware))
     adapters = task.repeats * len(task.regimes) * max(task.counts)
     # Half of an adapter's batch is what the base must not forget.
     examples = task.repeats * base.steps * base.batch * 3.0 + adapters * adapter.steps * 2 * adapter.batch * 2.0

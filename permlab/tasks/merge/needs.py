@@ -7,7 +7,7 @@ from typing import Any
 from permlab import registry
 from permlab.config import Config
 from permlab.data import DATASETS, load_images, preview_texts
-from permlab.footprint import Footprint
+from permlab.footprint import Footprint, on_cpu
 from permlab.merging.networks.options import recipe_of
 from permlab.tasks.merge.dry_run import sized
 from permlab.tasks.merge.language import is_language, local_checkpoints, memory
@@ -37,7 +37,9 @@ def language_needs(config: Config[MergeConfig]) -> Footprint | None:
         return None
     train, words = config.task.train, [len(example.text.split()) for example in corpus.examples]
     batch = train.batch_size or BATCH
-    parts = training_bytes(config.model, shape, min(batch, len(words)), 1.4 * max(words) + 2)
+    parts = training_bytes(
+        config.model, shape, min(batch, len(words)), 1.4 * max(words) + 2, heap=on_cpu(config.hardware)
+    )
     readings = (train.epochs or EPOCHS) * len(words) * 2 * config.task.pairs
     macs = 3.0 * shape.parameters * readings * (1.4 * sum(words) / len(words) + 2)
     others = 3 * parts["weights"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from permlab.config import Config
 from permlab.data import limit_examples, preview_texts
-from permlab.footprint import Footprint
+from permlab.footprint import Footprint, on_cpu
 from permlab.hardware import HardwareConfig, cuda_devices
 from permlab.models.needs import asking_bytes, shape_of, training_bytes, training_peak
 
@@ -41,7 +41,9 @@ def footprint(config: Config[SptConfig]) -> Footprint | None:
     width = 2 if short(config.hardware) else 4
     stored = width if config.model.lora.rank or config.hardware.pure_bfloat16 else 4
     batch = min(train.batch_size, len(lengths))
-    parts = training_bytes(config.model, shape, batch, max(lengths), width, stored)
+    parts = training_bytes(
+        config.model, shape, batch, max(lengths), width=width, stored=stored, heap=on_cpu(config.hardware)
+    )
     longest = max((scale * len(text) + 2 for text in asked), default=2.0)
     asking = asking_bytes(shape, min(task.evaluation.batch_size, max(1, len(asked))), longest, width)
     peak = max(training_peak(parts, shape), parts["weights"] + sum(asking.values()))
