@@ -34,7 +34,7 @@ CASES: dict[str, tuple[str, ...]] = {
         "task=ntk", "task.mode=train", "task.k=[12]", "task.ones=[2]", "task.width=[50000]", "task.members=100",
         "task.replicates=5",
     ),
-    "merge": ("task=merge", "model.width=3072", "task.train.epochs=1", "task.points=3"),
+    "merge": ("task=merge", "model.width=2048", "task.train.epochs=1", "task.points=3"),
     "lora_lego": (
         "task=lora_lego", "task.train.base_steps=3", "task.train.adapter_steps=3", "task.counts=[2]",
         "task.scales=[1.0]", "task.sweep=[1.0]", *WIDE,

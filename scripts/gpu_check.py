@@ -321,7 +321,7 @@ def compared(a: dict[str, float], b: dict[str, float]) -> Row:
     numbers = [name for name in names if isinstance(a[name], int | float) and isinstance(b[name], int | float)]
     apart = {name: abs(a[name] - b[name]) / (TOLERANCE + TOLERANCE * abs(a[name])) for name in numbers}
     worst = max(apart, key=apart.__getitem__, default="none")
-    ok = bool(numbers) and a.keys() == b.keys() and apart[worst] <= 1
+    ok = "exit code" not in a and bool(numbers) and a.keys() == b.keys() and apart[worst] <= 1
     row: Row = {"ok": ok, "metrics": len(numbers), "largest": worst}
     return row | {"cpu": f"{a.get(worst, 0):.6g}", "device": f"{b.get(worst, 0):.6g}"}
 

@@ -26,7 +26,7 @@ FLOORS = (
     ("tasks", "verbs"),
     ("reports", "compose"),
     ("runs",),
-    ("config",),
+    ("config", "footprint"),
     ("hardware", "experiment", "debug", "listing", "points", "user_options", "tracking"),
     ("merging",),
     ("matching", "text", "probes", "ntk", "adapters"),
