@@ -44,6 +44,10 @@ class TokenProblem:
         """Number of token ids."""
         return _FIRST_INDEX + self.n + self.symbols
 
+    def order(self, ids: Tensor) -> Tensor:
+        """Read the permutation, (batch, n): symbol i of the permuted string stood at place `order[:, i]`."""
+        return ids[:, : self.n] - _FIRST_INDEX
+
     def sample(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw inputs of 2n + 1 tokens, (batch, 2n + 1), and answers, (batch, n); both int64 token ids."""
         order = torch.rand(batch, self.n, generator=generator).argsort(1)

@@ -59,6 +59,7 @@ def finetune(
     recipe: TextRecipe | None = None,
     seed: int = 0,
     on_test: OnTest | None = None,
+    held_out: Prompt | None = None,
 ) -> list[tuple[int, PromptResult]]:
     """Train on fresh prompts, and test by greedy decoding on fixed ones.
 
@@ -69,6 +70,7 @@ def finetune(
         recipe: steps, batch and rate.
         seed: of the data; a step's batch depends on (seed, step).
         on_test: called with (step, result) after every test, first with step 0; may raise to stop.
+        held_out: what is asked in tests, such as other sentences; the same kind of prompt when None.
 
     Returns:
         Every test, from before the first step to after the last.
@@ -79,7 +81,9 @@ def finetune(
     """
     recipe = recipe or TextRecipe()
     recipe.check()
-    check_context(model, tokenizer, prompt, seed)
+    asked = held_out or prompt
+    for one in (prompt, asked):
+        check_context(model, tokenizer, one, seed)
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, recipe.steps))
@@ -87,7 +91,7 @@ def finetune(
     unchecked: list[Tensor] = []
 
     def test(step: int) -> None:
-        tests.append((step, probe_prompts(model, tokenizer, prompt, recipe.test_examples, recipe.batch, seed)))
+        tests.append((step, probe_prompts(model, tokenizer, asked, recipe.test_examples, recipe.batch, seed)))
         if on_test is not None:
             on_test(*tests[-1])
 

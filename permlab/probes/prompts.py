@@ -1,7 +1,7 @@
 """Ask a pretrained causal LM to undo a permutation: `probe_prompts(model, tokenizer, Prompt(n=4, style="plain"))`.
 
 A few-shot prompt shows lists of words in shuffled order with the original place of every word, and the restored list.
-Three styles:
+The words are unrelated nouns, or those of real sentences (`sentences`). Three styles:
 
 - `plain`: the answer follows the input at once;
 - `filler`: n filler marks stand between input and answer, the text form of scratch rows (arXiv 2509.24125);
@@ -16,11 +16,12 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from permlab.errors import UserError, check_range
 from permlab.probes.recipes import WORDS, PromptSettings
+from permlab.probes.sentences import Words, drawn_from
 from permlab.probes.table import STYLES, StyleRow
 from permlab.seeding import derived_seed
 
@@ -38,6 +39,8 @@ Asked = Callable[[Sequence[int]], Iterable[tuple[int, "str | None"]]]
 class Prompt:
     """What is asked: lists of `n` words after `shots` solved examples, in one of `table.STYLES`.
 
+    `sentences` are runs of n words to draw the lists from (`sentences.windows`); empty = nouns of `recipes.WORDS`.
+
     Raises:
         UserError: n outside 2..44, negative shots, or an unknown style.
     """
@@ -45,6 +48,7 @@ class Prompt:
     n: int
     style: str = "plain"
     shots: int = PromptSettings.shots
+    sentences: tuple[Words, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         STYLES.check("style", self.style)
@@ -99,7 +103,8 @@ class Prompt:
         return messages[:-1]
 
     def _draw(self, rng: random.Random) -> tuple[list[str], list[int]]:
-        return rng.sample(WORDS, self.n), rng.sample(range(self.n), self.n)
+        words = list(rng.choice(self.sentences)) if self.sentences else rng.sample(WORDS, self.n)
+        return words, rng.sample(range(self.n), self.n)
 
     def correct(self, continuation: str, words: list[str]) -> list[bool]:
         """Compare a continuation with the restored list, place by place; missing words are wrong."""
@@ -127,9 +132,14 @@ class PromptResult:
     unanswered: int = 0
 
 
-def prompts_of(settings: PromptSettings) -> list[Prompt]:
-    """Every length with every style."""
-    return [Prompt(n, style, settings.shots) for n in settings.sizes for style in settings.styles]
+def prompts_of(settings: PromptSettings, texts: Sequence[str] | None = None) -> list[Prompt]:
+    """Every length with every style, of the words of sentences where texts are given.
+
+    Raises:
+        UserError: the texts have too few sentences of some length.
+    """
+    drawn = {n: () if texts is None else tuple(drawn_from(texts, n)) for n in settings.sizes}
+    return [Prompt(n, style, settings.shots, drawn[n]) for n in settings.sizes for style in settings.styles]
 
 
 def texts(prompts: list[Prompt], seed: int, count: int = 64) -> Iterator[str]:

@@ -19,28 +19,29 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from permlab.diverged import check_losses, check_weights
 from permlab.errors import check_range
-from permlab.probes.architectures import FILLER, START, TokenProblem, build, parameter_count
+from permlab.probes.architectures import TokenProblem, build, parameter_count
+from permlab.probes.mechanism import Mechanism
 from permlab.probes.readings import check_combination
 from permlab.probes.recipes import TokenRecipe
 from permlab.probes.schedules import warmup_cosine
-from permlab.probes.table import ARCHITECTURES, READINGS
+from permlab.probes.token_answers import answers, ceiling, logits
+from permlab.probes.token_mechanism import token_mechanism
 from permlab.seeding import derived_seed
 from permlab.threads import for_work
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @dataclass
 class TokenResult:
-    """Outcome of one combination; `per_position` is the accuracy of each answer position, `exact` of whole strings."""
+    """Outcome of one combination; `per_position` is the accuracy of each answer position, `exact` of whole strings.
+
+    `mechanism` is None where there are too few layers for one.
+    """
 
     architecture: str
     reading: str
@@ -52,84 +53,7 @@ class TokenResult:
     ceiling: float
     per_position: list[float]
     curve: list[tuple[int, float]]
-
-
-def in_place_ceiling(problem: TokenProblem, fillers: int = 0) -> list[float]:
-    """Largest expected accuracy of each position of a causal model whose last n tokens are read.
-
-    Position j sees the first j + 1 symbols of the permuted string, and one more for each filler behind it; the one it
-    needs is uniform over n, and one that is hidden is a guess among `symbols`.
-    """
-    # As in 2509.24125's in-place reading: the source of position j is uniform, and a causal row sees j + 1 of n.
-    seen = [min(1.0, (fillers + j + 1) / problem.n) for j in range(problem.n)]
-    return [share + (1 - share) / problem.symbols for share in seen]
-
-
-def ceiling(problem: TokenProblem, architecture: str, reading: str, fillers: int | None = None) -> float:
-    """Largest expected accuracy of a combination: `in_place_ceiling` for causal decoders, 1 for all else.
-
-    Args:
-        problem: what is permuted.
-        architecture: of `table.ARCHITECTURES`.
-        reading: of `table.READINGS`.
-        fillers: filler tokens of reading `filler`; n when None.
-    """
-    # The one case of the impossibility theorem; generation and n - 1 fillers answer behind the input and see all of it.
-    row = READINGS[reading]
-    if row.generates or not ARCHITECTURES[architecture].causal:
-        return 1.0
-    behind = 0 if row.in_place else problem.n if fillers is None else fillers
-    return sum(in_place_ceiling(problem, behind)) / problem.n
-
-
-def logits(model: PreTrainedModel, reading: str, ids: Tensor, answer: Tensor, fillers: int | None = None) -> Tensor:
-    """Return the scores of the answer positions, (batch, n, vocabulary); `generate` is teacher-forced with `answer`.
-
-    What follows the input goes to the decoder where there is one of its own, and behind the input elsewhere; `fillers`
-    tokens of reading `filler`, n when None.
-    """
-    following = READINGS[reading].load()(ids, answer)
-    if fillers is not None:
-        following = ids.new_full((len(ids), fillers), FILLER)
-    if model.config.is_encoder_decoder:
-        scores: Tensor = model(input_ids=ids, decoder_input_ids=following).logits
-    else:
-        scores = model(input_ids=torch.cat([ids, following], 1)).logits
-    return scores[:, -answer.shape[1] :]
-
-
-@torch.no_grad()
-def answers(
-    model: PreTrainedModel, problem: TokenProblem, reading: str, ids: Tensor, fillers: int | None = None
-) -> Tensor:
-    """Return the answers of a model, (batch, n) token ids; `generate` decodes greedily, each token fed back."""
-    empty = ids.new_full((ids.shape[0], problem.n), FILLER)
-    if not READINGS[reading].generates:
-        return logits(model, reading, ids, empty, fillers).argmax(-1)
-    prompt = ids if model.config.is_encoder_decoder else torch.cat([ids, ids.new_full((len(ids), 1), START)], 1)
-    # The length is known and no token ends an answer: a model must not lose places by stopping early.
-    options: dict[str, Any] = {"max_new_tokens": problem.n, "min_new_tokens": problem.n, "do_sample": False}
-    generate: Any = model.generate
-    generated: Tensor = generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), **options)
-    return generated[:, -problem.n :]
-
-
-# ---- targets of `table.READINGS`: (input, answer) -> the tokens that follow the input --------------------------------
-
-
-def in_place_tokens(ids: Tensor, answer: Tensor) -> Tensor:
-    """Nothing: the answer is read at the tokens of the permuted string, the last n of the input."""
-    return ids[:, :0]
-
-
-def filler_tokens(ids: Tensor, answer: Tensor) -> Tensor:
-    """n fillers."""
-    return torch.full_like(answer, FILLER)
-
-
-def generate_tokens(ids: Tensor, answer: Tensor) -> Tensor:
-    """A token to start, then the right answer one place late (teacher forcing)."""
-    return torch.cat([ids.new_full((ids.shape[0], 1), START), answer[:, :-1]], 1)
+    mechanism: Mechanism | None = None
 
 
 def _batch(problem: TokenProblem, size: int, seed: int, device: str | torch.device) -> tuple[Tensor, Tensor]:
@@ -215,4 +139,5 @@ def train_tokens(
         ceiling=ceiling(problem, architecture, reading, fillers),
         per_position=right.float().mean(0).tolist(),
         curve=curve,
+        mechanism=token_mechanism(model, problem, architecture, reading, fillers) if recipe.layers > 1 else None,
     )

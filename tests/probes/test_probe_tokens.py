@@ -10,7 +10,8 @@ from permlab.probes.architectures import TokenProblem, build
 from permlab.probes.readings import check_combination, combinations, parse_combination, theorem
 from permlab.probes.recipes import TokenRecipe
 from permlab.probes.table import ARCHITECTURES
-from permlab.probes.tokens import answers, ceiling, in_place_ceiling, logits, train_tokens
+from permlab.probes.token_answers import answers, ceiling, in_place_ceiling, logits
+from permlab.probes.tokens import train_tokens
 
 
 def test_tokens_hold_what_they_say():

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import matplotlib.pyplot as plt
 import pytest
+import torch
 
 from permlab.cli import main
 from permlab.probes import Training
@@ -211,7 +212,8 @@ def test_prompt_asks_a_server(here, tmp_path, unsaved, monkeypatch):
 
 def test_tokens(here, tmp_path, unsaved):
     done = here(
-        *BASE, "task.mode=tokens", "task.n=3", "task.tokens.steps=4", "task.tokens.hidden=32", "task.tokens.heads=4",
+        *BASE, "task.mode=tokens", "task.n=3", "task.seeds=2", "task.tokens.steps=4",
+        "task.tokens.hidden=32", "task.tokens.heads=4",
         "task.tokens.parameters=60000", "task.tokens.combinations=[gpt2/in_place,bert/in_place,t5/generate]",
         "task.tokens.test_examples=8", "run.dir=run",
     )  # fmt: skip
@@ -220,6 +222,13 @@ def test_tokens(here, tmp_path, unsaved):
     table = rows(tmp_path / "run", "combinations")
     assert [row["theorem"].split(":")[0] for row in table] == ["yes", "yes", "no"]
     assert float(table[0]["ceiling"]) == pytest.approx((2 / 3) + (1 / 3) / 4)
+    assert {row["seeds"] for row in table} == {"2"}
+    seeds = rows(tmp_path / "run", "seeds")
+    assert [(row["arm"], row["seed"]) for row in seeds[:2]] == [("gpt2/in_place", "0"), ("gpt2/in_place", "1")]
+    assert len(seeds) == 6 and {row["mechanism"] for row in seeds} == {"none"}, "four steps teach nothing"
+    metrics = result(tmp_path / "run")["metrics"]
+    accuracies = [float(row["accuracy"]) for row in seeds[:2]]
+    assert metrics["gpt2_in_place_worst"] == min(accuracies) and metrics["gpt2_in_place_best"] == max(accuracies)
     sizes = [int(row["parameters"]) for row in table]
     assert max(sizes) / min(sizes) < 1.01
 
@@ -250,6 +259,52 @@ def test_text_trains_a_model_in_every_style(here, tmp_path, unsaved):
     assert steps == [0, 2, 3, 0, 2, 3]
 
 
+@pytest.mark.slow
+def test_a_pretrained_directory_is_trained_on_shuffled_sentences(here, tmp_path, unsaved, monkeypatch):
+    """model=local starts from the weights of the directory; tests ask about sentences that were not trained on."""
+    from permlab.models.causal_lm import load_causal_lm
+    from permlab.models.causal_lm_config import CausalLMConfig
+    from permlab.probes import finetune as module
+
+    texts = [
+        f"{a} saw {b} near the {c}" for a in ("Ann", "Bob") for b in ("Cid", "Dot") for c in ("sea", "mill", "inn")
+    ]
+    (tmp_path / "texts.txt").write_text("\n".join(texts))
+    config = CausalLMConfig(name="tiny-llama")
+    config.scratch.hidden_size, config.scratch.layers = 32, 1
+    words = ["Shuffled: Places: Restored: 1 2 3 4", *texts]
+    model, tokenizer = load_causal_lm(config, words, torch.float32, torch.device("cpu"), 5, max_tokens=256)
+    with torch.no_grad():
+        model.lm_head.weight.fill_(0.125)
+    model.save_pretrained(tmp_path / "mine")
+    tokenizer.save_pretrained(tmp_path / "mine")
+    seen, original = [], module.finetune
+
+    def watched(model, tokenizer, prompt, recipe, seed, on_test, held_out):
+        seen.append((model.lm_head.weight.min().item(), set(prompt.sentences), set(held_out.sentences)))
+        return original(model, tokenizer, prompt, recipe, seed, on_test, held_out)
+
+    monkeypatch.setattr(module, "finetune", watched)
+    keys = ["task.mode=text", "model=local", "model.path=mine", "dataset=jsonl", "dataset.path=texts.txt", "task.n=3"]
+    few = ["task.prompt.styles=[plain]", "task.text.steps=2", "task.text.batch=2", "task.text.test_examples=2"]
+    done = here(*BASE, *keys, *few, "run.dir=run")
+    assert done.returncode == 0, done.stderr + done.stdout
+    ((start, trained, held_out),) = seen
+    assert start == 0.125 and trained and held_out and not trained & held_out
+    assert [row["style"] for row in rows(tmp_path / "run", "text")] == ["plain"]
+    assert "shuffled words of sentences (jsonl)" in done.stdout
+
+
+def test_dry_run_counts_the_sentences(here, tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(f"line {k} has five words" for k in "abcdefg"))
+    keys = ["task.mode=prompt", "model=tiny-llama", "dataset=jsonl", "dataset.path=texts.txt", "run.dry_run=true"]
+    done = here(*BASE, *keys, "task.prompt.sizes=[2,5]")
+    assert done.returncode == 0, done.stderr
+    assert "8 of 2, 7 of 5" in " ".join(done.stdout.split())
+    done = here(*BASE, *keys, "task.prompt.sizes=[6]")
+    assert done.returncode == 2 and "0 runs of n=6" in done.stdout
+
+
 def test_dry_run_prints_floors_and_memory(here, tmp_path):
     done = here(*BASE, "task.variant=causal", "task.readout=string", "run.dry_run=true")
     assert done.returncode == 0
@@ -271,6 +326,8 @@ def test_dry_run_prints_floors_and_memory(here, tmp_path):
         (["task.mode=text"], "task.mode=text needs a language model"),
         (["task.mode=text", "task.prompt.base_url=http://h", "task.prompt.model=m"], "name a model by model="),
         (["model=tiny-llama"], "task.mode=prompt"),
+        (["dataset=people"], "dataset=people is for task.mode=prompt or text"),
+        (["task.mode=text", "model=tiny-llama", "dataset=jsonl"], "dataset.path"),
         (["task.mode=prompt", "task.prompt.base_url=http://h/v1"], "needs task.prompt.model"),
         (["task.mode=prompt", "task.prompt.model=m"], "is for task.prompt.base_url"),
         (["task.mode=prompt", "task.prompt.base_url=h:1", "task.prompt.model=m"], "task.prompt.base_url=h:1 is not an"),

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config
+from permlab.data.loading import check_dataset, preview_texts
+from permlab.data.table import DATASETS as DATA_SETS
 from permlab.errors import UserError, check_range
 from permlab.probes.readings import combinations, parse_combination
 from permlab.probes.recipes import WORDS, PromptSettings
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 OBJECTIVE = "-test_mse"
 HEADLINE = ("test_mse", "mse_floor", "row_accuracy", "steps", "train_seconds", "accuracy", "exact")
 MODELS = ("none", "causal_lm")
-DATASETS = ("none",)
+DATASETS = ("none", *DATA_SETS.those(gives_texts=True))
 
 
 def validate(config: Config[InversePermutationConfig]) -> None:
@@ -36,11 +38,11 @@ def validate(config: Config[InversePermutationConfig]) -> None:
     if mode.asks:
         validate_prompt(config)
         return
-    if config.model.kind != "none":
-        asking = " or ".join(MODES.where(asks=True))
-        raise UserError(
-            f"task.mode={task.mode} builds its own networks; model={config.model.name} is for task.mode={asking}"
-        )
+    for group, part in (("model", config.model), ("dataset", config.dataset)):
+        if part.kind != "none":
+            asking = " or ".join(MODES.where(asks=True))
+            own = {"model": "builds its own networks", "dataset": "draws its own problems"}[group]
+            raise UserError(f"task.mode={task.mode} {own}; {group}={part.name} is for task.mode={asking}")
     arms(task)
     for key in ("depth", "heads", "seeds", "examples"):
         check_range(f"task.{key}", getattr(task, key), 1)
@@ -89,6 +91,7 @@ def validate_prompt(config: Config[InversePermutationConfig]) -> None:
     prompt.check("task.prompt.")
     config.task.text.check("task.text.")
     check_range("task.n", config.task.n, 2, len(WORDS))
+    check_dataset(config.dataset)
     if prompt.base_url is not None:
         if mode != "prompt":
             raise UserError(f"task.prompt.base_url asks a server, and task.mode={mode} trains: name a model by model=")
@@ -138,7 +141,7 @@ def plan(config: Config[InversePermutationConfig]) -> dict[str, Any]:
         asked = lambda: f"{model.name} ({model.path or 'random weights'}, {check_available(model)})"  # noqa: E731
         if mode.name == "text":
             sizes = f"{task.n} words, {', '.join(prompt.styles)}, {task.text.steps} steps of {task.text.batch} each"
-        return {"mode": task.mode, "model": server if prompt.base_url else asked, "prompts": sizes}
+        return {"mode": task.mode, "model": server if prompt.base_url else asked, "prompts": sizes + sentences(config)}
     if mode.name == "fillers":
         counts = task.tokens.fillers or f"0 to {2 * task.n}"
         said = f"{', '.join(task.tokens.architectures)} with {counts} fillers at n = {task.n}, {task.seeds} seeds"
@@ -153,6 +156,23 @@ def footprint(config: Config[InversePermutationConfig]) -> Footprint | None:
     from permlab.tasks.inverse_permutation.train import footprint
 
     return footprint(config)
+
+
+def sentences(config: Config[InversePermutationConfig]) -> str:
+    """Say how many runs of words `dataset=` gives, where that is known without a download.
+
+    Raises:
+        UserError: too few.
+    """
+    from permlab.probes.sentences import drawn_from
+
+    corpus = None if config.dataset.kind == "none" else preview_texts(config.dataset, config.seed)
+    if corpus is None:
+        return ""
+    texts = [example.text for example in corpus.examples]
+    sizes = config.task.prompt.sizes if config.task.mode == "prompt" else [config.task.n]
+    counts = ", ".join(f"{len(drawn_from(texts, n))} of {n}" for n in sizes)
+    return f"; runs of words in sentences of {config.dataset.name}: {counts}"
 
 
 def run(config: Config[InversePermutationConfig], run: Run) -> None:

@@ -145,7 +145,7 @@ def _mark_blocks(ax: Axes, blocks: list[Any], both: bool) -> None:
 
 def scratch_sweep(rows: list[dict[str, Any]], n: int) -> Figure:
     """Error, row accuracy and share of seeds at the floor against the number of scratch rows, with exact floors."""
-    fig, (left, right, rate) = figures.new(width=2, columns=3, height=2.7)
+    fig, (left, right, rate) = figures.new(width=2, columns=3, height=3.0)
     for position in dict.fromkeys(row["position"] for row in rows):
         chosen = sorted((row for row in rows if row["position"] == position), key=lambda row: row["scratch_rows"])
         counts = [row["scratch_rows"] for row in chosen]
@@ -157,7 +157,7 @@ def scratch_sweep(rows: list[dict[str, Any]], n: int) -> Figure:
         left.plot(counts, [r["mse_floor"] for r in chosen], "--", color=shade, label=f"exact floor, {position}")
         right.plot(counts, [r["row_accuracy"] for r in chosen], "o-", color=shade)
         right.plot(counts, [r["row_accuracy_ceiling"] for r in chosen], "--", color=shade)
-        rate.plot(counts, [r["at_floor"] for r in chosen], "o-", color=shade, label=f"first attempt, {position}")
+        rate.plot(counts, [r["at_floor"] for r in chosen], "o-", color=shade)
         if any(r["at_floor"] != r["at_floor_restarted"] for r in chosen):
             after = [r["at_floor_restarted"] for r in chosen]
             rate.plot(counts, after, "s:", color=shade, fillstyle="none", label=f"with restarts, {position}")
@@ -168,15 +168,14 @@ def scratch_sweep(rows: list[dict[str, Any]], n: int) -> Figure:
         ax.axvline(n - 1, color=figures.color("floor"), linewidth=0.7, linestyle=":")
         ax.set_xlabel("scratch rows (dotted: n - 1)")
     left.set_title(f"n = {n}, last n rows read")
-    left.legend()
     rate.set_ylim(-0.03, 1.03)
-    rate.legend()
+    fig.legend(loc="outside lower center", ncols=4)
     return fig
 
 
 def mechanisms(rows: list[dict[str, Any]]) -> Figure:
     """Share of seeds per mechanism, and row accuracy as trained and with attention taken away."""
-    fig, (left, right) = figures.new(width=2, columns=2, height=max(2.4, 0.28 * len(rows) + 1))
+    fig, (left, right) = figures.new(width=2, columns=2, height=max(2.0, 0.2 * len(rows) + 1))
     words = {"_others": ": all but own", "+": " + ", "|": " or "}
     names = []
     for row in rows:
@@ -190,7 +189,7 @@ def mechanisms(rows: list[dict[str, Any]]) -> Figure:
     for place, row in zip(places, rows):
         left.text(row["share"] + 0.02, place, f"{row['seeds']}", va="center", fontsize=figures.SMALL)
     left.set_yticks(places, names, fontsize=figures.SMALL)
-    left.set(xlabel="share of seeds (number beside)", xlim=(0, 1.15))
+    left.set(xlabel="share of seeds (number beside)", xlim=(0, 1.15), ylim=(-0.7, len(rows) - 0.3))
     looks = (("row_accuracy", "o", "as trained"), ("without_others", "^", "another route flattened"))
     for key, mark, label in (*looks, ("without_it", "x", "its own route flattened")):
         right.plot(
@@ -198,7 +197,7 @@ def mechanisms(rows: list[dict[str, Any]]) -> Figure:
         )
     right.set_yticks(places, [""] * len(places))
     right.set(xlabel="row accuracy", xlim=(-0.03, 1.05), ylim=left.get_ylim())
-    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, fontsize=figures.SMALL)
+    fig.legend(loc="outside lower center", ncols=3)
     return fig
 
 
@@ -235,14 +234,15 @@ def construction(rows: list[dict[str, Any]], n: int) -> Figure:
 
 
 def combinations(results: list[dict[str, Any]], n: int) -> Figure:
-    """Accuracy of every architecture and reading, with its ceiling as a black mark."""
+    """Mean accuracy of every architecture and reading, a line from worst to best seed, its ceiling as a black mark."""
     fig, ax = figures.new(width=2, height=2.6)
     for k, row in enumerate(results):
         reading = READINGS[row["reading"]]
         first = reading.name not in [r["reading"] for r in results[:k]]
         ax.bar(k, row["accuracy"], color=figures.color(reading), label=reading.title if first else None)
         ax.hlines(row["ceiling"], k - 0.4, k + 0.4, color=figures.color("floor"), linewidth=1.2)
-        ax.text(k, row["accuracy"] + 0.02, f"{row['accuracy']:.2f}", ha="center", fontsize=figures.SMALL)
+        ax.vlines(k, row["worst"], row["best"], color=figures.color("floor"), linewidth=0.9)
+        ax.text(k, row["best"] + 0.03, f"{row['accuracy']:.2f}", ha="center", fontsize=figures.SMALL)
     ax.set_xticks(range(len(results)), [f"{r['architecture']}\n{READINGS[r['reading']].title}" for r in results])
     ax.set_ylim(0, 1.3)
     ax.set_ylabel("share of right symbols")

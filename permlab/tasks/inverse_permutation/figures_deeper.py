@@ -37,6 +37,7 @@ def depth(rows: list[dict[str, Any]], n: int) -> Figure:
         floor = next(row["mse_floor"] for row in rows if row["arm"] == arm)
         ax.axhline(floor, color=figures.color("floor"), linestyle="--", linewidth=0.9)
         ax.set_xticks(range(len(layers)), [str(number) for number in layers])
+        ax.set_xlim(-0.6, len(layers) - 0.4)
         ax.set(xlabel="layers", title=f"{arm}, n = {n}; dashed: exact floor {floor:.3g}")
         ax.set_ylim(bottom=-0.03)
     axes[0][0].set_ylabel("test error (squared, per row)")

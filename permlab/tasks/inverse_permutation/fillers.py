@@ -6,9 +6,9 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config
-from permlab.tables import Row, spread
 from permlab.tasks.inverse_permutation import figures_deeper as drawing
 from permlab.tasks.inverse_permutation.settings import InversePermutationConfig
+from permlab.tasks.inverse_permutation.train import explain
 
 if TYPE_CHECKING:
     from permlab.runs.run import Run
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def fillers(config: Config[InversePermutationConfig], run: Run) -> None:
     """Train every architecture `task.seeds` times at every number of fillers; a resumed run repeats the one cut off."""
     from permlab.probes import TokenProblem, train_tokens
+    from permlab.probes.token_rows import filler_row, token_seed_rows
 
     task, keys = config.task, config.task.tokens
     problem, counts = TokenProblem(task.n, keys.symbols), keys.fillers or list(range(2 * task.n + 1))
@@ -35,9 +36,13 @@ def fillers(config: Config[InversePermutationConfig], run: Run) -> None:
             run.log({"fillers": count, f"{architecture}/accuracy": result.accuracy}, step=number)
             run.save_checkpoint({"done": done})
             bar.update(number + 1, fillers=count, accuracy=result.accuracy)
-    rows = [filler_row(a, k, [done[f"{b}/{c}/{s}"] for b, c, s in points if (b, c) == (a, k)])
-            for a in keys.architectures for k in counts]  # fmt: skip
+    seeds = [run.seed + k for k in range(task.seeds)]
+    results = {(a, k): [done[f"{a}/{k}/{seed}"] for seed in seeds] for a in keys.architectures for k in counts}
+    rows = [filler_row(count, one) for (_, count), one in results.items()]
     run.table("fillers", rows, title=f"n = {task.n}, {keys.symbols} symbols, last n tokens read")
+    kept = token_seed_rows({f"{a}, {k} fillers": one for (a, k), one in results.items()}, seeds)
+    run.table("seeds", kept, show=False)
+    explain(run, kept)
     run.figure("fillers", drawing.fillers(rows, task.n))
     enough = [row for row in rows if row["fillers"] >= task.n - 1]
     run.summary(
@@ -47,21 +52,3 @@ def fillers(config: Config[InversePermutationConfig], run: Run) -> None:
         least_accuracy_where_enough=min((row["accuracy"] for row in enough), default=0.0),
         least_solved_where_enough=min((row["solved"] for row in enough), default=0.0),
     )
-
-
-def filler_row(architecture: str, count: int, results: list[dict[str, Any]]) -> Row:
-    """Mean and range of accuracy over seeds at one number of fillers."""
-    accuracies = [result["accuracy"] for result in results]
-    found = spread(accuracies)
-    return {
-        "architecture": architecture,
-        "fillers": count,
-        "seeds": len(results),
-        "accuracy": found.mean if found else 0.0,
-        "worst": min(accuracies),
-        "best": max(accuracies),
-        "ceiling": results[0]["ceiling"],
-        "solved": sum(value > 0.99 for value in accuracies) / len(accuracies),
-        "parameters": results[0]["parameters"],
-        "steps": sum(result["steps"] for result in results) / len(results),
-    }

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config
-from permlab.probes.readings import parse_combination, theorem
-from permlab.tables import Row, mean
+from permlab.probes.readings import parse_combination
+from permlab.tables import counted, mean
 from permlab.tasks.inverse_permutation import figures as drawing
 from permlab.tasks.inverse_permutation.settings import InversePermutationConfig
+from permlab.tasks.inverse_permutation.train import explain
 
 if TYPE_CHECKING:
     from permlab.probes import Prompt, PromptResult
@@ -23,63 +24,74 @@ OUTSIDE = (
 
 
 def tokens(config: Config[InversePermutationConfig], run: Run) -> None:
-    """Train every architecture with every reading; a resumed run repeats the combination that was cut off, no other."""
+    """Train every architecture with every reading `task.seeds` times; a resumed run repeats the network cut off."""
     from permlab.probes import TokenProblem, train_tokens
+    from permlab.probes.token_rows import combination_row, position_rows, token_seed_rows, token_verdict
 
     keys = config.task.tokens
     problem = TokenProblem(config.task.n, keys.symbols)
+    seeds = [run.seed + k for k in range(config.task.seeds)]
+    points = [(combination, seed) for combination in keys.combinations for seed in seeds]
     done: dict[str, Any] = (run.load_checkpoint() or {}).get("done", {})
     if run.resumed:
         run.rewind_metrics(sum(result["steps"] for result in done.values()))
-    with run.progress("training", keys.steps * len(keys.combinations), keys.steps * len(done)) as bar:
-        for number, combination in enumerate(keys.combinations):
-            if combination in done:
+    with run.progress("training", keys.steps * len(points), keys.steps * len(done)) as bar:
+        for number, (combination, seed) in enumerate(points):
+            name = f"{combination}/{seed}"
+            if name in done:
                 continue
             before = sum(result["steps"] for result in done.values())
+            label = name if len(seeds) > 1 else combination
 
-            def progress(
-                step: int, accuracy: float, label: str = combination, k: int = number, b: int = before
-            ) -> None:
+            def progress(step: int, accuracy: float, label: str = label, k: int = number, b: int = before) -> None:
                 run.log({f"{label}/accuracy": accuracy}, step=b + step)
                 bar.update(k * keys.steps + step, accuracy=accuracy)
                 run.check_stop()
 
             architecture, reading = parse_combination(combination)
-            result = train_tokens(problem, architecture, reading, keys, run.seed, run.device, progress)
-            done[combination] = dataclasses.asdict(result)
+            result = train_tokens(problem, architecture, reading, keys, seed, run.device, progress)
+            done[name] = dataclasses.asdict(result)
             run.save_checkpoint({"done": done})
-            run.say(f"{combination}: accuracy {result.accuracy:.3f} (ceiling {result.ceiling:.3f})")
-    rows = [token_row(done[combination]) for combination in keys.combinations]
-    run.table("combinations", rows, title=f"n = {problem.n}, {problem.symbols} symbols, same parameter budget")
-    positions = [
-        {"combination": name, "position": j, "accuracy": value}
-        for name in keys.combinations
-        for j, value in enumerate(done[name]["per_position"])
-    ]
-    run.table("positions", positions, show=False)
+            run.say(f"{name}: accuracy {result.accuracy:.3f} (ceiling {result.ceiling:.3f})")
+    results = {name: [done[f"{name}/{seed}"] for seed in seeds] for name in keys.combinations}
+    rows = [combination_row(one) for one in results.values()]
+    title = f"n = {problem.n}, {problem.symbols} symbols, same parameter budget, {counted(len(seeds), 'seed')}"
+    shown = ["architecture", "reading", "accuracy", "worst", "best", "ceiling", "exact", "solved", "steps", "theorem"]
+    run.table("combinations", rows, title=title, columns=shown)
+    run.table("positions", position_rows(results), show=False)
+    kept = token_seed_rows(results, seeds)
+    run.table("seeds", kept, show=False)
+    explain(run, kept)
     run.figure("combinations", drawing.combinations(rows, problem.n))
     run.say(OUTSIDE)
-    for name, row in zip(keys.combinations, rows):
-        run.summary(
-            **{f"{name.replace('/', '_')}_{key}": row[key] for key in ("accuracy", "exact", "ceiling", "steps")}
-        )
-    run.summary(n=problem.n, train_seconds=sum(row["seconds"] for row in rows), steps=sum(row["steps"] for row in rows))
-
-
-def token_row(result: dict[str, Any]) -> Row:
-    """Return one row of the table; `theorem` says whether the impossibility theorem speaks about this reading."""
-    kept = ("architecture", "reading", "parameters", "accuracy", "ceiling", "exact", "steps", "seconds")
-    return {**{key: result[key] for key in kept}, "theorem": theorem(result["architecture"], result["reading"])}
+    run.summary(**token_verdict(rows), n=problem.n)
 
 
 Progress = Callable[[int, int], None]
 
 
-def answering(config: Config[InversePermutationConfig], run: Run) -> Callable[[Prompt, Progress], PromptResult]:
+def sentences_of(config: Config[InversePermutationConfig]) -> list[str] | None:
+    """Return the texts of `dataset=`, or None without one."""
+    from permlab.data import limit_examples, load_texts
+
+    if config.dataset.kind == "none":
+        return None
+    corpus = limit_examples(load_texts(config.dataset, config.seed), config.debug.examples)
+    return [example.text for example in corpus.examples]
+
+
+def of_what(config: Config[InversePermutationConfig]) -> str:
+    """Where the shuffled words come from, for titles."""
+    return "" if config.dataset.kind == "none" else f" of sentences ({config.dataset.name})"
+
+
+def answering(
+    config: Config[InversePermutationConfig], run: Run, asked: list[Prompt]
+) -> Callable[[Prompt, Progress], PromptResult]:
     """Return what asks about one prompt: the model of `model=`, loaded here, or the server of `task.prompt`."""
     from permlab.hardware import resolve_dtype
     from permlab.models.causal_lm import load_causal_lm
-    from permlab.probes.prompts import check_context, probe_prompts, prompts_of, score_answers, texts
+    from permlab.probes.prompts import check_context, probe_prompts, score_answers, texts
     from permlab.tasks.inverse_permutation import server_of
     from permlab.text.prompts import Failure
 
@@ -98,7 +110,7 @@ def answering(config: Config[InversePermutationConfig], run: Run) -> Callable[[P
             return score_answers(one, ask, keys.examples, seed, progress)
 
         return ask_server
-    asked, dtype = prompts_of(keys), resolve_dtype(config.hardware)
+    dtype = resolve_dtype(config.hardware)
     model, tokenizer = load_causal_lm(config.model, texts(asked, seed), dtype, run.device, seed, max_tokens=2048)
     for one in asked:
         check_context(model, tokenizer, one, seed)
@@ -110,7 +122,8 @@ def prompt(config: Config[InversePermutationConfig], run: Run) -> None:
     from permlab.probes.prompts import prompts_of
 
     keys = config.task.prompt
-    asked, ask = prompts_of(keys), answering(config, run)
+    asked = prompts_of(keys, sentences_of(config))
+    ask = answering(config, run, asked)
     name_of_model = keys.model or config.model.name
     done: dict[str, Any] = (run.load_checkpoint() or {}).get("done", {})
     if run.resumed:
@@ -132,7 +145,7 @@ def prompt(config: Config[InversePermutationConfig], run: Run) -> None:
     results = [done[f"{one.style}_n{one.n}"] for one in asked]
     kept = ("n", "style", "examples", "unanswered", "exact", "chance_exact", "accuracy", "chance_accuracy")
     rows = [{key: result[key] for key in kept} for result in results]
-    run.table("prompts", rows, title=f"{name_of_model}: few-shot prompts, {keys.shots} shots")
+    run.table("prompts", rows, title=f"{name_of_model}: few-shot prompts{of_what(config)}, {keys.shots} shots")
     places = [
         {"n": result["n"], "style": result["style"], "place": k + 1, "accuracy": value}
         for result in results

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from permlab.config import Config
 from permlab.tables import Row, mean
 from permlab.tasks.inverse_permutation import figures_deeper as drawing
+from permlab.tasks.inverse_permutation.language import of_what, sentences_of
 from permlab.tasks.inverse_permutation.settings import InversePermutationConfig
 
 if TYPE_CHECKING:
@@ -21,8 +22,11 @@ def text(config: Config[InversePermutationConfig], run: Run) -> None:
     from permlab.models.causal_lm import load_causal_lm
     from permlab.probes.finetune import finetune
     from permlab.probes.prompts import Prompt, texts
+    from permlab.probes.sentences import divided, drawn_from
 
     task, recipe, styles = config.task, config.task.text, config.task.prompt.styles
+    sentences = sentences_of(config)
+    known, held_out = ((), ()) if sentences is None else divided(drawn_from(sentences, task.n))
     done: dict[str, Any] = (run.load_checkpoint() or {}).get("done", {})
     if run.resumed:
         run.rewind_metrics(sum(tests[-1]["step"] for tests in done.values()))
@@ -38,15 +42,17 @@ def text(config: Config[InversePermutationConfig], run: Run) -> None:
                 bar.update(k * recipe.steps + step, accuracy=found.accuracy)
                 run.check_stop()
 
-            prompt = Prompt(task.n, style, shots=0)
-            corpus = texts([prompt], run.seed)
+            prompt, asked = (Prompt(task.n, style, 0, tuple(words)) for words in (known, held_out))
+            corpus = texts([prompt, asked], run.seed)
             dtype = resolve_dtype(config.hardware)
             model, tokenizer = load_causal_lm(config.model, corpus, dtype, run.device, run.seed, max_tokens=2048)
-            tests = finetune(model, tokenizer, prompt, recipe, run.seed, on_test)
+            tests = finetune(model, tokenizer, prompt, recipe, run.seed, on_test, asked)
             done[style] = [{"step": step, **dataclasses.asdict(found)} for step, found in tests]
             run.save_checkpoint({"done": done})
     rows = [text_row(style, done[style]) for style in styles]
-    run.table("text", rows, title=f"{config.model.name}: {task.n} shuffled words, before and after training")
+    run.table(
+        "text", rows, title=f"{config.model.name}: {task.n} shuffled words{of_what(config)}, before and after training"
+    )
     curves = [{"style": style, **{k: test[k] for k in ("step", "accuracy", "exact")}} for style in styles
               for test in done[style]]  # fmt: skip
     run.table("text_curves", curves, show=False)
