@@ -32,7 +32,7 @@ from .table import READOUTS as READOUTS
 from .table import ROUTES as ROUTES
 from .table import STYLES as STYLES
 from .table import VARIANTS as VARIANTS
-from .token_mechanism import token_mechanism as token_mechanism
+from .token_routes import token_mechanism as token_mechanism
 from .tokens import TokenResult as TokenResult
 from .tokens import train_tokens as train_tokens
 from .training import Evaluation as Evaluation

@@ -31,7 +31,7 @@ from permlab.probes.readings import check_combination
 from permlab.probes.recipes import TokenRecipe
 from permlab.probes.schedules import warmup_cosine
 from permlab.probes.token_answers import answers, ceiling, logits
-from permlab.probes.token_mechanism import token_mechanism
+from permlab.probes.token_routes import token_mechanism
 from permlab.seeding import derived_seed
 from permlab.threads import for_work
 

@@ -12,7 +12,7 @@ from permlab.probes.architectures import TokenProblem, build
 from permlab.probes.readings import combinations, parse_combination
 from permlab.probes.recipes import TokenRecipe
 from permlab.probes.token_answers import logits
-from permlab.probes.token_mechanism import Attentions, token_edges, token_mechanism
+from permlab.probes.token_routes import Attentions, token_edges, token_mechanism
 
 PROBLEM = TokenProblem(n=4, symbols=4)
 SURE = 50.0
