@@ -25,7 +25,7 @@ from permlab.version import __version__
 
 if TYPE_CHECKING:
     from permlab.compose import Plan
-    from permlab.runs.execute import Outcome
+    from permlab.runs.outcome import Outcome
 
 PASS_THROUGH = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc")
 
@@ -171,12 +171,15 @@ def copy_option(words: list[str]) -> int:
 
 
 def resume_run(arguments: list[str]) -> int:
-    """`permlab resume RUN_DIR`."""
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        raise UserError("usage: permlab resume RUN_DIR")
+    """`permlab resume RUN_DIR [hardware.processes=N]`."""
+    key, _, number = arguments[1].partition("=") if len(arguments) == 2 else ("", "", "")
+    if len(arguments) not in (1, 2) or arguments[0].startswith("-") or (key and not number.isdecimal()):
+        raise UserError("usage: permlab resume RUN_DIR [hardware.processes=N]")
+    if key not in ("", "hardware.processes"):
+        raise UserError(f"a run goes on with the settings it began with, and {key} is one; start a new run")
     from permlab.runs.execute import resume
 
-    return report_outcome(resume(Path(arguments[0])))
+    return report_outcome(resume(Path(arguments[0]), int(number) if number else None))
 
 
 def make_report(words: list[str], folder: str | None) -> int:

@@ -44,6 +44,10 @@ class Interrupted(Exception):
         super().__init__(f"stopped by signal {signum}")
         self.signum = signum
 
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        """Processes that work for another one raise it there."""
+        return Interrupted, (self.signum,)
+
 
 class DivergedError(Exception):
     """Training left the finite numbers: exit code 1. A run names its last good checkpoint before the `remedy`."""
@@ -51,6 +55,10 @@ class DivergedError(Exception):
     def __init__(self, found: str, remedy: str) -> None:
         super().__init__(f"{found}; {remedy}")
         self.found, self.remedy = found, remedy
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        """As of `Interrupted`."""
+        return DivergedError, (self.found, self.remedy)
 
 
 class Caution(UserWarning):

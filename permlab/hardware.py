@@ -47,6 +47,13 @@ class JobKeys:
     """Most jobs at a time."""
     address: str | None = None
     """Of a Ray cluster, or `auto`; null starts one on this machine."""
+    processes: int = 1
+    """Processes of one run on each machine: a training divides its batches between them (task=spt), other tasks work on
+    networks, pairs or seeds side by side."""
+    nodes: int = 1
+    """Machines of one run, each with so many processes; with hardware=slurm_multi_gpu."""
+    shard: bool = False
+    """Divide weights, gradients and optimizer between the processes too (FSDP2), for models that do not fit one GPU."""
 
 
 @dataclass

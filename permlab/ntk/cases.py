@@ -2,13 +2,14 @@
 
 A case is one (k, ones, width). Its members are trained chunk by chunk; chunks are fixed by the settings and members by
 their index, so a training that goes on from `state` repeats the uninterrupted one bit for bit. On CPUs exact solutions
-are found chunk beside chunk, one torch thread each, and read in the order of their members: the number of threads
-changes no number.
+are found chunk beside chunk, one torch thread each, and read in the order of their members: the number of threads, or
+of processes, changes no number.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import time
@@ -28,8 +29,9 @@ from permlab.ntk.kernels import first_layer_weight
 from permlab.ntk.law import ensemble_size, success_probability
 from permlab.ntk.published import published_curve
 from permlab.ntk.settings import EnsembleSettings
-from permlab.ntk.simulated import band, expected_accuracy, in_order, mean_and_error, simulate_stops
+from permlab.ntk.simulated import band, expected_accuracy, mean_and_error, simulate_stops
 from permlab.ntk.table import DTYPES, LAYERS
+from permlab.processes import apart, count, in_order
 from permlab.seeding import derived_seed
 from permlab.tables import Row
 
@@ -136,7 +138,7 @@ class CaseTraining:
 
     def _solve(self) -> None:
         first, size, last = self.statistics.seen, self.exact.chunk, self.settings.members
-        workers = torch.get_num_threads() if self.exact.device.type == "cpu" else 1
+        workers = count() if count() > 1 else torch.get_num_threads() if self.exact.device.type == "cpu" else 1
         chunks = [range(at, min(at + size, last)) for at in range(first, last, size)][:workers]
         started = time.monotonic()
         with in_order(self.exact.outputs, chunks) as found:
@@ -153,13 +155,17 @@ class CaseTraining:
     def _descend(self) -> None:
         solver, first = self.settings.solving, self.statistics.seen
         size = min(self.exact.chunk, self.descent.chunk) if solver.exact else self.descent.chunk
-        members = range(first, min(first + size, self.settings.members))
+        last = self.settings.members
+        chunks = [range(at, min(at + size, last)) for at in range(first, last, size)][: count()]
+        work = functools.partial(descended, self.descent, self.exact if solver.exact else None)
         started = time.monotonic()
-        outputs = self.descent.outputs(members)
-        if solver.exact:
-            self.gap.update(outputs - self.exact.outputs(members))
+        # Chunk by chunk the same numbers, whoever finds them; alone, a process has one at a time and may stop within.
+        for outputs, exact, error in apart(work, chunks) if count() > 1 else map(work, chunks):
+            if exact is not None:
+                self.gap.update(outputs - exact)
+            self.descent.training_error = max(self.descent.training_error, error)
+            self.statistics.update(outputs)
         self.seconds += time.monotonic() - started
-        self.statistics.update(outputs)
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs, in tensors, numbers and lists."""
@@ -254,6 +260,14 @@ class CaseTraining:
         if self.case.ones is None:
             return None
         return float(success_probability(self.case.k, self.case.ones, self.statistics.block, self.kernel))
+
+
+def descended(
+    descent: DescentEnsemble, exact: ExactEnsemble | None, members: range
+) -> tuple[torch.Tensor, torch.Tensor | None, float]:
+    """Return outputs by gradient descent, those of the exact solution where it is asked, the largest training error."""
+    outputs = descent.outputs(members)
+    return outputs, None if exact is None else exact.outputs(members), descent.training_error
 
 
 def _none_if_nan(value: float) -> float | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -75,6 +76,10 @@ class DescentEnsemble(FiniteEnsemble):
         self.on_epoch = on_epoch
         self.training_error = 0.0
         """Largest |output - target| on the training set after the last epoch, over all members trained so far."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs: it is not told of epochs."""
+        return vars(self) | {"on_epoch": None}
 
     @property
     def chunk(self) -> int:

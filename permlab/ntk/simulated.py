@@ -1,18 +1,14 @@
 """Runs drawn from the law, beside it: `band(simulate_stops(EnsembleSettings(), 30, 2, seed=0))` is (172, 187, 205).
 
-Every function takes the settings, one (k, ones) and a seed; `in_threads` maps them over rows on all cores.
+Every function takes the settings, one (k, ones) and a seed; `processes.side_by_side` maps them over rows.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from permlab.ntk.all_inputs import log_binomial
 from permlab.ntk.kernels import FloatArray
@@ -27,9 +23,6 @@ BAND = (0.025, 0.5, 0.975)
 """Quantiles of low, median and high."""
 GRID_POINTS = 41
 """Numbers of networks at which accuracy is recorded, from 1 to one and a half times the law's size."""
-
-Item = TypeVar("Item")
-T = TypeVar("T")
 
 
 def simulate_stops(
@@ -137,50 +130,3 @@ def judge_curve(settings: EnsembleSettings, row: Row, curves: np.ndarray) -> boo
     found = path_rank(curves[:, : len(grid)], law, np.array(path, dtype=np.float64))
     row["curve_distance"], row["curve_p"] = found
     return True
-
-
-def in_threads(
-    work: Callable[[Item], T], items: Sequence[Item], cost: Callable[[Item], float], done: Callable[[int], None]
-) -> list[T]:
-    """Map over items on all CPU threads, the dearest first, one torch thread each; results in the order of items.
-
-    Args:
-        work: of one item.
-        items: any.
-        cost: which items take longest.
-        done: called with the number of finished items; may raise to stop.
-    """
-    order = sorted(range(len(items)), key=lambda index: -cost(items[index]))
-    results: dict[int, T] = {}
-    workers = max(1, min(torch.get_num_threads(), len(items)))
-    with one_torch_thread(), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        futures = {index: pool.submit(work, items[index]) for index in order}
-        try:
-            for count, index in enumerate(order, start=1):
-                results[index] = futures[index].result()
-                done(count)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return [results[index] for index in range(len(items))]
-
-
-@contextmanager
-def in_order(work: Callable[[Item], T], items: Sequence[Item]) -> Iterator[Iterator[T]]:
-    """Results of `work` in the order of items, worked on beside each other by one torch thread each.
-
-    Also a single item gets one torch thread only, so that sums are rounded alike however many work at once.
-    """
-    with one_torch_thread(), ThreadPoolExecutor(len(items), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield pool.map(work, items)
-
-
-@contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """Small products of concurrent workers would fight for the cores if each used all of them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -202,8 +202,8 @@ ENCODINGS = Table(
 OPTIMIZERS = Table(
     "optimizer",
     [
-        OptimizerRow("adam", "AdamW, all weights in one fused step", target="permlab.probes.training:adam"),
-        OptimizerRow("sgd", "plain gradient descent, no momentum", target="permlab.probes.training:sgd"),
+        OptimizerRow("adam", "AdamW, all weights in one fused step", target="permlab.probes.optimizers:adam"),
+        OptimizerRow("sgd", "plain gradient descent, no momentum", target="permlab.probes.optimizers:sgd"),
     ],
 )
 SCHEDULES = Table(

@@ -13,9 +13,11 @@ weights, `restarts` times. Success rates are those of first attempts.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,10 +25,11 @@ import torch
 from torch import Tensor
 
 from permlab.diverged import check_losses
+from permlab.probes.apart import divided, train_apart
 from permlab.probes.floors import mse_floor
 from permlab.probes.lengths import Part, Whole
 from permlab.probes.network import Network
-from permlab.probes.recipes import Optimization, Recipe
+from permlab.probes.recipes import Recipe
 from permlab.probes.table import OPTIMIZERS, SCHEDULES
 from permlab.seeding import derived_seed
 from permlab.threads import for_work
@@ -117,9 +120,11 @@ class Training:
         self._start(self._fresh())
         self._kept = self._moving.detach().clone()
         self._unchecked: list[Tensor] = []
-        self._tests = self._stack(
-            [self.problem.held_out(model.layout, recipe.test_examples, seed) for seed in self.seeds]
-        )
+
+    @functools.cached_property
+    def _tests(self) -> tuple[Tensor, Tensor]:
+        layout, examples = self.model.layout, self.recipe.test_examples
+        return self._stack([self.problem.held_out(layout, examples, seed) for seed in self.seeds])
 
     def _fresh(self) -> Tensor:
         """Initial weights of the networks that move; those of a later attempt are others."""
@@ -264,31 +269,40 @@ class Training:
         Raises:
             DivergedError: a network's loss left the finite numbers.
         """
-        # Attention that has decided is full of denormal numbers, which the processor takes ten times longer for.
+        with self.undisturbed():
+            while not self.finished:
+                self._train_until_test()
+                result = self.evaluate()
+                self.settle()
+                if callback is not None:
+                    callback(self, result)
+        return self.curve[-1]
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Train with the threads that there is work for, and without denormal numbers."""
+        # Attention that has decided is full of them, and the processor takes ten times longer.
         torch.set_flush_denormal(True)
         try:
             # Each parameter meets every row of every example once forward and twice backward.
             with for_work(3.0 * self.weights.numel() * self.batch * self.model.layout.length):
-                while not self.finished:
-                    self._train_until_test()
-                    result = self.evaluate()
-                    self.settle()
-                    if callback is not None:
-                        callback(self, result)
+                yield
         finally:
             torch.set_flush_denormal(False)
-        return self.curve[-1]
 
-    def _train_until_test(self) -> None:
-        started, every = time.perf_counter(), self.recipe.test_every
-        until = min(self.rules.end(self.steps, self.recipe.patience), (self.step // every + 1) * every)
+    def steps_until(self, until: int) -> Tensor:
+        """Train up to a step; return the losses (steps, seeds) since losses were read last."""
         while self.step < until:
             self.train_step()
-        if self._unchecked:
-            # All at once: reading every step's loss would make a GPU wait for each.
-            losses = torch.stack(self._unchecked).tolist()
-            self._unchecked.clear()
-            self._check(losses)
+        losses = torch.stack(self._unchecked) if self._unchecked else torch.zeros(0, len(self.seeds))
+        self._unchecked.clear()
+        return losses
+
+    def _train_until_test(self) -> None:
+        started, every, end = time.perf_counter(), self.recipe.test_every, self.rules.end
+        until = min(end(self.steps, self.recipe.patience), (self.step // every + 1) * every)
+        losses = train_apart(self, until) if divided(self) else self.steps_until(until)
+        self._check(losses.tolist())  # all at once: reading every step's loss would make a GPU wait for each
         self.seconds += time.perf_counter() - started
 
     def state_dict(self) -> dict[str, Any]:
@@ -314,17 +328,3 @@ class Training:
         self.schedule.load_state_dict(state["schedule"])
         self.step, self.seconds, self.last_loss = state["step"], state["seconds"], state["loss"].to(self.device)
         self.curve = [Evaluation(**entry) for entry in state["curve"]]
-
-
-# ---- targets of `table.OPTIMIZERS` -----------------------------------------------------------------------------------
-
-
-def adam(weights: Tensor, recipe: Optimization, learning_rate: float) -> torch.optim.Optimizer:
-    """AdamW with the recipe's betas and decay."""
-    betas = (recipe.betas[0], recipe.betas[1])
-    return torch.optim.AdamW([weights], lr=learning_rate, betas=betas, weight_decay=recipe.weight_decay, fused=True)
-
-
-def sgd(weights: Tensor, recipe: Optimization, learning_rate: float) -> torch.optim.Optimizer:
-    """Gradient descent without momentum."""
-    return torch.optim.SGD([weights], lr=learning_rate, weight_decay=recipe.weight_decay)

@@ -8,12 +8,11 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from permlab import registry
-from permlab.config import Config, TaskSettings, build_config
+from permlab import ranks, registry
+from permlab.config import Config, TaskSettings, build_config, validate
 from permlab.errors import Caution, DivergedError, Interrupted, UserError, as_lines, first_line
 from permlab.footprint import is_memory, memory_message
 from permlab.hardware import deterministic
@@ -22,24 +21,16 @@ from permlab.runs.console import LOGGER, logging_to
 from permlab.runs.debugging import debugged
 from permlab.runs.environment import describe_environment
 from permlab.runs.intact import check_intact
+from permlab.runs.outcome import Outcome
+from permlab.runs.preparation import end_processes, prepare_process, threads_of, trains_together
 from permlab.runs.readiness import refuse
 from permlab.runs.run import RESERVE, Run, RunLostError
 from permlab.runs.signals import listening
+from permlab.runs.supervisor import supervise
 from permlab.runs.trackers.opening import keep_artifacts, open_trackers
 from permlab.storage.files import read_json, remove_temporaries, write_json, write_text
-from permlab.storage.locks import hold
+from permlab.storage.locks import Lock, hold
 from permlab.storage.plain import UnreadableError, read_yaml
-
-
-@dataclass
-class Outcome:
-    """How a run ended. `status`: done, failed, interrupted, refused, or skipped (finished before)."""
-
-    directory: Path | None
-    status: str
-    exit_code: int
-    message: str = ""
-
 
 Began = Callable[[Path], None]
 """Is told the directory of a run as soon as it can be resumed."""
@@ -72,7 +63,7 @@ def start_checked(config: Config[TaskSettings], ready: bool, began: Began | None
     if found is not None:
         if began:
             began(found)
-        return resume(found)
+        return resume(found, config.hardware.processes)
     if not ready:
         refuse(config)
     made = [place for place in (root / config.task.name, root) if not os.path.exists(place)]  # a name may be too long
@@ -115,8 +106,12 @@ def taken_up(config: Config[TaskSettings]) -> Outcome | Path | None:
     return directory.unfinished_run(root, name, print_, config.experiment.name) if config.resumes else None
 
 
-def resume(path: Path) -> Outcome:
+def resume(path: Path, processes: int | None = None) -> Outcome:
     """Continue a run from its directory; its `config.yaml` is all that is needed.
+
+    Args:
+        path: the directory.
+        processes: go on with so many, where that is not what the run began with.
 
     Raises:
         UserError: when the folder is not a run directory, another process works in it, its settings were changed, or
@@ -147,6 +142,9 @@ def resume(path: Path) -> Outcome:
             f"{path}/config.yaml was changed since the run began, or the run is of another version of permlab "
             f"({str(result.get('version'))[:20]}): its checkpoints do not belong to these settings; start a new run"
         )
+    if processes is not None:
+        config.hardware.processes = processes
+        validate(config)
     refuse(config)
     return carry_out(config, path, resumed=True)
 
@@ -157,15 +155,23 @@ def sweep_up(path: Path) -> None:
     (path / RESERVE).unlink(missing_ok=True)
 
 
-def carry_out(config: Config[TaskSettings], path: Path, resumed: bool) -> Outcome:
+def carry_out(config: Config[TaskSettings], path: Path, resumed: bool, lent: Lock | None = None) -> Outcome:
     """Run the task; whatever happens, result.json says how it ended and the tracker is closed.
+
+    Args:
+        config: checked, and found ready.
+        path: the run directory.
+        resumed: go on where the directory says.
+        lent: this is the first process of a training on several; another one holds the directory for it.
 
     Raises:
         UserError: the directory cannot be written, or another process works in it.
     """
+    if lent is None and trains_together(config):
+        return supervise(config, path, resumed)
     with ExitStack() as opened:
         with directory.writable(path):
-            lock = opened.enter_context(hold(path))
+            lock = lent or opened.enter_context(hold(path))
             stop = opened.enter_context(listening())
             sweep_up(path)
             opened.enter_context(logging_to(path / "run.log"))
@@ -211,11 +217,13 @@ def carry_out(config: Config[TaskSettings], path: Path, resumed: bool) -> Outcom
                 conclude(run, "failed", message)
                 return Outcome(path, "failed", 1, message)
             message = as_lines(f"{type(error).__name__}: {first_line(error)}".removesuffix(f": {type(error).__name__}"))
-            write_traceback(message)
+            if lent is None or not ranks.has_left(message):  # else whoever watches the processes says which was lost
+                write_traceback(message)
             conclude(run, "failed", message)
             return Outcome(path, "failed", 1, message)
         finally:
             stop.closing = True
+            end_processes(config)
             run.tracker.finish(exit_code)
             run.close()
             if exit_code == 2 and not resumed and not config.run.sweep:
@@ -259,26 +267,6 @@ def write_traceback(message: str) -> None:
             with suppress(OSError):  # a full disk is what may have ended the run
                 handler.stream.write(lines + "\n")
                 handler.flush()
-
-
-def prepare_process(config: Config[TaskSettings], threads: int | None = None) -> int:
-    """Set threads and every random state, so that a job of a sweep does not depend on the jobs before it.
-
-    `threads` of a run that is resumed are those it began with: their number decides how sums are rounded.
-    """
-    from permlab.hardware import threads_given
-    from permlab.seeding import seed_everything
-    from permlab.threads import set_threads
-
-    seed_everything(config.seed)
-    return set_threads(threads_given(config.hardware), begun_with=threads)
-
-
-def threads_of(path: Path) -> int | None:
-    """Return the threads that a run began with, or None where its environment.json does not say."""
-    environment = read_json(path / "environment.json")
-    threads = environment.get("threads") if isinstance(environment, dict) else None
-    return threads if isinstance(threads, int) and 0 < threads < 10_000 else None
 
 
 def to_yaml(config: Config[TaskSettings]) -> str:

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from permlab import registry
-from permlab.config import Config, TaskSettings
+from permlab.config import Config, TaskSettings, shares
+from permlab.division import described, together
 from permlab.errors import UserError
 from permlab.footprint import check_fits, duration
 from permlab.hardware import check_device
@@ -102,6 +103,9 @@ def planned(config: Config[TaskSettings]) -> Iterator[tuple[str, Any]]:
         "hardware": lambda: f"{hardware.name} ({check_device(hardware)}, dtype {hardware.dtype})",
         "seed": config.seed,
     }
+    shared = shares(config)
+    if shared is not None and together(hardware) > 1:
+        lines["processes"] = lambda: described(hardware, shared)
     try:
         lines |= registry.task(config.task.name).plan(config)
     except UserError as error:

@@ -49,6 +49,11 @@ def expect_notice(seconds: float) -> None:
     _grace["notice"] = max(GRACE_SECONDS / 2, seconds / 2)
 
 
+def notice_seconds() -> float:
+    """Return what `expect_notice` was told last."""
+    return 2 * _grace["notice"]
+
+
 def impatient() -> Any:
     """Let the first SIGINT outside a run raise KeyboardInterrupt, and the next end the process at once, in silence.
 

@@ -15,7 +15,7 @@ from permlab.errors import UserError, blotted, first_line
 from permlab.runs.comparison import Group, headline, number_rows, sweep_figures, word_rows
 from permlab.runs.console import console, print_table
 from permlab.runs.directory import create
-from permlab.runs.execute import Outcome
+from permlab.runs.outcome import Outcome
 from permlab.storage.files import read_json, remove_temporaries, save_figure, write_csv, write_json
 from permlab.storage.locks import NAME as LOCK
 from permlab.storage.locks import hold, holder

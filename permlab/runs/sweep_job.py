@@ -16,7 +16,8 @@ from permlab.config import Config, TaskSettings, build_config
 from permlab.errors import UserError, first_line
 from permlab.runs import signals
 from permlab.runs.console import console
-from permlab.runs.execute import Outcome, resume, start
+from permlab.runs.execute import resume, start
+from permlab.runs.outcome import Outcome
 from permlab.runs.sweep import begin_job, note_job, noted, unfinished
 from permlab.storage.locks import STALE_SECONDS, holder
 

@@ -73,6 +73,25 @@ class Lock:
         os.close(self._descriptor)
 
 
+class Lent(Lock):
+    """The lock of a folder that another process holds for this one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / NAME
+        self._inode = self.path.stat().st_ino
+
+    @property
+    def held(self) -> bool:
+        """Whether the lock in the folder is still the one that was lent."""
+        try:
+            return self.path.stat().st_ino == self._inode
+        except OSError:
+            return False
+
+    def release(self) -> None:
+        """Leave it to its holder."""
+
+
 @contextmanager
 def hold(folder: Path) -> Iterator[Lock]:
     """Hold the lock of a folder while the block runs; a lock whose process is gone is taken over.

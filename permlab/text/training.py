@@ -13,12 +13,14 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.data import SequentialSampler
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from permlab import ranks
 from permlab.diverged import check_losses, check_weights
 from permlab.storage.files import sync, write_text
 from permlab.storage.hashes import sha256_of
@@ -34,24 +36,28 @@ if TYPE_CHECKING:
 
 STEPS_BETWEEN_CHECKS = 20
 """On a GPU: reading every step's loss would make it wait each time."""
+FILLS = "fills"
+"""Marks a row of `Share` that is there because a batch must have some, and is not learned."""
+OnStep = Callable[[int, torch.Tensor, float], tuple[bool, bool]]
 COMPLETE = "complete"
 """Marker file: a checkpoint folder without it was cut off while it was written."""
 
 
 class Collator:
-    """Pads token id lists on the right; padding is not attended to and not learned."""
+    """Pads token id lists on the right; padding is not attended to and not learned, nor are rows that only fill up."""
 
     def __init__(self, pad_id: int) -> None:
         self.pad_id = pad_id
 
-    def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Return input_ids, attention_mask and labels, each of shape (batch, longest text)."""
         lengths = [len(row["input_ids"]) for row in rows]
         width = max(lengths)
         ids = torch.tensor([row["input_ids"] + [self.pad_id] * (width - n) for row, n in zip(rows, lengths)])
         mask = torch.arange(width) < torch.tensor(lengths).unsqueeze(1)
+        learned = mask & torch.tensor([[not row.get(FILLS, False)] for row in rows])
         # Every token is a target: SPT changes the order of the text and keeps the ordinary next-token loss.
-        return {"input_ids": ids, "attention_mask": mask.long(), "labels": ids.masked_fill(~mask, -100)}
+        return {"input_ids": ids, "attention_mask": mask.long(), "labels": ids.masked_fill(~learned, -100)}
 
 
 class Hooks(TrainerCallback):
@@ -61,7 +67,7 @@ class Hooks(TrainerCallback):
     read). The Trainer's own log averages over a window that a resumed run does not know.
     """
 
-    def __init__(self, on_step: Callable[[int, torch.Tensor, float], tuple[bool, bool]]) -> None:
+    def __init__(self, on_step: OnStep) -> None:
         self.on_step = on_step
         self.losses: list[torch.Tensor] = []
         self.unchecked: list[torch.Tensor] = []
@@ -74,12 +80,13 @@ class Hooks(TrainerCallback):
         Raises:
             DivergedError: the loss, or a weight that would be saved, left the finite numbers.
         """
-        loss = torch.stack(self.losses).sum()
+        loss = ranks.averaged(torch.stack(self.losses).sum())  # of all processes: each has scaled its share for a mean
         self.losses.clear()
         self.unchecked.append(loss)
         if loss.device.type == "cpu" or len(self.unchecked) >= STEPS_BETWEEN_CHECKS:
             self.check(args, state)
-        save, stop = self.on_step(state.global_step, loss, float(lr_scheduler.get_last_lr()[0]))
+        rate = float(lr_scheduler.get_last_lr()[0])
+        save, stop = ranks.told(lambda: self.on_step(state.global_step, loss, rate))
         if save or state.global_step >= state.max_steps:
             self.check(args, state, model)
         control.should_save = control.should_save or save
@@ -97,6 +104,25 @@ class Hooks(TrainerCallback):
             check_weights(model.parameters(), state.global_step, remedy)
 
 
+class Share(Dataset[dict[str, Any]]):
+    """The rows of a stream that one of several processes trains on: its part of every batch, so that all processes
+    together see the batches of one. The last batch may be short: a process that has no row of it gets one that fills.
+    """
+
+    def __init__(self, stream: OrderedTexts, batch: int, place: int, count: int) -> None:
+        self.stream, self.batch, self.place, self.rows = stream, batch, place, batch // count
+
+    def __len__(self) -> int:
+        """Rows of this process, those that fill included."""
+        return -(-len(self.stream) // self.batch) * self.rows
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return a row."""
+        step, row = divmod(index, self.rows)
+        position = step * self.batch + self.place * self.rows + row
+        return self.stream[position] if position < len(self.stream) else self.stream[0] | {FILLS: True}
+
+
 class OrderedTrainer(Trainer):
     """A Trainer that reads the stream in order and marks a checkpoint complete only when all of it is on disk."""
 
@@ -105,7 +131,7 @@ class OrderedTrainer(Trainer):
     def train(self, *arguments: Any, **options: Any) -> Any:
         """Train with the threads that a step has work for."""
         stream: Any = self.train_dataset
-        rows = self.args.per_device_train_batch_size
+        rows = self.args.per_device_train_batch_size  # of this process
         tokens = rows * trained_tokens(stream, 0, sample=64) / len(stream)
         model: Any = self.model
         parameters = sum(p.numel() for p in model.parameters())
@@ -132,13 +158,40 @@ class OrderedTrainer(Trainer):
         # The stream has shuffled every epoch itself; the Trainer's sampler would mix epochs and lose the exact resume.
         return SequentialSampler(stream)
 
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return this process's part of every batch; accelerate would hand out whole batches in turn."""
+        if ranks.count() == 1:
+            return super().get_train_dataloader()
+        stream: Any = self.train_dataset
+        rows = self.args.per_device_train_batch_size
+        return DataLoader(
+            Share(stream, rows * ranks.count(), ranks.place(), ranks.count()),
+            rows,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-        make_room(folder)
+        if ranks.first():
+            make_room(folder)
         super()._save_checkpoint(model, trial)
-        for path in [*folder.rglob("*"), folder]:
-            sync(path)
-        write_text(folder / COMPLETE, contents(folder))
+        if ranks.first():
+            for path in [*folder.rglob("*"), folder]:
+                sync(path)
+            write_text(folder / COMPLETE, contents(folder))
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        if ranks.count() == 1:
+            super()._save_rng_state(output_dir)
+            return
+        with TemporaryDirectory() as own:
+            super()._save_rng_state(own)
+            written = {path.name: path.read_bytes() for path in Path(own).iterdir()}
+        for each in ranks.collected(written):  # the first process alone writes into the run's directory
+            for name, content in each.items():
+                (Path(output_dir) / name).write_bytes(content)
 
 
 def make_trainer(
@@ -177,7 +230,7 @@ def make_trainer(
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
-        per_device_train_batch_size=settings.batch_size,
+        per_device_train_batch_size=settings.batch_size // ranks.count(),
         gradient_accumulation_steps=settings.accumulate,
         learning_rate=learning_rate or settings.used().learning_rate,
         lr_scheduler_type=SCHEDULES[settings.schedule].name,
@@ -193,6 +246,8 @@ def make_trainer(
         bf16=dtype is torch.bfloat16,
         fp16=dtype is torch.float16,
         use_cpu=device == "cpu",
+        ddp_backend="gloo" if device == "cpu" and ranks.count() > 1 else None,
+        ddp_find_unused_parameters=False if ranks.count() > 1 else None,
         dataloader_num_workers=workers,
         dataloader_pin_memory=device.startswith("cuda"),
         remove_unused_columns=False,

@@ -10,7 +10,7 @@ import pytest
 
 from permlab import registry
 from permlab.runs import comparison
-from permlab.runs.execute import Outcome
+from permlab.runs.outcome import Outcome
 from permlab.runs.sweep import close_sweep, note_job
 
 TASK = SimpleNamespace(HEADLINE=("score", "loss"))

@@ -9,7 +9,7 @@ import pytest
 
 from permlab.compose import plan_jobs
 from permlab.errors import UserError
-from permlab.runs.execute import Outcome
+from permlab.runs.outcome import Outcome
 from permlab.runs.search import ASKED, Search, close_search, earlier, open_study
 from permlab.runs.sweep import note_job, read_job
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from permlab.config import Config
 from permlab.data.loading import check_dataset, preview_texts
 from permlab.data.table import DATASETS as DATA_SETS
+from permlab.division import Shared
 from permlab.errors import UserError, check_range
 from permlab.probes.readings import combinations, parse_combination
 from permlab.probes.recipes import WORDS, PromptSettings
@@ -123,6 +124,14 @@ def server_of(prompt: PromptSettings, **options: Any) -> ServerAssistant:
         concurrency=prompt.concurrency,
         **options,
     )
+
+
+def shares(config: Config[InversePermutationConfig]) -> Shared | None:
+    """Return what several processes share: the seeds of a training."""
+    task = config.task
+    if not (MODES[task.mode].networks and MODES[task.mode].trains):
+        return None
+    return Shared(task.seeds, f"seeds (task.seeds={task.seeds})")
 
 
 def plan(config: Config[InversePermutationConfig]) -> dict[str, Any]:

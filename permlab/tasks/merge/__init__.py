@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config
 from permlab.data import DATASETS as DATA_SETS
+from permlab.division import Shared
 from permlab.errors import UserError, check_choice, check_range
 from permlab.matching.table import MATCHES, SIMILARITIES
 from permlab.merging.table import ALLOCATIONS, COMBINES, RENORMS
@@ -73,6 +74,13 @@ def footprint(config: Config[MergeConfig]) -> Footprint | None:
     from permlab.tasks.merge.needs import footprint
 
     return footprint(config)
+
+
+def shares(config: Config[MergeConfig]) -> Shared | None:
+    """Return what several processes share: pairs that are trained here."""
+    task = config.task
+    pairs = task.pairs * max(1, len(set(task.widths)) if STUDIES[task.study].widths else 1)
+    return None if task.models else Shared(pairs, f"pairs (task.pairs={task.pairs})")
 
 
 def run(config: Config[MergeConfig], run: Run) -> None:

@@ -28,13 +28,19 @@ def each_case(run: Run, cases: Sequence[T], measure: Callable[[T], Measured]) ->
     Raises:
         Interrupted: a stop signal arrived; what is saved stays.
     """
+    from permlab.processes import count
+    from permlab.runs.helper import Helper
+    from permlab.tasks.merge.apart import Ready, measured_apart
     from permlab.tasks.merge.pairs import forget_networks
 
+    if isinstance(run, Helper):
+        raise Ready(measure, cases)
     saved = (run.load_checkpoint() if run.resumed else None) or {"tables": {}, "done": 0}
     if run.resumed:
         run.rewind_metrics(saved["done"])
-    for number, case in list(enumerate(cases))[saved["done"] :]:
-        tables, numbers = measure(case)
+    left = range(saved["done"], len(cases))
+    results = measured_apart(run, left) if count() > 1 else (measure(cases[number]) for number in left)
+    for number, (tables, numbers) in zip(left, results):
         for name, rows in tables.items():
             saved["tables"].setdefault(name, []).extend(rows)
         saved["done"] = number + 1

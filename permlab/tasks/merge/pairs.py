@@ -16,6 +16,7 @@ from permlab.hardware import resolve_device
 from permlab.merging import Endpoint, ImagePairs, MergeOptions, Setting
 from permlab.merging.networks.options import PairOptions
 from permlab.merging.networks.pairs import ANCESTOR_EPOCHS
+from permlab.runs.helper import Helper
 from permlab.runs.run import Run
 from permlab.seeding import derived_seed
 from permlab.storage.files import replacing
@@ -117,7 +118,9 @@ def kept_network(run: Run, name: str, train: Callable[[], dict[str, Any]], devic
 
 
 def forget_networks(run: Run, keep: str | None = None) -> None:
-    """Delete networks kept for a resume, except those of one pair."""
+    """Delete networks kept for a resume, except those of one pair; a helper leaves that to the run."""
+    if isinstance(run, Helper):
+        return
     folder: Path = run.dir / "checkpoints"
     for path in folder.glob("network-*.pt"):
         if keep is None or not path.name.startswith(f"network-{keep}-"):

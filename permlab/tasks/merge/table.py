@@ -62,11 +62,13 @@ class StudyRow(Row):
         one_task: its networks solve the same task.
         arms: judges the arm of task.match, task.combine and task.renorm.
         compares: judges the arms of task.compare beside its own.
+        widths: has pairs of every width of task.widths.
     """
 
     one_task: bool = False
     arms: bool = False
     compares: bool = False
+    widths: bool = False
 
 
 STUDIES = Table(
@@ -98,6 +100,7 @@ STUDIES = Table(
             "width",
             "does width replace permutations? calibrated averages against weight matching",
             target="permlab.tasks.merge.width:run_width",
+            widths=True,
             paper="2510.08023",
         ),
     ],

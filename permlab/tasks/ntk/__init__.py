@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from permlab.division import Shared
 from permlab.errors import UserError
 from permlab.tasks.ntk.settings import NtkConfig as NtkConfig
 from permlab.tasks.ntk.table import MODES
@@ -77,6 +78,15 @@ def footprint(config: Config[NtkConfig]) -> Footprint | None:
 
     chunk, threads = memory_gib(task) * 2**30, threads_given(config.hardware) or usable_cores()
     return Footprint(threads * chunk, {f"{threads} x largest chunk": threads * chunk}, LIBRARIES, macs_of_all(task))
+
+
+def shares(config: Config[NtkConfig]) -> Shared | None:
+    """Return what several processes share: networks that are trained, or rows of simulated runs."""
+    task, mode = config.task, MODES[config.task.mode]
+    if mode.trains:
+        return Shared(task.members, f"networks (task.members={task.members})")
+    rows = len(set(task.k)) * len(task.counts)
+    return Shared(rows, f"simulated rows (task.k, task.ones: {rows})") if mode.draws and task.replicates else None
 
 
 def run(config: Config[NtkConfig], run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -12,7 +13,6 @@ from permlab.ntk.settings import ENUMERATED_K
 from permlab.ntk.simulated import (
     accuracy_rows,
     band,
-    in_threads,
     judge_curve,
     mean_and_error,
     simulate_accuracy,
@@ -29,6 +29,7 @@ from permlab.ntk.sizes import (
     size_rows,
 )
 from permlab.ntk.transform import joined
+from permlab.processes import side_by_side
 from permlab.runs.run import Run
 from permlab.tables import Row
 from permlab.tasks.ntk.figures import draw_accuracy, draw_sizes, draw_transformed
@@ -75,22 +76,32 @@ def add_bands(config: Config[NtkConfig], run: Run, rows: list[Row]) -> dict[int,
             f"no band for {len(rows) - len(chosen)} of {len(rows)} rows: simulated runs stop at k={task.band_up_to}"
             + (f" ({ENUMERATED_K} for task.test={task.test})" if task.testing.every else "")
         )
-    stops = simulated(lambda row: simulate_stops(task, row["k"], row["ones"], config.seed), chosen, run)
+    stops = simulated(functools.partial(row_stops, task, config.seed), chosen, run)
     for row, times in zip(chosen, stops):
         row["first_low"], row["first_median"], row["first_high"] = band(times)
     first = headline_rows(rows, task)
     return {row["k"]: times for row, times in zip(chosen, stops) if row in first}
 
 
+def row_stops(task: NtkConfig, seed: int, row: Row) -> np.ndarray:
+    """Stopping times of one (k, ones)."""
+    return simulate_stops(task, row["k"], row["ones"], seed)
+
+
+def row_runs(task: NtkConfig, seed: int, row: Row) -> tuple[np.ndarray, np.ndarray]:
+    """Stopping times, then accuracies on a grid of N."""
+    return row_stops(task, seed, row), simulate_accuracy(task, row, seed + 1)
+
+
 def simulated(work: Callable[[Row], T], rows: list[Row], run: Run) -> list[T]:
-    """Map over rows on all cores, with progress and stops between them."""
+    """Map over rows side by side, with progress and stops between them."""
     with run.progress("simulating runs", len(rows)) as bar:
 
         def done(count: int) -> None:
             bar.update(count)
             run.check_stop()
 
-        return in_threads(work, rows, lambda row: float(row["k"]), done)
+        return side_by_side(work, rows, lambda row: float(row["k"]), done)
 
 
 def summarize(run: Run, task: NtkConfig, rows: list[Row]) -> None:
@@ -104,12 +115,9 @@ def summarize(run: Run, task: NtkConfig, rows: list[Row]) -> None:
 
 def run_sample(config: Config[NtkConfig], run: Run) -> None:
     """Simulate every (k, ones): first the stopping times, then accuracies on a grid of N."""
-    task, seed = config.task, config.seed
+    task = config.task
     rows = size_rows(task)
-
-    def simulate(row: Row) -> tuple[np.ndarray, np.ndarray]:
-        return simulate_stops(task, row["k"], row["ones"], seed), simulate_accuracy(task, row, seed + 1)
-
+    simulate = functools.partial(row_runs, task, config.seed)
     accuracies: list[Row] = []
     stops: list[Row] = []
     by_k: dict[int, tuple[Row, np.ndarray]] = {}

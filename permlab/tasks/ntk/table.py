@@ -15,23 +15,31 @@ class ModeRow(Row):
         lists: it lists its test inputs one by one, so k has a limit.
         simulates: it is made of simulated runs.
         trains: it trains real networks.
+        draws: some of it, the law's band for instance, are runs drawn from the law.
     """
 
     lists: bool = False
     simulates: bool = False
     trains: bool = False
+    draws: bool = False
 
 
 MODES = Table(
     "mode of ntk",
     [
-        ModeRow("law", "the closed form, with the band of simulated runs", target="permlab.tasks.ntk.law:run_law"),
+        ModeRow(
+            "law",
+            "the closed form, with the band of simulated runs",
+            target="permlab.tasks.ntk.law:run_law",
+            draws=True,
+        ),
         ModeRow(
             "sample",
             "ensembles drawn from the Gaussian process",
             target="permlab.tasks.ntk.law:run_sample",
             lists=True,
             simulates=True,
+            draws=True,
         ),
         ModeRow(
             "maps",

@@ -12,6 +12,7 @@ from permlab.config import Config
 from permlab.data.examples import limit_examples
 from permlab.data.loading import check_dataset, preview_texts
 from permlab.data.table import DATASETS as DATA_SETS
+from permlab.division import Shared
 from permlab.errors import check_range
 from permlab.models.causal_lm_config import is_local, validate_causal_lm
 from permlab.text.settings import (
@@ -29,6 +30,8 @@ from permlab.text.settings import (
 from permlab.text.table import SEGMENTERS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from permlab.footprint import Footprint
     from permlab.runs.run import Run
 
@@ -146,6 +149,19 @@ def footprint(config: Config[SptConfig]) -> Footprint | None:
     from permlab.tasks.spt.needs import footprint
 
     return footprint(config)
+
+
+def shares(config: Config[SptConfig]) -> Shared:
+    """Return what several processes share: the rows of every batch of one training."""
+    rows = config.task.train.batch_size
+    return Shared(rows, f"the rows of a batch (task.train.batch_size={rows})", True, config.model.lora.rank > 0)
+
+
+def follow(config: Config[SptConfig], path: Path) -> None:
+    """Take part in the training of a run in `path`, as one of its processes but the first."""
+    from permlab.tasks.spt import workflow
+
+    workflow.follow(config, path)
 
 
 def run(config: Config[SptConfig], run: Run) -> None:

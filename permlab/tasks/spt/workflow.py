@@ -8,9 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from permlab import ranks
 from permlab.config import Config
 from permlab.data import Corpus, Example, limit_examples, limit_queries, load_texts
-from permlab.hardware import resolve_dtype
+from permlab.hardware import resolve_device, resolve_dtype
 from permlab.models import load_causal_lm, save_causal_lm, write_card
 from permlab.runs.run import Run
 from permlab.tasks.spt.before import Asked, Kept, ask_before, context_of
@@ -20,7 +21,16 @@ from permlab.text.recall import answer_queries, encoder, likelihoods
 from permlab.text.scores import headline_queries, headline_wording, recall_metrics, recall_table
 from permlab.text.segment import check_segmented, segment_texts
 from permlab.text.settings import Pace
-from permlab.text.training import Hooks, latest_checkpoint, make_trainer, steps_of, trained_tokens, weights_dtype
+from permlab.text.training import (
+    Hooks,
+    OnStep,
+    OrderedTrainer,
+    latest_checkpoint,
+    make_trainer,
+    steps_of,
+    trained_tokens,
+    weights_dtype,
+)
 
 CARD = ("forward_accuracy", "reverse_accuracy", "final_loss", "trained_parameters", "steps")
 """Final numbers that the model's card shows."""
@@ -42,34 +52,27 @@ def train_and_ask(config: Config[SptConfig], run: Run) -> None:
     for line in corpus.rejected[:5]:
         run.say(f"skipped {line}")
     examples = segment(config, run, corpus)
-    texts = [example.text for example in corpus.examples] + [query.prompt for query in corpus.queries]
-    device, dtype = run.device, resolve_dtype(config.hardware)
-    pace = task.train.used(config.model.weights, config.model.lora.rank > 0)
-    weights = weights_dtype(dtype, frozen=config.model.lora.rank > 0, pure=config.hardware.pure_bfloat16)
-    model, tokenizer = load_causal_lm(config.model, texts, weights, device, config.seed, task.train.max_tokens)
+    model, tokenizer = model_for(config, corpus, run.device)
+    ranks.told(lambda: (corpus, examples))  # to `follow`, when the files of the model are here too
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    stream = OrderedTexts(
-        examples,
-        encoder(tokenizer),
-        task,
-        epochs=pace.epochs,
-        seed=config.seed,
-        bos=tokenizer.bos_token_id,
-        eos=tokenizer.eos_token_id,
-        max_tokens=read_tokens(config, run, model),
-    )
+    if read_tokens(config, model) < task.train.max_tokens:
+        run.say(
+            f"the model reads at most {read_tokens(config, model)} tokens: task.train.max_tokens="
+            f"{read_tokens(config, model)} instead of {task.train.max_tokens}"
+        )
+    stream = stream_of(config, examples, model, tokenizer)
     if stream.texts_cut:
         run.warn(f"{stream.texts_cut} of {len(examples)} texts have more than {stream.room} tokens and are cut there")
     run.summary(texts_cut=stream.texts_cut)
     run.say(
         f"{len(examples)} texts, {len(corpus.queries)} questions, vocabulary {len(tokenizer)}, "
-        f"{trained / 1e6:.2f}M trained parameters, order {task.order}, {device}"
+        f"{trained / 1e6:.2f}M trained parameters, order {task.order}, {run.device}"
     )
     run.summary(trained_parameters=trained, texts=len(examples), vocabulary=len(tokenizer))
     asked = Asked(config, model, tokenizer, corpus)
     ask_before(config, run, asked)
     kept = Kept(config, run, model, tokenizer)
-    train(config, run, model, tokenizer, stream, dtype, pace, asked)
+    train(config, run, model, tokenizer, stream, asked)
     kept.report(run)
     if task.evaluation.save_model:
         save_causal_lm(model, tokenizer, run.artifact("model"))
@@ -79,19 +82,52 @@ def train_and_ask(config: Config[SptConfig], run: Run) -> None:
             run.dir / "artifacts" / "model",
             config.model,
             "`task=spt`, on texts in permuted order (arXiv 2403.00758)",
-            {"order": task.order, "data": config.dataset.name, "texts": len(examples), "epochs": pace.epochs,
-             "learning_rate": pace.learning_rate, "seed": config.seed},
+            {"order": task.order, "data": config.dataset.name, "texts": len(examples), "epochs": pace_of(config).epochs,
+             "learning_rate": pace_of(config).learning_rate, "seed": config.seed},
             {key: run.metrics[key] for key in CARD if key in run.metrics},
         )  # fmt: skip
 
 
-def read_tokens(config: Config[SptConfig], run: Run, model: Any) -> int:
+def follow(config: Config[SptConfig], path: Path) -> None:
+    """Take part in the training of a run whose first process is another one: `hardware.processes=2`."""
+    corpus, examples = ranks.told(tuple)  # by `train_and_ask` in the first, as all that is told here
+    model, tokenizer = model_for(config, corpus, resolve_device(config.hardware))
+    stream = stream_of(config, examples, model, tokenizer)
+    trainer = trainer_of(config, model, tokenizer, stream, path / "checkpoints", lambda *_: (False, False))
+    checkpoint = ranks.told(str)
+    trainer.train(resume_from_checkpoint=checkpoint)
+
+
+def model_for(config: Config[SptConfig], corpus: Corpus, device: torch.device) -> tuple[Any, Any]:
+    """Return model and tokenizer."""
+    texts = [example.text for example in corpus.examples] + [query.prompt for query in corpus.queries]
+    frozen = config.model.lora.rank > 0
+    weights = weights_dtype(resolve_dtype(config.hardware), frozen=frozen, pure=config.hardware.pure_bfloat16)
+    return load_causal_lm(config.model, texts, weights, device, config.seed, config.task.train.max_tokens)
+
+
+def stream_of(config: Config[SptConfig], examples: list[Example], model: Any, tokenizer: Any) -> OrderedTexts:
+    """Return all epochs as one sequence."""
+    return OrderedTexts(
+        examples,
+        encoder(tokenizer),
+        config.task,
+        epochs=pace_of(config).epochs,
+        seed=config.seed,
+        bos=tokenizer.bos_token_id,
+        eos=tokenizer.eos_token_id,
+        max_tokens=read_tokens(config, model),
+    )
+
+
+def pace_of(config: Config[SptConfig]) -> Pace:
+    """Return epochs and learning rate."""
+    return config.task.train.used(config.model.weights, config.model.lora.rank > 0)
+
+
+def read_tokens(config: Config[SptConfig], model: Any) -> int:
     """Return the longest text in tokens: what is asked for, or what the model can read where that is less."""
-    wanted, context = config.task.train.max_tokens, context_of(model)
-    if context is None or wanted <= context:
-        return wanted
-    run.say(f"the model reads at most {context} tokens: task.train.max_tokens={context} instead of {wanted}")
-    return context
+    return min(config.task.train.max_tokens, context_of(model) or config.task.train.max_tokens)
 
 
 # ---- units --------------------------------------------------------------------------------------------------------
@@ -151,12 +187,10 @@ def train(
     model: Any,
     tokenizer: Any,
     stream: OrderedTexts,
-    dtype: torch.dtype,
-    pace: Pace,
     asked: Asked,
 ) -> None:
     """Train on the stream; checkpoints, stops and resumes exactly."""
-    settings, every = config.task.train, config.task.evaluation.every
+    settings, every, pace = config.task.train, config.task.evaluation.every, pace_of(config)
     folder = run.dir / "checkpoints"
     checkpoint = latest_checkpoint(folder) if run.resumed else None
     done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
@@ -178,21 +212,9 @@ def train(
             save = run.stopping or run.checkpoint_due(step)
             return save and step < steps, run.stopping
 
-        trainer = make_trainer(
-            model,
-            tokenizer.pad_token_id,
-            stream,
-            folder,
-            settings,
-            Hooks(on_step),
-            seed=config.seed,
-            workers=config.hardware.workers,
-            dtype=dtype,
-            device=str(run.device),
-            learning_rate=pace.learning_rate,
-        )
+        trainer = trainer_of(config, model, tokenizer, stream, folder, on_step)
         started = time.monotonic()
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=ranks.told(lambda: str(checkpoint) if checkpoint else None))
         seconds = time.monotonic() - started
     run.check_stop()
     tokens = trained_tokens(stream, done * settings.batch_size * settings.accumulate)
@@ -205,6 +227,25 @@ def train(
         run.say(f"loss {losses[-1][1]:.3f} nats per token after {losses[-1][0]} steps, {losses[0][1]:.3f} in the first")
         run.summary(final_loss=losses[-1][1])
         run.figure("training_loss", training_loss(losses, config.task.order))
+
+
+def trainer_of(
+    config: Config[SptConfig], model: Any, tokenizer: Any, stream: OrderedTexts, folder: Path, on_step: OnStep
+) -> OrderedTrainer:
+    """Return what trains the model on the stream."""
+    return make_trainer(
+        model,
+        tokenizer.pad_token_id,
+        stream,
+        folder,
+        config.task.train,
+        Hooks(on_step),
+        seed=config.seed,
+        workers=config.hardware.workers,
+        dtype=resolve_dtype(config.hardware),
+        device=str(resolve_device(config.hardware)),
+        learning_rate=pace_of(config).learning_rate,
+    )
 
 
 def few_steps(steps: int, epochs: float) -> str:
