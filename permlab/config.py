@@ -17,7 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from permlab import registry, shipped
 from permlab.debug import DebugConfig, check_debug
-from permlab.division import Shared, check_division
+from permlab.division import check_division, shares
 from permlab.errors import UserError, check_choice, check_range, did_you_mean, first_line
 from permlab.experiment import ExperimentConfig, check_experiment
 from permlab.hardware import HardwareConfig, JobKeys, check_hardware
@@ -323,10 +323,3 @@ def validate(config: Config[TaskSettings]) -> None:
     check_debug(config.debug, config.to_container())
     task.validate(config)
     check_division(config.hardware, config.task.name, shares(config))
-
-
-def shares(config: Config[TaskSettings]) -> Shared | None:
-    """Return what several processes of a run can share, by its task; None for nothing."""
-    told = getattr(registry.task(config.task.name), "shares", None)
-    found: Shared | None = told(config) if told else None
-    return found

@@ -8,7 +8,9 @@ torch.distributed, and parts that do not depend on each other, which `processes`
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from permlab import registry
 from permlab.errors import UserError, check_range
 from permlab.hardware import HardwareConfig, cuda_devices
 
@@ -28,6 +30,13 @@ class Shared:
     what: str
     training: bool = False
     adapters: bool = False
+
+
+def shares(config: Any) -> Shared | None:
+    """Return what several processes of a run (`Config`) can share, by its task; None for nothing."""
+    told = getattr(registry.task(config.task.name), "shares", None)
+    found: Shared | None = told(config) if told else None
+    return found
 
 
 def together(hardware: HardwareConfig) -> int:
@@ -61,6 +70,8 @@ def check_division(hardware: HardwareConfig, task: str, shared: Shared | None) -
         raise UserError(f"{asked}: there is work for {shared.parts} at most, {shared.what}")
     if shared.training and shared.parts % count:
         raise UserError(f"{asked}: {shared.what} cannot be divided by {count}; choose one that can")
+    if hardware.shard and hardware.dtype == "float16":
+        raise UserError("hardware.shard=true computes in float32 or bfloat16: set hardware.dtype=bfloat16")
     if hardware.shard and shared.adapters:
         raise UserError("hardware.shard=true: adapters on frozen weights are not divided; leave it out")
 

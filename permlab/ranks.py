@@ -58,6 +58,11 @@ def told(value: Callable[[], T]) -> T:
     return found
 
 
+def heard() -> Any:
+    """Return what the first process tells next, in one of the others."""
+    return told(lambda: None)
+
+
 def collected(value: Any) -> list[Any]:
     """Return the values of all processes, in the first; an empty list in the others."""
     group = _group()

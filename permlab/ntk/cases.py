@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from permlab.ntk.all_inputs import ensemble_size_all
-from permlab.ntk.descent import DescentEnsemble
+from permlab.ntk.descent import DescentEnsemble, Gap, descended
 from permlab.ntk.ensembles import EnsembleStatistics
 from permlab.ntk.finite import BLOCK, ELEMENTS, ExactEnsemble, Problem, Spec
 from permlab.ntk.inputs import draw_test_set
@@ -48,21 +48,6 @@ class Case:
     def label(self) -> str:
         """Words for progress lines."""
         return f"k={self.k} width={self.width}" + (f" ones={self.ones}" if self.ones else "")
-
-
-@dataclass
-class Gap:
-    """Running difference between trained and linearised outputs."""
-
-    squares: float = 0.0
-    count: int = 0
-    largest: float = 0.0
-
-    def update(self, difference: torch.Tensor) -> None:
-        """Add outputs of the same members."""
-        self.squares += float(difference.square().sum())
-        self.count += difference.numel()
-        self.largest = max(self.largest, float(difference.abs().max()))
 
 
 def cases_of(settings: EnsembleSettings) -> list[Case]:
@@ -260,14 +245,6 @@ class CaseTraining:
         if self.case.ones is None:
             return None
         return float(success_probability(self.case.k, self.case.ones, self.statistics.block, self.kernel))
-
-
-def descended(
-    descent: DescentEnsemble, exact: ExactEnsemble | None, members: range
-) -> tuple[torch.Tensor, torch.Tensor | None, float]:
-    """Return outputs by gradient descent, those of the exact solution where it is asked, the largest training error."""
-    outputs = descent.outputs(members)
-    return outputs, None if exact is None else exact.outputs(members), descent.training_error
 
 
 def _none_if_nan(value: float) -> float | None:

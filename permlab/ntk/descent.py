@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from permlab.diverged import check_losses
 from permlab.errors import DivergedError
-from permlab.ntk.finite import ELEMENTS, FiniteEnsemble, Problem, Spec
+from permlab.ntk.finite import ELEMENTS, ExactEnsemble, FiniteEnsemble, Problem, Spec
 from permlab.threads import for_work
 
 EPOCHS_BETWEEN_CHECKS = 64
@@ -48,6 +49,21 @@ def default_epochs(spec: Spec, learning_rate: float) -> int:
     """Epochs after which the slowest mode has shrunk by `SHRINK` at this learning rate."""
     rate = min(learning_rate * curvatures(spec)[0], 0.5)
     return math.ceil(math.log(SHRINK) / math.log1p(-rate))
+
+
+@dataclass
+class Gap:
+    """Running difference between trained and linearised outputs."""
+
+    squares: float = 0.0
+    count: int = 0
+    largest: float = 0.0
+
+    def update(self, difference: torch.Tensor) -> None:
+        """Add outputs of the same members."""
+        self.squares += float(difference.square().sum())
+        self.count += difference.numel()
+        self.largest = max(self.largest, float(difference.abs().max()))
 
 
 class DescentEnsemble(FiniteEnsemble):
@@ -141,3 +157,11 @@ class DescentEnsemble(FiniteEnsemble):
             hidden = (self.tests @ columns[:, :, start : start + size]).relu_()
             outputs += hidden @ last[:, :, start : start + size].transpose(1, 2)
         return outputs
+
+
+def descended(
+    descent: DescentEnsemble, exact: ExactEnsemble | None, members: range
+) -> tuple[torch.Tensor, torch.Tensor | None, float]:
+    """Return outputs by gradient descent, those of the exact solution where it is asked, the largest training error."""
+    outputs = descent.outputs(members)
+    return outputs, None if exact is None else exact.outputs(members), descent.training_error

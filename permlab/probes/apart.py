@@ -67,7 +67,8 @@ def train_apart(training: Training, until: int) -> Tensor:
     whole |= {"schedule": states[0]["schedule"], "step": until}
     whole["loss"] = whole["loss"].index_copy(0, torch.tensor(live), torch.cat(losses, dim=1)[-1])
     training.load_state_dict(whole)
-    return whole["loss"].repeat(len(losses[0]), 1).index_copy(1, torch.tensor(live), torch.cat(losses, dim=1))
+    each: Tensor = whole["loss"].repeat(len(losses[0]), 1)
+    return each.index_copy(1, torch.tensor(live), torch.cat(losses, dim=1))
 
 
 def part_of(whole: dict[str, Any], rows: list[int], live: list[int]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from permlab.runs.preparation import end_processes, prepare_process, threads_of,
 from permlab.runs.readiness import refuse
 from permlab.runs.run import RESERVE, Run, RunLostError
 from permlab.runs.signals import listening
-from permlab.runs.supervisor import supervise
+from permlab.runs.supervisor import check_nodes, supervise
 from permlab.runs.trackers.opening import keep_artifacts, open_trackers
 from permlab.storage.files import read_json, remove_temporaries, write_json, write_text
 from permlab.storage.locks import Lock, hold
@@ -66,6 +66,7 @@ def start_checked(config: Config[TaskSettings], ready: bool, began: Began | None
         return resume(found, config.hardware.processes)
     if not ready:
         refuse(config)
+        check_nodes(config)
     made = [place for place in (root / config.task.name, root) if not os.path.exists(place)]  # a name may be too long
     with directory.writable(Path(config.run.dir) if config.run.dir else root / config.task.name):
         if config.run.dir:

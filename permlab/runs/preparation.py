@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from permlab import ranks, registry
-from permlab.config import Config, TaskSettings, shares
-from permlab.division import together
+from permlab.config import Config, TaskSettings
+from permlab.division import shares, together
 from permlab.hardware import deterministic, resolve_device, threads_given
 from permlab.storage.files import read_json
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from permlab import registry
-from permlab.config import Config, TaskSettings, shares
-from permlab.division import described, together
+from permlab.config import Config, TaskSettings
+from permlab.division import described, shares, together
 from permlab.errors import UserError
 from permlab.footprint import check_fits, duration
 from permlab.hardware import check_device

@@ -109,9 +109,9 @@ def taken_along(said: dict[str, Any], stop: signals.StopRequest) -> bool:
     return said["status"] == "failed" and ranks.has_left(said["message"])
 
 
-def join(config: Config[TaskSettings], path: Path, resumed: bool) -> bool:
+def join(config: Config[TaskSettings], path: Path) -> bool:
     """Have this machine, not the first of a run, take part in it; whether all went well."""
-    with processes(config, path, resumed) as (ended, _, failures, _stop):
+    with processes(config, path, True) as (ended, _, failures, _stop):
         while not ended(0.2):
             pass
     return not failures

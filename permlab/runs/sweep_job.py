@@ -14,7 +14,7 @@ from typing import Any
 
 from permlab.config import Config, TaskSettings, build_config
 from permlab.errors import UserError, first_line
-from permlab.runs import signals
+from permlab.runs import signals, supervisor
 from permlab.runs.console import console
 from permlab.runs.execute import resume, start
 from permlab.runs.outcome import Outcome
@@ -48,11 +48,24 @@ class SweepJob:
         config = build_config(composed)
         if config.run.fail_fast and unfinished(sweep):
             return
+        if config.hardware.nodes > 1 and supervisor.node() > 0:
+            self.join(config, number)
+            return
         console().print(f"job {number}: {' '.join(f'{k}={v}' for k, v in varied.items())}", markup=False)
         outcome = self.carried_out(config, number, varied)
         note_job(sweep, number, varied, outcome)
         if outcome.status == "interrupted":
             self.hand_back(number, varied, outcome)
+
+    def join(self, config: Config[TaskSettings], number: int) -> None:
+        """Have this machine take part in the run that the first machine of its Slurm job begins."""
+        until = time.monotonic() + supervisor.MEETING_SECONDS
+        while time.monotonic() < until:
+            begun = noted(Path(self.sweep), number).get("directory")
+            if begun and (Path(begun) / "config.yaml").is_file():
+                supervisor.join(config, Path(begun))
+                return
+            time.sleep(1)
 
     def carried_out(self, config: Config[TaskSettings], number: int, varied: dict[str, str]) -> Outcome:
         """Start the run of a job, or go on with the one that an earlier start of it has begun."""

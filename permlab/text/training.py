@@ -207,6 +207,7 @@ def make_trainer(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     learning_rate: float | None = None,
+    kind: type[OrderedTrainer] | None = None,
 ) -> OrderedTrainer:
     """Return a Trainer over the whole stream, one pass.
 
@@ -222,6 +223,7 @@ def make_trainer(
         dtype: of the forward and backward pass.
         device: cpu, or where the accelerator is.
         learning_rate: of `settings.used` where the weights are pretrained.
+        kind: `sharded.ShardedTrainer` for a model that `sharded.shard` has divided.
 
     Raises:
         UserError: an unknown schedule.
@@ -243,7 +245,7 @@ def make_trainer(
         save_strategy="no",
         save_total_limit=2,
         seed=seed,
-        bf16=dtype is torch.bfloat16,
+        bf16=dtype is torch.bfloat16 and kind is None,  # a divided model does so itself
         fp16=dtype is torch.float16,
         use_cpu=device == "cpu",
         ddp_backend="gloo" if device == "cpu" and ranks.count() > 1 else None,
@@ -254,7 +256,7 @@ def make_trainer(
         disable_tqdm=True,
         report_to=[],
     )
-    trainer = OrderedTrainer(
+    trainer = (kind or OrderedTrainer)(
         model=model, args=arguments, train_dataset=stream, data_collator=Collator(pad_id), callbacks=[hooks]
     )
     from transformers.trainer_callback import PrinterCallback

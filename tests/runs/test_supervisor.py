@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 
 from permlab.text.training import FILLS, Collator, Share
 
-STEPS = 24
+STEPS, EIGHT = 24, ["task.train.batch_size=8"]
 SETTINGS = [
     *("task=spt", "dataset.people=6", "dataset.templates=2", "dataset.held_out=1", "task.train.batch_size=6"),
     *("task.train.accumulate=2", "task.train.log_steps=1", "model.scratch.hidden_size=32", "model.scratch.layers=1"),
@@ -48,13 +49,17 @@ def test_rows_that_fill_a_batch_are_attended_to_and_not_learned():
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["task=spt", "hardware.processes=16"], "work for 8 at most, the rows of a batch (task.train.batch_size=8)"),
-        (["task=spt", "hardware.processes=3"], "cannot be divided by 3"),
+        (
+            ["task=spt", *EIGHT, "hardware.processes=16"],
+            "work for 8 at most, the rows of a batch (task.train.batch_size=8)",
+        ),
+        (["task=spt", *EIGHT, "hardware.processes=3"], "cannot be divided by 3"),
         (["task=spt", "hardware.shard=true"], "add hardware.processes=2"),
         (["task=spt", "model.lora.rank=4", "hardware.processes=2", "hardware.shard=true"], "not divided"),
         (["task=spt", "hardware.processes=2", "hardware.device=cuda:1"], "is one GPU"),
         (["task=spt", "hardware.processes=0"], "hardware.processes=0 is out of range"),
         (["task=spt", "hardware.processes=2", "hardware.nodes=2"], "hardware=slurm_multi_gpu hardware.nodes=2"),
+        (["task=spt", "hardware.processes=2", "hardware.shard=true", "task.evaluation.every=5"], "leave it"),
         (["task=lora_lego", "hardware.processes=2"], "nothing here that several processes could share"),
         (["task=ntk", "task.mode=maps", "hardware.processes=2"], "nothing here that several processes could share"),
         (["task=merge", "hardware.processes=2", "hardware.nodes=2"], "hardware.nodes is for one training"),
@@ -69,7 +74,7 @@ def test_what_cannot_be_divided_is_refused(permlab, tmp_path, given, said):
 
 
 def test_a_dry_run_says_how_many(permlab):
-    said = permlab("task=spt", "hardware=cpu", "hardware.processes=2", "run.dry_run=true").stdout
+    said = permlab("task=spt", *EIGHT, "hardware=cpu", "hardware.processes=2", "run.dry_run=true").stdout
     assert "processes      2, 4 rows of each batch in every one" in said
     said = permlab("task=spt", "hardware=cpu", "run.dry_run=true").stdout
     assert "processes" not in said
@@ -92,17 +97,17 @@ def alone(tmp_path_factory) -> Path:
     return folder
 
 
-def command(folder: Path, *given: str) -> subprocess.Popen[str]:
+def command(folder: Path, *given: str, **extra: str) -> subprocess.Popen[str]:
     """Start the command as a process of its own, so that signals to it are its own."""
-    return begin(*SETTINGS, f"run.dir={folder}", *given)
+    return begin("-m", "permlab", *SETTINGS, f"run.dir={folder}", *given, **extra)
 
 
-def begin(*words: str) -> subprocess.Popen[str]:
+def begin(*words: str, **extra: str) -> subprocess.Popen[str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "HF_"))}
     environment = kept | {"WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "permlab", *words],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL,
+        [sys.executable, *words],
+        env=environment | extra, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL,
     )  # fmt: skip
 
 
@@ -140,8 +145,10 @@ def member(running: subprocess.Popen[str], place: int) -> psutil.Process:
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(alone, tmp_path):
-    ended = command(tmp_path / "run", "task.train.epochs=18", "hardware.processes=2", "run.checkpoint_steps=1000")
+@pytest.mark.parametrize("shard", [False, True])
+def test_two_processes_train_as_one(alone, tmp_path, shard):
+    given = ("task.train.epochs=18", "hardware.processes=2", f"hardware.shard={shard}", "run.checkpoint_steps=1000")
+    ended = command(tmp_path / "run", *given)
     said = ended.communicate()[0]
     assert ended.returncode == 0, said
     assert said.count("steps of 12 texts") == 1  # the first alone prints
@@ -165,7 +172,7 @@ def test_a_killed_process_ends_the_run_which_goes_on_with_any_number(alone, tmp_
     assert result["error"] == f"process {place} of 2 was killed by SIGKILL; continue with: permlab resume {folder}"
     assert said.count("failed") == 1
     assert not psutil.Process().children(recursive=True)
-    again = begin("resume", str(folder), *(["hardware.processes=1"] if place else []))
+    again = begin("-m", "permlab", "resume", str(folder), *(["hardware.processes=1"] if place else []))
     said = again.communicate(timeout=240)[0]
     assert again.returncode == 0, said
     assert "continuing after step" in said and "continuing after step 0" not in said
@@ -176,14 +183,15 @@ def test_a_killed_process_ends_the_run_which_goes_on_with_any_number(alone, tmp_
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_checkpoints_and_the_run_goes_on(alone, tmp_path, number):
     folder = tmp_path / "run"
-    running = command(folder, "task.train.epochs=18", "hardware.processes=2", "run.checkpoint_steps=3")
+    shard = f"hardware.shard={number == signal.SIGINT}"  # both ways to train, and both signals
+    running = command(folder, "task.train.epochs=18", "hardware.processes=2", shard, "run.checkpoint_steps=3")
     wait_for(folder, running)
     running.send_signal(number)
     said = running.communicate(timeout=120)[0]
     assert running.returncode == 128 + number, said
     assert json.loads((folder / "result.json").read_text())["status"] == "interrupted"
     assert said.count("interrupted; continue with") == 1
-    again = begin("resume", str(folder))
+    again = begin("-m", "permlab", "resume", str(folder))
     said = again.communicate(timeout=240)[0]
     assert again.returncode == 0, said
     check_equal(folder, alone)
@@ -198,3 +206,40 @@ def test_without_its_parent_nobody_goes_on(tmp_path):
     _gone, alive = psutil.wait_procs(members, timeout=20)
     assert not alive
     running.communicate()
+
+
+@pytest.mark.slow
+def test_two_machines_train_as_one(alone, tmp_path):
+    """As Slurm starts them: the first carries the run out, the other joins it."""
+    folder = tmp_path / "run"
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    job = {"SLURM_NNODES": "2", "SLURM_JOB_ID": "7", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    given = ("hardware.processes=1", "hardware.nodes=2", "run.checkpoint_steps=1000")
+    first = command(folder, "task.train.epochs=18", *given, SLURM_NODEID="0", **job)
+    until = time.monotonic() + 120
+    while not (folder / "config.yaml").is_file() and time.monotonic() < until:
+        time.sleep(0.1)
+    joining = (
+        "import sys; from pathlib import Path; from permlab.config import build_config; "
+        "from permlab.runs.supervisor import join; from permlab.storage.plain import read_yaml; "
+        "place = Path(sys.argv[1]); sys.exit(not join(build_config(read_yaml(place / 'config.yaml')), place))"
+    )
+    second = begin("-c", joining, str(folder), SLURM_NODEID="1", **job)
+    said = first.communicate(timeout=300)[0]
+    assert first.returncode == 0, said
+    assert second.wait(timeout=60) == 0
+    check_equal(folder, alone)
+
+
+@pytest.mark.slow
+def test_jobs_of_a_sweep_have_processes_of_their_own(alone, tmp_path):
+    words = [*SETTINGS, "task.train.epochs=18", "hardware.processes=2", "seed=1,0"]
+    ended = begin("-m", "permlab", "-m", *words, f"run.root={tmp_path}", "run.checkpoint_steps=1000")
+    said = ended.communicate(timeout=400)[0]
+    assert ended.returncode == 0, said
+    table = next(tmp_path.glob("sweeps/*/jobs.csv")).read_text()
+    assert table.count("done") == 2
+    results = {path.parent: json.loads(path.read_text()) for path in tmp_path.glob("spt/*/result.json")}
+    check_equal(next(folder for folder, result in results.items() if result["seed"] == 0), alone)

@@ -13,7 +13,7 @@ from permlab.data.examples import limit_examples
 from permlab.data.loading import check_dataset, preview_texts
 from permlab.data.table import DATASETS as DATA_SETS
 from permlab.division import Shared
-from permlab.errors import check_range
+from permlab.errors import UserError, check_range
 from permlab.models.causal_lm_config import is_local, validate_causal_lm
 from permlab.text.settings import (
     GeneralSettings,
@@ -73,6 +73,10 @@ def validate(config: Config[SptConfig]) -> None:
     check_training(task.train, "task.train.")
     check_recall(task.evaluation, "task.evaluation.")
     check_range("task.evaluation.every", task.evaluation.every, 0)
+    if task.evaluation.every and config.hardware.shard:
+        raise UserError(
+            "task.evaluation.every asks while training, when no process has all of a divided model: leave it"
+        )
     check_general(task.general, "task.general.")
     check_dataset(config.dataset)
     validate_causal_lm(config.model)

@@ -38,7 +38,7 @@ class Kept:
 
     def __init__(self, config: Config[SptConfig], run: Run, model: Any, tokenizer: Any) -> None:
         given = config.task.general
-        self._model, self._blocks, self._own = model, Blocks(), given.path is None
+        self._blocks, self._own = Blocks(), given.path is None
         if not given.sequences or (self._own and not WEIGHTS[config.model.weights].pretrained):
             return
         sizes = {"sequences": given.sequences, "tokens": min(given.tokens, context_of(model) or given.tokens)}
@@ -51,11 +51,11 @@ class Kept:
         run.summary(general_loss_before=self._before)
         run.check_stop()
 
-    def report(self, run: Run) -> None:
+    def report(self, run: Run, model: Any) -> None:
         """Score the trained model, and say what it forgot."""
         if not self._blocks:
             return
-        after = loss_per_token(self._model, self._blocks)
+        after = loss_per_token(model, self._blocks)
         run.summary(general_loss=after, forgotten=after - self._before)
         text = "text that the model wrote before training" if self._own else "the general text"
         was, now = (math.exp(min(loss, 700.0)) for loss in (self._before, after))

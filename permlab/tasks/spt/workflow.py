@@ -72,8 +72,11 @@ def train_and_ask(config: Config[SptConfig], run: Run) -> None:
     asked = Asked(config, model, tokenizer, corpus)
     ask_before(config, run, asked)
     kept = Kept(config, run, model, tokenizer)
-    train(config, run, model, tokenizer, stream, asked)
-    kept.report(run)
+    model = train(config, run, model, tokenizer, stream, asked)
+    if config.hardware.shard:
+        tensors, (model, _) = model, model_for(config, corpus, run.device)
+        model.load_state_dict(tensors)
+    kept.report(run, model)
     if task.evaluation.save_model:
         save_causal_lm(model, tokenizer, run.artifact("model"))
     ask(config, run, model, tokenizer, corpus)
@@ -90,12 +93,12 @@ def train_and_ask(config: Config[SptConfig], run: Run) -> None:
 
 def follow(config: Config[SptConfig], path: Path) -> None:
     """Take part in the training of a run whose first process is another one: `hardware.processes=2`."""
-    corpus, examples = ranks.told(tuple)  # by `train_and_ask` in the first, as all that is told here
+    corpus, examples = ranks.heard()  # from `train_and_ask`
     model, tokenizer = model_for(config, corpus, resolve_device(config.hardware))
     stream = stream_of(config, examples, model, tokenizer)
     trainer = trainer_of(config, model, tokenizer, stream, path / "checkpoints", lambda *_: (False, False))
-    checkpoint = ranks.told(str)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=ranks.heard())
+    trained(config, model, False)
 
 
 def model_for(config: Config[SptConfig], corpus: Corpus, device: torch.device) -> tuple[Any, Any]:
@@ -188,8 +191,8 @@ def train(
     tokenizer: Any,
     stream: OrderedTexts,
     asked: Asked,
-) -> None:
-    """Train on the stream; checkpoints, stops and resumes exactly."""
+) -> Any:
+    """Train on the stream; stops and resumes exactly. Returns the model, or the tensors of a divided one."""
     settings, every, pace = config.task.train, config.task.evaluation.every, pace_of(config)
     folder = run.dir / "checkpoints"
     checkpoint = latest_checkpoint(folder) if run.resumed else None
@@ -216,6 +219,7 @@ def train(
         started = time.monotonic()
         trainer.train(resume_from_checkpoint=ranks.told(lambda: str(checkpoint) if checkpoint else None))
         seconds = time.monotonic() - started
+        found = trained(config, model, run.stopping)
     run.check_stop()
     tokens = trained_tokens(stream, done * settings.batch_size * settings.accumulate)
     run.summary(train_tokens_per_second=tokens / seconds, seconds_training=seconds, steps=steps)
@@ -227,12 +231,19 @@ def train(
         run.say(f"loss {losses[-1][1]:.3f} nats per token after {losses[-1][0]} steps, {losses[0][1]:.3f} in the first")
         run.summary(final_loss=losses[-1][1])
         run.figure("training_loss", training_loss(losses, config.task.order))
+    return found
 
 
 def trainer_of(
     config: Config[SptConfig], model: Any, tokenizer: Any, stream: OrderedTexts, folder: Path, on_step: OnStep
 ) -> OrderedTrainer:
-    """Return what trains the model on the stream."""
+    """Return what trains the model on the stream; a model that does not fit one process is divided here."""
+    kind, device = None, resolve_device(config.hardware)
+    if config.hardware.shard:
+        from permlab.text.sharded import ShardedTrainer, shard
+
+        shard(model, device.type, resolve_dtype(config.hardware))
+        kind = ShardedTrainer
     return make_trainer(
         model,
         tokenizer.pad_token_id,
@@ -243,9 +254,19 @@ def trainer_of(
         seed=config.seed,
         workers=config.hardware.workers,
         dtype=resolve_dtype(config.hardware),
-        device=str(resolve_device(config.hardware)),
+        device=str(device),
         learning_rate=pace_of(config).learning_rate,
+        kind=kind,
     )
+
+
+def trained(config: Config[SptConfig], model: Any, stopped: bool) -> Any:
+    """Return the model as it is, or where it is divided its tensors, in the first process; not of a run that stops."""
+    if not config.hardware.shard or ranks.told(lambda: stopped):
+        return model
+    from permlab.text.sharded import whole
+
+    return whole(model)
 
 
 def few_steps(steps: int, epochs: float) -> str:
