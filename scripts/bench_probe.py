@@ -4,19 +4,25 @@ The published recipe (arXiv 2509.24125, released experiment: n = 10, batch 1024,
 learning rate 1 with cosine decay over 2^17 steps, zero start) is implemented as written, in plain PyTorch with the
 one-hot positions stored and multiplied, and timed on a few hundred steps. Ours is timed per step at the same batch of
 1024 and then trained to a test error below 0.01. About three minutes on two cores.
+
+`python scripts/bench_probe.py --sizes 32 64 128` measures instead what one step takes at larger n: arithmetic, seconds
+of a processor and memory, and how many steps five minutes of two cores are. It takes seconds.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
 import statistics
 import time
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from permlab.probes import Layout, Recipe, Training, Transformer, sample
 from permlab.probes.problem import heldout_batch, row_accuracy, squared_error
@@ -96,17 +102,44 @@ def measure(variant: str, steps: int, seeds: int) -> dict[str, float | str]:
     }
 
 
+def size_row(n: int, batch: int, steps: int = 3) -> dict[str, float]:
+    """What a training step of one seed with n scratch rows takes."""
+    model = Transformer(Layout.variant("scratch", n=n))
+    training = Training(model, Recipe(batch=batch, test_examples=1), seeds=[0])
+    with FlopCounterMode(display=False) as counter:
+        training.train_step()
+    started = time.process_time()
+    for _ in range(steps):
+        training.train_step()
+    seconds = (time.process_time() - started) / steps
+    flops = float(counter.get_total_flops())
+    return {
+        "n": n,
+        "batch": batch,
+        "gflop": flops / 1e9,
+        "cpu_seconds": seconds,
+        "gflop_per_cpu_second": flops / 1e9 / seconds,
+        "estimated_mib": model.memory_bytes(1, batch) / 2**20,
+        "steps_in_five_minutes_of_two_cores": 600 / seconds,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=300, help="steps of the published recipe")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of ours, trained as one computation")
     parser.add_argument("--variants", nargs="+", default=["no_mask", "scratch", "scratch_both"])
     parser.add_argument("--json", help="also write the numbers here")
+    parser.add_argument("--sizes", nargs="+", type=int, help="measure a step at these n, and nothing else")
+    parser.add_argument("--batches", nargs="+", type=int, default=[8, 32], help="with --sizes")
     args = parser.parse_args()
     limit = os.environ.get("OMP_NUM_THREADS", "")
     torch.set_num_threads(int(limit) if limit.isdigit() else len(os.sched_getaffinity(0)))
-    rows = []
-    for variant in args.variants:
+    rows: list[dict[str, Any]] = []
+    for n, batch in itertools.product(args.sizes or [], args.batches):
+        rows.append(size_row(n, batch))
+        print("  ".join(f"{name} {value:.3g}" for name, value in rows[-1].items()), flush=True)
+    for variant in [] if args.sizes else args.variants:
         row = measure(variant, args.steps, args.seeds)
         rows.append(row)
         print(

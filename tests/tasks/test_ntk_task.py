@@ -162,12 +162,20 @@ def test_maps_beyond_permutations_by_law():
     assert os.path.getsize("run/figures/sizes_of_variants.png") > 5000
 
 
-@pytest.mark.parametrize("solver", ["exact", pytest.param("gradient_descent", marks=pytest.mark.slow)])
-def test_an_interrupted_run_resumes_bit_for_bit(monkeypatch, unsaved, solver):
+@pytest.mark.parametrize(
+    ("solver", "keys"),
+    [
+        ("exact", ()),
+        pytest.param("gradient_descent", (), marks=pytest.mark.slow),
+        # As in experiment=ntk/published_scale: some of the networks are trained by gradient descent beside.
+        pytest.param("exact", ("task.checked=2",), marks=pytest.mark.slow),
+    ],
+)
+def test_an_interrupted_run_resumes_bit_for_bit(monkeypatch, unsaved, solver, keys):
     for module in (finite, descent):
         monkeypatch.setattr(module, "ELEMENTS", 2**14)
     arguments = ["task.mode=train", f"task.solver={solver}", "task.k=[4,5]", "task.width=[64]", "task.members=60"]
-    arguments.append("task.replicates=0")
+    arguments += ["task.replicates=0", *keys]
     assert permlab_here(*arguments, "run.dir=whole") == 0
     advance = CaseTraining.advance
 
