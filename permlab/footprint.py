@@ -10,7 +10,7 @@ import ctypes
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from permlab.errors import UserError, first_line
@@ -52,6 +52,15 @@ class Footprint:
 def on_cpu(hardware: HardwareConfig) -> bool:
     """Whether a profile computes on the CPU; torch is not loaded."""
     return hardware.device == "cpu" or (hardware.device == "auto" and cuda_devices() == 0)
+
+
+def of_processes(need: Footprint, hardware: HardwareConfig) -> Footprint:
+    """Return what all processes of this machine need: side by side in main memory, or each on a GPU of its own."""
+    count = hardware.processes
+    if count == 1 or not on_cpu(hardware):
+        return need
+    parts = {name: count * size for name, size in need.parts.items()}
+    return replace(need, peak=count * need.peak, parts=parts, libraries=(count + 1) * need.libraries)
 
 
 def room(hardware: HardwareConfig) -> tuple[float, str] | None:

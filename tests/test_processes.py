@@ -6,9 +6,12 @@ import csv
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -165,3 +168,40 @@ def test_a_run_on_two_processes_has_the_tables_of_one(permlab, tmp_path, name):
     assert results[0]["fingerprint"] == results[1]["fingerprint"]
     for key in ("artifacts", "warnings"):
         assert sorted(results[0][key]) == sorted(results[1][key])
+
+
+def command(*words: str) -> subprocess.Popen[str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "HF_"))}
+    environment = kept | {"WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "permlab", *words],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stop_or_a_lost_process_leaves_what_is_done(permlab, tmp_path, number):
+    """SIGTERM to the run, or SIGKILL to one of its processes: what there is stays, and is gone on with by one."""
+    given = [*TASKS["merge"][:-1], "task.pairs=6", "hardware=cpu", "hardware.threads=1"]
+    assert permlab(*given, "run.dir=1").returncode == 0
+    folder = tmp_path / "2"
+    running = command(*given, f"run.dir={folder}", "hardware.processes=2")
+    until = time.monotonic() + 240
+    while not list(folder.glob("checkpoints/state-*.pt")) and time.monotonic() < until:
+        assert running.poll() is None, running.communicate()[0]
+        time.sleep(0.02)
+    helpers = [each for each in psutil.Process(running.pid).children() if "spawn_main" in " ".join(each.cmdline())]
+    assert len(helpers) == 2
+    (psutil.Process(running.pid) if number == signal.SIGTERM else helpers[0]).send_signal(number)
+    said = running.communicate(timeout=240)[0]
+    result = json.loads((folder / "result.json").read_text())
+    if number == signal.SIGTERM:
+        assert (running.returncode, result["status"]) == (143, "interrupted"), said
+    else:
+        assert (running.returncode, result["status"]) == (1, "failed"), said
+        assert "one of the 2 processes is gone" in result["error"]
+    assert not [each for each in helpers if each.is_running()]
+    ended = permlab("resume", str(folder), "hardware.processes=1")
+    assert ended.returncode == 0, ended.stdout
+    assert tables(folder) == tables(tmp_path / "1")

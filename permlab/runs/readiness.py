@@ -18,7 +18,7 @@ from permlab import registry
 from permlab.config import Config, TaskSettings
 from permlab.division import described, shares, together
 from permlab.errors import UserError
-from permlab.footprint import check_fits, duration
+from permlab.footprint import check_fits, duration, of_processes
 from permlab.hardware import check_device
 
 UNKNOWN = "not known"
@@ -40,10 +40,18 @@ class Readiness:
     problems: list[str] = field(default_factory=list)
 
 
-def examine(config: Config[TaskSettings]) -> Readiness:
-    """Work out the plan of a run; a line that cannot be is a problem, and the others are worked out all the same."""
+def examine(config: Config[TaskSettings], away: bool = False) -> Readiness:
+    """Work out the plan of a run; a line that cannot be is a problem, and the others are worked out all the same.
+
+    Args:
+        config: of the run.
+        away: it will run on another machine, whose devices nobody knows here.
+    """
     found = Readiness()
-    for key, line in planned(config):
+    lines = dict(planned(config))
+    if away:
+        lines["hardware"] = f"{config.hardware.name} (device {config.hardware.device}, dtype {config.hardware.dtype})"
+    for key, line in lines.items():
         try:
             found.lines.append((key, str(text_of(line))))
         except UserError as error:
@@ -134,7 +142,7 @@ def needs(config: Config[TaskSettings]) -> dict[str, Any]:
         need = found()
         if need is None:
             return "not known before the model and its data are fetched"
-        return check_fits(need, hardware, remedies, config.run.force)
+        return check_fits(of_processes(need, hardware), hardware, remedies, config.run.force)
 
     def duration_line() -> str:
         need = found()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from permlab.compose import Plan
 from permlab.errors import as_lines
 from permlab.runs.console import console
+from permlab.runs.launchers import AWAY
 from permlab.runs.readiness import distinct, examine
 
 
@@ -15,7 +16,7 @@ def dry_run(plan: Plan) -> int:
     """Print the plan of the first job, how many there are, and whether all can start; return the exit code."""
     problems: list[str] = []
     for number, config in enumerate(distinct([job.config for job in plan.jobs])):
-        found = examine(config)
+        found = examine(config, away=plan.multirun and plan.launcher.name in AWAY)
         problems += [each for each in found.problems if each not in problems]
         if number == 0:
             width = max(len(key) for key, _ in found.lines)

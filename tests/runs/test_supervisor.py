@@ -10,12 +10,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from permlab.config import build_config
+from permlab.footprint import Footprint, of_processes
+from permlab.hardware import HardwareConfig
+from permlab.tasks.spt.needs import footprint
 from permlab.text.training import FILLS, Collator, Share
 
 STEPS, EIGHT = 24, ["task.train.batch_size=8"]
@@ -78,6 +83,38 @@ def test_a_dry_run_says_how_many(permlab):
     assert "processes      2, 4 rows of each batch in every one" in said
     said = permlab("task=spt", "hardware=cpu", "run.dry_run=true").stdout
     assert "processes" not in said
+
+
+def test_jobs_of_a_cluster_find_their_gpus_there(permlab):
+    pytest.importorskip("submitit")
+    given = ("hardware=slurm_multi_gpu", "hardware.processes=4", "hardware.nodes=2", "run.dry_run=true")
+    ended = permlab("-m", "task=spt", "seed=0,1", *EIGHT, *given)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "8 on 2 machines, 1 rows of each batch in every one" in ended.stdout
+    assert "device cuda" in ended.stdout and ended.stdout.endswith("ready\n")
+
+
+def test_the_memory_is_that_of_all_processes():
+    settings = {
+        "task": {"name": "spt", "train": {"batch_size": 8}},
+        "model": {"name": "tiny", "kind": "causal_lm", "scratch": {"hidden_size": 512}},
+        "dataset": {"name": "people", "kind": "people"},
+    }
+
+    def need(**hardware: Any) -> Footprint:
+        config = build_config({**settings, "hardware": {"device": "cpu", **hardware}})
+        found = footprint(config)
+        assert found is not None
+        return found
+
+    alone, each, part = need(), need(processes=4), need(processes=4, shard=True)
+    assert each.parts["weights"] == alone.parts["weights"] == 4 * part.parts["weights"]
+    assert part.parts["optimizer"] == alone.parts["optimizer"] / 4
+    assert each.parts["activations"] < 0.5 * alone.parts["activations"]
+    assert alone.peak > each.peak > part.peak > alone.parts["weights"]
+    both = of_processes(each, HardwareConfig(device="cpu", processes=4))
+    assert (both.peak, both.libraries) == (4 * each.peak, 5 * each.libraries)
+    assert of_processes(each, HardwareConfig(device="cpu")) == each
 
 
 def test_only_the_number_of_processes_may_change(permlab):

@@ -28,25 +28,29 @@ def footprint(config: Config[SptConfig]) -> Footprint | None:
     if corpus is None:
         return None
     corpus = limit_examples(corpus, config.debug.examples)
-    whole = config.model.tokenizer == "word"
+    words = config.model.tokenizer == "word"
     cut = [PIECES.findall(example.text) for example in corpus.examples]
     asked = [PIECES.findall(f"{each.prompt} {each.answer}") for each in corpus.queries]
-    scale = 1.0 if whole else SUBWORDS
+    scale = 1.0 if words else SUBWORDS
     # A piece that stands inside a word is known with and without the space before it.
     distinct = len({piece for text in (*cut, *asked) for piece in text})
-    shape = shape_of(config.model, round(1.1 * distinct) + 4 if whole else None)
+    shape = shape_of(config.model, round(1.1 * distinct) + 4 if words else None)
     if shape is None:
         return None
     lengths = [min(train.max_tokens, scale * len(text) + 2) for text in cut] or [2.0]
     width = 2 if short(config.hardware) else 4
     stored = width if config.model.lora.rank or config.hardware.pure_bfloat16 else 4
-    batch = min(train.batch_size, len(lengths))
+    together = config.hardware.processes * config.hardware.nodes
+    batch = -(-min(train.batch_size, len(lengths)) // together)
     parts = training_bytes(
         config.model, shape, batch, max(lengths), width=width, stored=stored, heap=on_cpu(config.hardware)
     )
+    whole = parts["weights"]  # of one process, before training and after it
+    if config.hardware.shard:
+        parts |= {name: parts[name] / together for name in ("weights", "gradients", "optimizer")}
     longest = max((scale * len(text) + 2 for text in asked), default=2.0)
     asking = asking_bytes(shape, min(task.evaluation.batch_size, max(1, len(asked))), longest, width)
-    peak = max(training_peak(parts, shape), parts["weights"] + sum(asking.values()))
+    peak = max(training_peak(parts, shape), whole + sum(asking.values()))
     pace = train.used(config.model.weights, config.model.lora.rank > 0)
     readings = pace.epochs * len(lengths)
     macs = (2.0 if config.model.lora.rank else 3.0) * shape.parameters * readings * sum(lengths) / len(lengths)
