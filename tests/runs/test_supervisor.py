@@ -96,7 +96,7 @@ def test_jobs_of_a_cluster_find_their_gpus_there(permlab):
 
 def test_the_memory_is_that_of_all_processes():
     settings = {
-        "task": {"name": "spt", "train": {"batch_size": 8}},
+        "task": {"name": "spt", "train": {"batch_size": 64}, "evaluation": {"batch_size": 1}},
         "model": {"name": "tiny", "kind": "causal_lm", "scratch": {"hidden_size": 512}},
         "dataset": {"name": "people", "kind": "people"},
     }
