@@ -100,7 +100,7 @@ class Anonymous:
 def child(folder: Path, method: str, memory_gb: float) -> None:
     """Merge in one way and print what it took."""
     from permlab.matching import match_networks
-    from permlab.matching.cost import Memory
+    from permlab.matching.memory import Memory
     from permlab.matching.setting import MatchSetting
     from permlab.merging import load_networks, save_network
     from permlab.merging.arm import Arm

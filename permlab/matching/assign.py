@@ -14,8 +14,6 @@ from itertools import permutations
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from torch import Tensor
 
 from permlab.errors import caution
@@ -23,12 +21,6 @@ from permlab.symmetry import ChannelGroup, Group, HeadGroup, Permutation
 
 EXACT_QUERIES = 3
 ALTERNATIONS = 10
-SPREAD = 1.6
-"""Standard deviations by which a pair must stand out to enter a sparse assignment (about a tenth of all pairs)."""
-
-
-WEIGHT_STEPS = 2.0**10
-"""Steps between the best and the worst pair of a sparse assignment."""
 
 
 @dataclass
@@ -48,7 +40,9 @@ def assign(similarity: Tensor) -> Tensor:
 
 def tied(similarity: Tensor) -> int:
     """Units that compare with every other unit just as another one of their model does: rows or columns that repeat."""
-    return max(len(similarity) - len(torch.unique(similarity, dim=dim)) for dim in (0, 1)) if len(similarity) else 0
+    # Adding 0 makes one zero of two; bytes are compared faster than numbers.
+    table = similarity.detach().cpu().numpy() + 0.0
+    return max(len(lines) - len({line.tobytes() for line in lines}) for lines in (table, table.T))
 
 
 def warn_of_ties(method: str, found: Mapping[str, int]) -> None:
@@ -59,40 +53,6 @@ def warn_of_ties(method: str, found: Mapping[str, int]) -> None:
             f"{method} matching: units of {', '.join(names[:4])}{' and other groups' if len(names) > 4 else ''} look "
             "alike (dead or doubled units): other assignments are as good, and which one is taken says nothing"
         )
-
-
-def _outstanding(similarity: Tensor, dim: int, z: float) -> Tensor:
-    """Mean plus z standard deviations along `dim` (a norm costs a tenth of torch.std here)."""
-    mean = similarity.mean(dim)
-    # var = E x^2 - (E x)^2; rounding may push it below 0, hence the clamp.
-    square: Tensor = torch.linalg.vector_norm(similarity, dim=dim).square() / similarity.shape[dim]
-    return mean + z * (square - mean.square()).clamp_min(0).sqrt()
-
-
-def improve(similarity: Tensor, current: Tensor, z: float = SPREAD) -> Tensor:
-    """A permutation as good as `current` (to the size of a step) or better: an assignment over outstanding pairs only.
-
-    A pair counts when it stands out from its row or its column by `z` standard deviations, or is in `current`; the
-    sparse problem (SciPy's Jonker-Volgenant) takes a fraction of the time of the dense one and finds most of its gain.
-    A descent confirms its end with dense assignments.
-    """
-    size, similarity = len(current), similarity.cpu()
-    # Both sides: a unit that stands out for nobody else still needs candidates of its own.
-    rows, columns = (_outstanding(similarity, dim, z) for dim in (1, 0))
-    chosen = (similarity > rows[:, None]) | (similarity > columns)
-    # The current pairs keep a perfect matching feasible: Jonker-Volgenant fails on a graph that has none.
-    chosen[torch.arange(size), current] = True
-    starts = np.zeros(size + 1, dtype=np.int32)
-    np.cumsum(chosen.sum(1).numpy(), out=starts[1:])
-    flat = chosen.flatten().nonzero().flatten()
-    values = similarity.flatten()[flat].double()
-    # Every perfect matching has the same number of pairs, so a shift that makes all weights positive changes nothing.
-    # Coarse whole numbers: rows that compete for columns of nearly equal worth outbid each other by their difference,
-    # which SciPy's solver repeats until the price is right; for dead units, equal but for rounding, that never ends.
-    worst, best = float(values.min()), float(values.max())
-    weights = ((best - values) * (WEIGHT_STEPS / max(best - worst, torch.finfo(torch.float64).tiny))).round() + 1
-    graph = csr_array((weights.numpy(), (flat % size).int().numpy(), starts), shape=(size, size))
-    return torch.from_numpy(min_weight_full_bipartite_matching(graph)[1].astype(np.int64))
 
 
 def solve(group: Group, costs: Mapping[str, Tensor]) -> Assignment:

@@ -8,63 +8,35 @@ tensor at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from permlab.errors import UserError
 from permlab.matching.distance import inner_product
-from permlab.symmetry import Block, Permutation, Spec, axis_index
+from permlab.matching.memory import Memory
+from permlab.symmetry import Block, Permutation, Spec, axis_index, wide
 
-ASSIGNED = 16
-"""Bytes per pair of units while an assignment is solved: float32 costs, their float64 copy, masks."""
 LARGE = 1 << 15
 """Entries above which a term is multiplied on its own instead of being copied into the concatenated matrix."""
+SMALL = 4
+UPDATES = 32
+"""Updates of a kept product in place before it is computed afresh."""
 
-
-@dataclass(frozen=True)
-class Memory:
-    """What matching may hold beside the networks.
-
-    Attributes:
-        most: bytes in all; None: what it takes, with cost matrices of at most a model.
-        piece: entries of a tensor that are multiplied at a time; a smaller tensor is multiplied at once.
-        device: where products are taken; None: where the networks are.
-    """
-
-    most: float | None = None
-    piece: int = 1 << 24
-    device: torch.device | None = None
-
-    def room(self, spec: Spec, groups: Iterable[str], weights: float) -> float:
-        """Entries of cost matrices that may be kept between calls, for models of so many weights.
-
-        Raises:
-            UserError: the assignment of one group alone takes more than `most`; with what it takes.
-        """
-        if self.most is None:
-            return weights
-        left = self.most
-        for name in groups:
-            size = max(spec.groups[name].spaces().values())
-            needed = size * size * ASSIGNED + 8 * self.piece
-            if needed > self.most:
-                raise UserError(
-                    f"memory_gb={self.most / 2**30:.3g} is too little for {name}, whose {size} units take "
-                    f"{needed / 2**30:.2g} GiB to match: allow as much, or use match=identity"
-                )
-            left = min(left, self.most - needed)
-        return min(weights, left / 4)
+Key: TypeAlias = tuple[str, str, frozenset[str]]
+"""(group, space, the other groups that a bundle of terms hangs on)."""
 
 
 @dataclass
 class Kept:
-    """A cost matrix and the permutation of B it belongs to."""
+    """A product of some terms, the permutation of B it belongs to, and how often it was updated since it was taken."""
 
-    cost: Tensor
-    permutation: Permutation
+    cost: Tensor | None = None
+    permutation: Permutation = field(default_factory=dict)
+    updates: int = 0
 
 
 @dataclass(frozen=True)
@@ -122,9 +94,10 @@ class CostBuilder:
                     continue
                 spaces.setdefault(block.space, []).append(self._term(tensor, axis, block))
             self.terms[name] = spaces
-        self._kept: dict[tuple[str, str], Kept] = {}
-        # Memory bound: all kept matrices together stay below the size of a model, however wide its layers are.
-        weights = sum(self.shapes[name].numel() for name in spec.matched())
+        self._kept: dict[Key, Kept] = {}
+        self._split: dict[tuple[str, str], list[tuple[Key, list[Term]]]] = {}
+        # Memory bound: all kept matrices together stay below the size of both models, however wide their layers are.
+        weights = sum(shape.numel() for shape in self.shapes.values())
         self._room = self.memory.room(spec, self.groups, weights)
 
     def _term(self, tensor: str, axis: int, block: Block) -> Term:
@@ -141,6 +114,12 @@ class CostBuilder:
         tensors = dict.fromkeys(term.tensor for terms in self.terms[group].values() for term in terms)
         return inner_product(self.spec, tensors, self.a, self.b, permutation)
 
+    @functools.cached_property
+    def norm(self) -> float:
+        """|A|^2 + |B|^2 over the matched tensors: the size of what a gain is held against."""
+        states = (self.a, self.b)
+        return sum(float(torch.linalg.vector_norm(wide(s[name]))) ** 2 for s in states for name in self.shapes)
+
     def neighbours(self) -> dict[str, set[str]]:
         """Group -> groups whose cost changes when it does."""
         result: dict[str, set[str]] = {name: set() for name in self.groups}
@@ -151,39 +130,65 @@ class CostBuilder:
                         result[other].add(name)
         return result
 
-    def costs(
-        self, group: str, permutation: Permutation, *, known: set[str] | None = None, fresh: bool = False
-    ) -> dict[str, Tensor]:
+    def costs(self, group: str, permutation: Permutation, *, known: set[str] | None = None) -> dict[str, Tensor]:
         """Space -> float32 similarity [n, n] with B's other groups permuted; not to be written to.
 
         Args:
             group: the group to be solved.
             permutation: current permutation of B.
             known: when given, only terms whose other groups are all in it count (a cost from what is settled so far).
-            fresh: compute from scratch instead of updating the matrix kept from the last call.
         """
         result = {}
         for space, terms in self.terms[group].items():
             size = self.spec.groups[group].spaces()[space]
-            if known is not None:
-                chosen = [term for term in terms if term.others <= known]
-                if chosen:
-                    result[space] = self._multiply(size, chosen, permutation)
-                continue
-            kept = self._kept.get((group, space))
-            if kept is None or fresh or not self._update(kept, terms, permutation, size):
-                cost = self._multiply(size, terms, permutation)
-                if kept is None and size * size <= self._room:
-                    self._room -= size * size
-                    kept = self._kept[group, space] = Kept(cost, {})
-                if kept is not None:
-                    kept.cost, kept.permutation = cost, dict(permutation)
-                result[space] = cost
-            else:
-                result[space] = kept.cost
+            total, owned = None, False
+            for key, part in self._bundles(group, space, terms, size):
+                chosen = part if known is None else [term for term in part if term.others <= known]
+                if not chosen:
+                    continue
+                # Part of a bundle is nothing that the next call could go on from.
+                whole = len(chosen) == len(part) and key in self._kept
+                cost = self._kept_product(self._kept[key], part, permutation, size) if whole else None
+                cost = self._multiply(size, chosen, permutation) if cost is None else cost
+                if total is None:
+                    total, owned = cost, not whole
+                else:
+                    total, owned = (total.add_(cost), True) if owned else (total + cost, True)
+            if total is not None or known is None:
+                result[space] = torch.zeros(size, size) if total is None else total
         return result
 
-    def _update(self, kept: Kept, terms: list[Term], permutation: Permutation, size: int) -> bool:
+    def _bundles(self, group: str, space: str, terms: list[Term], size: int) -> list[tuple[Key, list[Term]]]:
+        """The terms of a group by the other groups that they hang on, each bundle with a matrix that is kept.
+
+        A bundle whose other groups stayed costs nothing, and one product serves all tensors between two layers. Where
+        there is no room for so many matrices all terms are one bundle, and without room for one nothing is kept.
+        """
+        found = self._split.get((group, space))
+        if found is not None:
+            return found
+        # Biases and small tensors are no reason for a matrix of their own: they go with the largest one.
+        most = max(terms, key=lambda term: term.columns)
+        parts: dict[Key, list[Term]] = {}
+        for term in terms:
+            others = term.others if term.columns * SMALL > most.columns else most.others
+            parts.setdefault((group, space, others), []).append(term)
+        if len(parts) * size * size > self._room:
+            parts = {(group, space, frozenset().union(*(term.others for term in terms))): terms}
+        if len(parts) * size * size <= self._room:
+            self._room -= len(parts) * size * size
+            self._kept |= {key: Kept() for key in parts}
+        self._split[group, space] = list(parts.items())
+        return self._split[group, space]
+
+    def _kept_product(self, kept: Kept, terms: list[Term], permutation: Permutation, size: int) -> Tensor:
+        """The product of a bundle, brought up to date through the columns that moved where that is cheaper."""
+        # Updates in place pile up rounding, one in the last digit each.
+        if kept.cost is None or kept.updates >= UPDATES or not self._update(kept, kept.cost, terms, permutation, size):
+            kept.cost, kept.permutation, kept.updates = self._multiply(size, terms, permutation), dict(permutation), 0
+        return kept.cost
+
+    def _update(self, kept: Kept, cost: Tensor, terms: list[Term], permutation: Permutation, size: int) -> bool:
         """Bring a kept matrix up to date through the columns that moved; False when starting afresh is cheaper."""
         changes: list[tuple[Tensor, Tensor]] = []
         columns = 0
@@ -212,9 +217,10 @@ class CostBuilder:
             left = torch.cat([pair[0] for pair in changes], dim=1)
             right = torch.cat([pair[1] for pair in changes], dim=1).t()
             if self.memory.device is None:
-                kept.cost.addmm_(left, right)
+                cost.addmm_(left, right)
             else:
-                kept.cost.add_((left @ right).cpu())
+                cost.add_((left @ right).cpu())
+            kept.updates += 1
         kept.permutation = dict(permutation)
         return True
 
@@ -287,11 +293,15 @@ class CostBuilder:
     def _gathered(self, term: Term, permutation: Permutation) -> Tensor:
         """B's tensor with every axis permuted except the one being solved for."""
         tensor = self.b[term.tensor]
+        # Kernels are gathered in the order that they are multiplied in, which saves `unfold` a copy.
+        first = term.axis if tensor.dim() > 2 else 0
+        tensor = tensor.movedim(first, 0)
         for axis, blocks in self.spec.axes[term.tensor].items():
             # In B's original frame the assignment gives the whole permutation, not a change to compose with the last.
             if axis == term.axis:
                 continue
-            index = axis_index(self.spec, permutation, blocks, tensor.shape[axis])
+            at = axis + 1 if axis < first else axis
+            index = axis_index(self.spec, permutation, blocks, tensor.shape[at])
             if index is not None:
-                tensor = tensor.index_select(axis, index.to(tensor.device))
-        return tensor
+                tensor = tensor.index_select(at, index.to(tensor.device))
+        return tensor.movedim(0, first)

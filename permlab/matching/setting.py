@@ -10,7 +10,7 @@ from permlab.keys import choice
 from permlab.matching.table import SIMILARITIES
 
 if TYPE_CHECKING:
-    from permlab.matching.cost import Memory
+    from permlab.matching.memory import Memory
 
 
 @dataclass(kw_only=True)

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from permlab.errors import UserError, check_choice, check_range
-from permlab.matching.assign import gain, improve, solve, tied, warn_of_ties
-from permlab.matching.cost import CostBuilder, Memory
+from permlab.matching.assign import gain, solve, tied, warn_of_ties
+from permlab.matching.cost import CostBuilder
 from permlab.matching.distance import squared_norm
+from permlab.matching.memory import Memory
+from permlab.matching.prices import Prices
 from permlab.matching.result import Matching
 from permlab.matching.setting import MatchOptions
 from permlab.symmetry import ChannelGroup, HeadGroup, Permutation, Spec, check_same, check_state
@@ -24,9 +26,8 @@ from permlab.symmetry import ChannelGroup, HeadGroup, Permutation, Spec, check_s
 ROUNDING = 3e-6
 """Relative error granted to entries of a float32 cost matrix; smaller gains are noise, not progress."""
 
-LARGE_GROUP = 128
-SETTLING = 0.4
-"""A group of this many channels goes on with sparse assignments once a step moves less than this share of them."""
+LARGE_GROUP = 384
+"""Groups of this many channels are assigned with prices kept from step to step."""
 
 Progress = Callable[[int, int], None]
 OnStep = Callable[[str, Permutation], None]
@@ -61,7 +62,7 @@ def weight_matching(
             tensors that no permutation touches, each from what is settled already.
         restarts: number of descents; the best counts. The second starts at the identity, later ones at random elements.
         max_sweeps: bound on passes over the groups per descent.
-        tolerance: smallest gain that counts, relative to the objective.
+        tolerance: smallest gain that counts, relative to the squared norms of both models.
         seed: of the order of groups and of random starts.
         quadratic: what to do with a group on two axes of one tensor, a quadratic assignment problem: "linearise" solves
             the linearised one and accepts only steps that lower the true distance; "pin" leaves the group as it is.
@@ -69,8 +70,8 @@ def weight_matching(
         keep_scores: keep how well each slot is matched; without costs and scores the final matrices are not computed
             again, and units that look alike are not looked for.
         memory: what may be held beside the networks, and where products are taken (default: as much as a model).
-        sparse: large groups that have begun to settle move by cheap sparse assignments in between. Without, every step
-            is the optimal assignment of one group as in algorithm 1.
+        sparse: large groups move by sparse assignments, nearly optimal, before dense ones confirm the end. Without,
+            every step is the optimal assignment of one group as in algorithm 1.
         on_step: called at the start of every descent and after every step that counts.
         progress, should_stop: called with (sweeps, max_sweeps * restarts); true ends with the best permutation so far.
 
@@ -94,9 +95,8 @@ def weight_matching(
         descent = Descent(builder, generator, tolerance, begin, sparse=sparse, on_step=on_step)
         permutation = descent.start(start, restart)
         descent.run(permutation, max_sweeps, stop, _shifted(progress, restart, restarts, max_sweeps))
-        descent.report(result, restart)
-        # Afresh in float64: the descent's own sum of gains carries the rounding of its float32 costs.
         objective = squared_norm(spec, a, b, permutation)
+        descent.report(result, restart, objective)
         # A sum of bilinear assignment problems is NP-hard: each descent ends in a local optimum, the best one counts.
         if objective < result.objective:
             result.objective, best = objective, permutation
@@ -161,9 +161,12 @@ class Descent:
         self.sparse, self.on_step = sparse, on_step or (lambda group, permutation: None)
         self.trace: list[dict[str, float]] = []
         self.solves = self.sweeps = 0
+        self.gained = 0.0
         self.permutation: Permutation = {}
         self.neighbours = builder.neighbours()
-        self.settling: set[str] = set()
+        self.prices = Prices()
+        # What has to be looked at again; what no optimal assignment has closed yet.
+        self.dirty, self.open = set(builder.groups), set(builder.groups)
 
     def start(self, given: Permutation | None, restart: int) -> Permutation:
         """Where the descent begins: `given` or outwards first, then the identity, then random elements."""
@@ -189,8 +192,13 @@ class Descent:
             name = max(left, key=lambda each: share[each])
             costs = builder.costs(name, permutation, known=known if share[name] > 0 else None)
             if any(len(cost) for cost in costs.values()):
-                permutation.update(solve(builder.spec.groups[name], costs).permutation)
+                seen = all(term.others <= known for terms in builder.terms[name].values() for term in terms)
+                permutation.update(self._solved(name, costs, permutation, quick=self.sparse and not seen))
                 self.solves += 1
+                if seen and name not in builder.quadratic:
+                    # All its neighbours were settled before: until one of them moves it has nothing to gain.
+                    self.dirty.discard(name)
+                    self.open.discard(name)
             known.add(name)
             left.remove(name)
         return permutation
@@ -206,39 +214,34 @@ class Descent:
     ) -> None:
         """Sweep over the groups that may improve until none does; `permutation` is updated in place.
 
-        Large channel groups that have begun to settle move by cheap sparse assignments while those help; every group
-        ends on a dense assignment that finds nothing better, so the end is the same kind of local optimum.
+        Large channel groups move by cheap sparse assignments while those help; every group ends on a dense assignment
+        that finds nothing better, so the end is the same kind of local optimum.
         """
         builder, self.permutation = self.builder, permutation
-        objective = squared_norm(builder.spec, builder.a, builder.b, permutation)
-        self._record(objective)
+        self._record()
         self.on_step("", permutation)
-        dirty, open_ends = set(builder.groups), set(builder.groups)
-        while open_ends and self.sweeps < max_sweeps and not stop():
+        while self.open and self.sweeps < max_sweeps and not stop():
             # Git Re-Basin, algorithm 1: a fresh random order of layers in every sweep.
             order = torch.randperm(len(builder.groups), generator=self.generator).tolist()
-            full = not dirty
+            full = not self.dirty
             for name in (builder.groups[i] for i in order):
-                if name not in (open_ends if full else dirty) or stop():
+                if name not in (self.open if full else self.dirty) or stop():
                     continue
-                quick = self.sparse and not full and name in self.settling
-                dirty.discard(name)
+                quick = self.sparse and not full and self._large(name)
+                self.dirty.discard(name)
                 # Only a dense assignment proves that a group has nothing to gain; a sparse one leaves it open.
                 if not quick:
-                    open_ends.discard(name)
-                improved = self.step(name, permutation, objective, quick=quick)
-                if improved:
-                    # |A - pi(B)|^2 = |A|^2 + |B|^2 - 2 <A, pi(B)>: a gain in the inner product counts twice
-                    objective -= 2 * improved
+                    self.open.discard(name)
+                if self.step(name, permutation, quick=quick):
                     self.on_step(name, permutation)
                     # All other groups see the cost of their last solve: skipping them is exact, no approximation.
-                    dirty |= self.neighbours[name]
-                    open_ends |= self.neighbours[name]
+                    self.dirty |= self.neighbours[name]
+                    self.open |= self.neighbours[name]
                     # A late gain wakes the neighbours: back to cheap steps before the next dense pass.
                     if full:
                         break
             self.sweeps += 1
-            self._record(objective)
+            self._record()
             if progress is not None:
                 progress(self.sweeps, max_sweeps)
 
@@ -246,41 +249,52 @@ class Descent:
         group = self.builder.spec.groups[name]
         return isinstance(group, ChannelGroup) and group.size >= LARGE_GROUP
 
-    def step(self, name: str, permutation: Permutation, objective: float, *, quick: bool = False) -> float:
+    def _solved(self, name: str, costs: dict[str, Tensor], permutation: Permutation, *, quick: bool) -> Permutation:
+        """Algorithm 1: argmax_P <A, pi(B)> in one group with all others held, a linear assignment problem."""
+        if self._large(name):
+            return {name: self.prices.assign(name, costs["unit"], permutation[name], quick=quick)}
+        return solve(self.builder.spec.groups[name], costs).permutation
+
+    def step(self, name: str, permutation: Permutation, *, quick: bool = False) -> float:
         """Solve one group given the others; the gain in <A, permuted B>, or 0 when the group stays as it is."""
         group = self.builder.spec.groups[name]
-        # Updates in place pile up rounding: what a closing dense step is judged by is computed afresh.
-        costs = self.builder.costs(name, permutation, fresh=not quick and self._large(name))
+        costs = self.builder.costs(name, permutation)
         if not costs:
             return 0.0
         self.solves += 1
-        # Algorithm 1: argmax_P <A, pi(B)> in one group with all others held, a linear assignment problem.
-        new = {name: improve(costs["unit"], permutation[name])} if quick else solve(group, costs).permutation
+        new = self._solved(name, costs, permutation, quick=quick)
         better, scale = gain(group, costs, new, permutation)
         if name in self.builder.quadratic:
             # The cost is a linearisation: only the exact objective says whether the step is one upwards.
             moved = {**permutation, **new}
             better = self.builder.inner(name, moved) - self.builder.inner(name, permutation)
         # A relative bound where the published code has 1e-12 absolute, on which float32 noise keeps sweeping.
-        if better <= max(self.tolerance * abs(objective), ROUNDING * scale):
+        if better <= max(self.tolerance * self.builder.norm, ROUNDING * scale):
             return 0.0
-        if self._large(name):
-            share = float((new[name] != permutation[name]).float().mean())
-            (self.settling.add if share < SETTLING else self.settling.discard)(name)
+        self.gained += better
         permutation.update(new)
         return better
 
-    def report(self, result: Matching, restart: int) -> None:
-        """Add this descent's trace and counts to a result."""
-        result.trace += [{"restart": float(restart), **row} for row in self.trace]
+    def report(self, result: Matching, restart: int, objective: float) -> None:
+        """Add this descent's trace and counts to a result.
+
+        Args:
+            result: what is added to.
+            restart: number of the descent.
+            objective: squared distance at its end, in float64: the sum of gains carries the rounding of float32 costs.
+        """
+        for row in self.trace:
+            # |A - pi(B)|^2 = |A|^2 + |B|^2 - 2 <A, pi(B)>: a gain in the inner product counts twice
+            distance = objective + 2 * (self.gained - row["objective"])
+            result.trace.append({"restart": float(restart), **row, "objective": distance})
         result.solves += self.solves
         result.sweeps += self.sweeps
 
-    def _record(self, objective: float) -> None:
+    def _record(self) -> None:
         self.trace.append(
             {
                 "sweep": float(self.sweeps),
-                "objective": objective,
+                "objective": self.gained,
                 "solves": float(self.solves),
                 "seconds": time.perf_counter() - self.begin,
             }

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from permlab.errors import UserError
 from permlab.matching import match_networks, weight_matching
-from permlab.matching.cost import CostBuilder, Memory
+from permlab.matching.cost import CostBuilder
 from permlab.matching.distance import squared_norm
+from permlab.matching.memory import Memory
 from permlab.matching.setting import MatchSetting
 from permlab.merging import average, load_networks, save_network, task_arithmetic, ties
 from permlab.merging.arm import Arm

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 PARALLEL = 0.9995
 """Cosine from which on the arc is a straight line but for rounding."""
 
+CHUNK = 1 << 18
+"""Entries that are held in double precision at a time."""
+
 
 def arc(cosine: float, position: float) -> tuple[float, float]:
     """Factors of both ends at a position on the arc between two directions with this cosine."""
@@ -40,8 +43,12 @@ def slerp(a: Tensor, b: Tensor, position: float) -> Tensor:
 
 
 def _products(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    a, b = a.double().flatten(), b.double().flatten()
-    return a @ b, a @ a, b @ b
+    total = torch.zeros(3, dtype=torch.float64, device=a.device)
+    # A little at a time: doubles of whole pieces would be most of the memory of a merge.
+    for one, other in zip(a.flatten().split(CHUNK), b.flatten().split(CHUNK)):
+        one, other = one.double(), other.double()
+        total += torch.stack([one @ other, one @ one, other @ other])
+    return total[0], total[1], total[2]
 
 
 def _cosine(inner: float, one: float, other: float) -> float:

@@ -18,7 +18,7 @@ from permlab.data import Example, limit_examples, load_texts
 from permlab.errors import UserError
 from permlab.footprint import check_fits
 from permlab.matching import Matching
-from permlab.matching.cost import Memory
+from permlab.matching.memory import Memory
 from permlab.matching.table import MATCHES
 from permlab.merging import Setting, Subject, load_networks, save_network
 from permlab.merging.measure.evaluate import LANGUAGE_MODELS
