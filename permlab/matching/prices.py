@@ -5,7 +5,7 @@ it (duality of linear programmes). Coordinate descent solves nearly the same pro
 the last solution are kept: under them only pairs that cost little are candidates, the sparse problem of those is solved
 (SciPy's Jonker-Volgenant for sparse graphs), prices are read off its shortest paths, and all pairs are held against
 them. Pairs that contradict become candidates too; when there are none, the assignment is optimal for the dense problem.
-`python scripts/bench_merge.py --assignments` compares it with SciPy's dense solver.
+`python -m pytest tests/matching/test_prices.py` holds it against SciPy's dense solver.
 """
 
 from __future__ import annotations

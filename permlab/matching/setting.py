@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class MatchOptions:
     """What people choose; `task=merge` has the same keys."""
 
-    similarity: str = choice("inner", SIMILARITIES)
+    similarity: str = choice("pearson", SIMILARITIES)
     """match=activation: which units are alike."""
     restarts: int = 1
     """match=weight: random orders tried; the best objective is kept."""

@@ -34,6 +34,15 @@ def test_a_planted_permutation_is_recovered_from_activations(similarity, where):
     assert equal(matching.permutation, inverse(permutation))
 
 
+def test_units_are_matched_by_their_correlation_unless_said_otherwise():
+    model, spec, a = smooth_mlp()
+    b = {name: value + 0.3 * torch.randn(value.shape) for name, value in a.items()}
+    by = {kind: activation_matching(spec, model, [a, b], BATCHES, similarity=kind) for kind in ("pearson", "inner")}
+    found = activation_matching(spec, model, [a, b], BATCHES)
+    assert equal(found.permutation, by["pearson"].permutation)
+    assert found.objective == by["pearson"].objective != by["inner"].objective
+
+
 @pytest.mark.parametrize("name", ["vit-tiny", "llama", "gpt2", "bert"])
 def test_heads_are_recovered_from_activations(name):
     model, inputs, spec = build(name)

@@ -89,6 +89,16 @@ def test_the_arc_keeps_the_norm_where_the_straight_line_loses_it():
     assert torch.allclose(slerp(a, torch.zeros(2), 0.5), a / 2)
 
 
+def test_angles_of_large_tensors_are_summed_in_doubles_a_little_at_a_time(monkeypatch):
+    held, double = [], torch.Tensor.double
+    monkeypatch.setattr(torch.Tensor, "double", lambda self: held.append(self.numel()) or double(self))
+    a, b = torch.randn(2, 3, 200_000, generator=torch.Generator().manual_seed(0))
+    found = slerp(a, b, 0.5)
+    assert sum(held) == 2 * a.numel() and max(held) <= 1 << 18
+    cosine = float(torch.nn.functional.cosine_similarity(double(a).flatten(), double(b).flatten(), dim=0))
+    assert torch.allclose(found, (a + b) / (2 * (1 + cosine)) ** 0.5, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 def test_costs_are_the_same_in_pieces(kind):
     spec, a, (b, _) = three(kind)
