@@ -154,8 +154,8 @@ def general_text(corpus: str | None, seed: int = 0) -> tuple[list[str], list[str
         UserError: a folder whose files hold too little.
     """
     if corpus is None:
-        made = _generated(5000, seed)
-        return made[:4500], made[4500:]
+        made = _generated(1500, seed)
+        return made[:1350], made[1350:]
     texts: list[str] = []
     held_out: list[str] = []
     for path in _files(corpus):

@@ -9,7 +9,7 @@ Modules are read from the memory-mapped files a few at a time, so memory is boun
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -17,9 +17,11 @@ from typing import Any
 
 import torch
 
+from permlab.adapters.allocation import ranks_from_updates
 from permlab.adapters.factors import AdapterSource, Factors, MemoryAdapter, ModuleInfo
 from permlab.adapters.merge_rule import MergeRule, check_rule
 from permlab.adapters.methods.signatures import BatchMethod, Each, Inputs, Method, Owned
+from permlab.adapters.moments import Moments, check_moments, whitened
 from permlab.adapters.settings import match_pattern
 from permlab.adapters.table import LORA_METHODS, TRIM_SCOPES, function
 from permlab.errors import UserError
@@ -43,6 +45,8 @@ def merge_adapters(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     sink: Callable[[str, Factors], None] | None = None,
+    moments: Mapping[str, Moments] | None = None,
+    ranks: dict[str, int] | None = None,
 ) -> MergedAdapter:
     """Merge every module that at least one adapter has.
 
@@ -54,12 +58,17 @@ def merge_adapters(
         workers: modules prepared at the same time; the number of CPU cores, at most 4, when None.
         progress: called with (modules done, modules in all).
         sink: receives every merged module instead of keeping it in memory (`writing.write_merge`).
+        moments: of the modules' inputs (`moments.input_moments`); the method then works in the metric of their outputs.
+        ranks: what `plan_ranks` has given, where it is known already.
 
     Raises:
         UserError: for an unknown name in the rule, shapes that do not fit, no common module, a rank above the pool, or
             values that are not finite.
     """
-    ranks = plan_ranks(adapters, rule)
+    if moments:
+        check_moments(adapters, moments)
+    adapters = whitened(adapters, moments)
+    ranks = plan_ranks(adapters, rule) if ranks is None else ranks
     kept: dict[str, Factors] = {}
     reports: dict[str, Any] = {}
     limits = _limits(adapters, rule, list(ranks), torch.device(device))
@@ -69,6 +78,8 @@ def merge_adapters(
             for module, update, report in _merge_batch(
                 adapters, rule, ranks, batch, seed, torch.device(device), pool, limits
             ):
+                if moments and module in moments:
+                    update = moments[module].out_of(update)
                 if not bool(torch.isfinite(update.a.sum() + update.b.sum())):
                     raise UserError(f"merging {module} gave values that are not finite; check the inputs' sizes")
                 if sink is None:
@@ -87,6 +98,8 @@ def merge_adapters(
 def plan_ranks(adapters: Sequence[AdapterSource], rule: MergeRule) -> dict[str, int]:
     """Check that the adapters fit together and give the merged rank of every module, in a fixed order.
 
+    A rank that follows from the updates (`energy:0.95`) is found by reading them, one module at a time.
+
     Raises:
         UserError: as `merge_adapters`, from the file headers alone.
     """
@@ -96,9 +109,13 @@ def plan_ranks(adapters: Sequence[AdapterSource], rule: MergeRule) -> dict[str, 
     rule.weights_of(len(adapters))
     check_fit(adapters)
     ranks: dict[str, int] = {}
-    for module in sorted({module for adapter in adapters for module in adapter.modules}):
+    modules = sorted({module for adapter in adapters for module in adapter.modules})
+    chosen: dict[str, int] = {}
+    if isinstance(rule.rank, str):
+        chosen = ranks_from_updates(adapters, rule, modules)
+    for module in modules:
         own = [adapter.modules[module].rank for adapter in adapters if module in adapter.modules]
-        ranks[module] = _merged_rank(module, own, rule)
+        ranks[module] = _merged_rank(module, own, rule, chosen.get(module))
     return ranks
 
 
@@ -136,7 +153,7 @@ def merged_info(adapters: Sequence[AdapterSource], ranks: dict[str, int]) -> dic
     return info
 
 
-def _merged_rank(module: str, own: Sequence[int], rule: MergeRule) -> int:
+def _merged_rank(module: str, own: Sequence[int], rule: MergeRule, chosen: int | None) -> int:
     pool = sum(own)
     if rule.equal_ranks and len(set(own)) > 1:
         others = ", ".join(LORA_METHODS.where(equal_ranks=False))
@@ -151,7 +168,9 @@ def _merged_rank(module: str, own: Sequence[int], rule: MergeRule) -> int:
     key = match_pattern(rule.rank_pattern, module)
     if key is not None:
         rank, said = rule.rank_pattern[key], f"rank_pattern: {key}={rule.rank_pattern[key]}"
-    elif rule.rank is not None:
+    elif chosen is not None:
+        rank, said = chosen, f"rank={rule.rank}"
+    elif isinstance(rule.rank, int):
         rank, said = rule.rank, f"rank={rule.rank}"
     elif rule.rank_ratio is not None:
         rank, said = max(1, round(rule.rank_ratio * pool)), f"rank_ratio={rule.rank_ratio:g}"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from permlab.adapters.rank_rules import RankRule
 from permlab.adapters.table import CHOICES, LORA_METHODS, REFERENCE_RANKS, TRIM_SPACES, LoraRow
 from permlab.errors import UserError, check_range, did_you_mean
 from permlab.keys import choice
@@ -63,8 +64,9 @@ class MergeRule(LegoRule, TrimRule):
 
     method: str = choice("lego", LORA_METHODS)
     """What is written to artifacts/adapter."""
-    rank: int | None = None
-    """LEGO's k or the rank cut to; null: mean rank for lego, the largest for svd, all ranks for ties, dare, knots."""
+    rank: int | str | None = None
+    """LEGO's k or the rank cut to, or energy:SHARE or budget:SHARE of the sum of the updates by module; null: mean rank
+    for lego, the largest for svd, all ranks for ties, dare, knots."""
     rank_ratio: float | None = None
     """Merged rank as a share of the pooled ranks of a module."""
     rank_pattern: dict[str, int] = field(default_factory=dict)
@@ -138,7 +140,9 @@ def check_rule(rule: MergeRule, prefix: str = "") -> None:
         said += f" with {prefix}trim_space={rule.trim_space}" if rule.row.ranked else ""
         others = ", ".join(LORA_METHODS.where(ranked=True))
         raise UserError(f"{said} has no rank to choose; drop {prefix}rank or use {others}")
-    if rule.rank is not None:
+    if isinstance(rule.rank, str):
+        RankRule.parse(f"{prefix}rank", rule.rank)
+    elif rule.rank is not None:
         check_range(f"{prefix}rank", rule.rank, 1)
 
 

@@ -22,6 +22,7 @@ from permlab.adapters.files import Adapter
 from permlab.adapters.locate import CONFIG_NAME, WEIGHTS_NAME
 from permlab.adapters.merge import MergedAdapter, merge_adapters, merged_info, plan_ranks
 from permlab.adapters.merge_rule import MergeRule
+from permlab.adapters.moments import Moments, whitened
 from permlab.adapters.settings import LoraSettings, merged_config, targets
 from permlab.adapters.table import EXTRA_RULES
 from permlab.errors import UserError
@@ -44,6 +45,7 @@ def write_merge(
     device: torch.device | str = "cpu",
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    moments: Mapping[str, Moments] | None = None,
 ) -> MergedAdapter:
     """Merge adapter folders into the folder `out`: weights, configuration, model card.
 
@@ -54,13 +56,13 @@ def write_merge(
         seed: see `merge_adapters`.
         extra: a name of `table.EXTRA_RULES`, for tensors that are not LoRA factors (modules_to_save, biases): "same"
             requires them to be equal, "average" (by weight), "first", "drop".
-        device, workers, progress: see `merge_adapters`.
+        device, workers, progress, moments: see `merge_adapters`.
 
     Raises:
         UserError: as `merge_adapters`; nothing is left at `out` then.
     """
     EXTRA_RULES.check("extra", extra)
-    ranks = plan_ranks(adapters, rule)
+    ranks = plan_ranks(whitened(adapters, moments), rule)
     info = merged_info(adapters, ranks)
     weights = rule.weights_of(len(adapters))
     extras = _merge_extra(adapters, weights, extra)
@@ -78,6 +80,8 @@ def write_merge(
                 workers=workers,
                 progress=progress,
                 sink=lambda module, update: _put(stream, module, info[module], update),
+                moments=moments,
+                ranks=ranks,
             )
         changes = _extra_keys([adapter.settings.raw for adapter in adapters], bool(extras))
         _write_config(folder, adapters[0].settings, ranks, [adapter.settings.raw for adapter in adapters], changes)

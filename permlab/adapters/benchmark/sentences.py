@@ -22,7 +22,11 @@ _SENTENCES = {
     "Subj": ("subj.all", None),
     "MR": ("rt-polarity.all", None),
 }
+FILES = tuple(name for pair in _SENTENCES.values() for name in pair if name)
+"""What the folder must hold."""
 _LABELS = 6
+Labelled = tuple[int, list[str]]
+"""Label and words of a sentence."""
 
 
 def sentences(
@@ -37,16 +41,7 @@ def sentences(
     Raises:
         UserError: for a missing file or a line that does not start with a label of 0 to 5.
     """
-    parts: dict[str, list[list[tuple[int, list[str]]]]] = {}
-    for name, (train_file, test_file) in _SENTENCES.items():
-        rows = _read_labelled(Path(folder) / train_file)
-        random.Random(seed).shuffle(rows)
-        tenth = len(rows) // 10
-        test = _read_labelled(Path(folder) / test_file) if test_file else rows[tenth : 2 * tenth]
-        parts[name] = [rows[2 * tenth if not test_file else tenth :], rows[:tenth], test]
-    held_out = {_fold(sentence) for _, *asked in parts.values() for rows in asked for _, sentence in rows}
-    for splits in parts.values():
-        splits[0] = [row for row in splits[0] if _fold(row[1]) not in held_out]
+    parts = labelled_parts(folder, seed)
     counts = Counter(word for splits in parts.values() for _, sentence in splits[0] for word in sentence)
     first_word = SPECIAL + len(parts) + _LABELS
     common = sorted(counts, key=lambda word: (-counts[word], word))[: vocabulary - first_word]
@@ -74,12 +69,32 @@ def sentences(
     return Benchmark("text", first_word + len(common), Questions(ids, language), groups, "exact", fresh=labels)
 
 
+def labelled_parts(folder: str | Path, seed: int) -> dict[str, list[list[Labelled]]]:
+    """Training, validation and test sentences of the four data sets; no training sentence is asked anywhere.
+
+    Raises:
+        UserError: see `sentences`.
+    """
+    parts: dict[str, list[list[Labelled]]] = {}
+    for name, (train_file, test_file) in _SENTENCES.items():
+        rows = read_labelled(Path(folder) / train_file)
+        random.Random(seed).shuffle(rows)
+        tenth = len(rows) // 10
+        test = read_labelled(Path(folder) / test_file) if test_file else rows[tenth : 2 * tenth]
+        parts[name] = [rows[2 * tenth if not test_file else tenth :], rows[:tenth], test]
+    held_out = {_fold(sentence) for _, *asked in parts.values() for rows in asked for _, sentence in rows}
+    for splits in parts.values():
+        splits[0] = [row for row in splits[0] if _fold(row[1]) not in held_out]
+    return parts
+
+
 def from_settings(groups: int, seed: int, settings: BenchmarkSettings, vocabulary: int) -> Benchmark:
     """The benchmark as its row names it: all four data sets, however many are merged."""
     return sentences(settings.folder or "", seed, vocabulary=vocabulary, asked=settings.questions)
 
 
-def _read_labelled(path: Path) -> list[tuple[int, list[str]]]:
+def read_labelled(path: Path) -> list[Labelled]:
+    """Rows of a file of `label sentence` lines (latin-1), words in lower case."""
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; give a folder with the `label sentence` files")
     rows = []
@@ -98,7 +113,7 @@ def _fold(sentence: list[str]) -> str:
     return "".join(character for word in sentence for character in word if character.isalnum())
 
 
-def _encode(rows: list[tuple[int, list[str]]], task: int, tasks: int, numbers: dict[str, int], words: int) -> Questions:
+def _encode(rows: list[Labelled], task: int, tasks: int, numbers: dict[str, int], words: int) -> Questions:
     ids = torch.full((len(rows), words + 4), PAD)
     answer = torch.zeros_like(ids, dtype=torch.bool)
     for index, (label, sentence) in enumerate(rows):

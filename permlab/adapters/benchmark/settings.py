@@ -41,9 +41,13 @@ class BenchmarkSettings:
     benchmark: str = choice("knowledge", BENCHMARKS)
     """Questions that adapters are trained on: entity -> attribute, six list operations, four sentence datasets."""
     folder: str | None = None
-    """benchmark=text: folder with TREC.{train,test}.all, stsa.binary.{train,test}, subj.all, rt-polarity.all"""
+    """benchmark=text, study=real: folder, TREC.{train,test}.all, stsa.binary.{train,test}, subj.all, rt-polarity.all"""
+    corpus: str | None = None
+    """study=real: folder of .txt files that the base is pretrained on; null generates text"""
+    ood: list[str] = field(default_factory=list)
+    """study=real: files of `label sentence` lines asked out of domain"""
     questions: int | None = 400
-    """benchmark=text: most test sentences per dataset (a quarter as many for validation); null = all"""
+    """benchmark=text, study=real: most test sentences per dataset (fewer for validation); null = all"""
     counts: list[int] = field(default_factory=lambda: [3])
     """How many adapters are merged; the largest is how many are trained."""
     regimes: list[str] = choice(["independent"], REGIMES)

@@ -104,6 +104,24 @@ def validate_benchmark(config: Config[LoraLegoConfig]) -> None:
 
     validate_causal_lm(config.model)
     check_settings(task, "task.")
+    if LORA_STUDIES[task.study].needs:
+        validate_real(config)
+
+
+def validate_real(config: Config[LoraLegoConfig]) -> None:
+    """Check the files that `task.study=real` reads."""
+    from permlab.adapters.benchmark.sentences import FILES
+
+    task = config.task
+    missing = [name for name in FILES if not (Path(task.folder or "") / name).is_file()]
+    if task.folder is None or missing:
+        needs = f"task.study={task.study} needs task.folder=DIR with the sentence files"
+        raise UserError(f"{needs} ({task.folder} lacks {', '.join(missing)})")
+    if task.corpus is not None and not list(Path(task.corpus).glob("*.txt")):
+        raise UserError(f"task.corpus={task.corpus} is no folder with .txt files; null generates text")
+    for path in task.ood:
+        if not Path(path).is_file():
+            raise UserError(f"task.ood: {path} is no file of `label sentence` lines")
 
 
 def plan(config: Config[LoraLegoConfig]) -> dict[str, Any]:

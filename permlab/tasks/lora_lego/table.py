@@ -31,6 +31,12 @@ LORA_STUDIES = Table(
         ),
         LoraStudyRow("prune", "one adapter, fewer ranks", target="permlab.tasks.lora_lego.studies:study_pruning"),
         LoraStudyRow(
+            "real",
+            "six adapters on a base pretrained on other text: in domain, mixed, out of domain",
+            target="permlab.tasks.lora_lego.real:study_real",
+            needs=("folder",),
+        ),
+        LoraStudyRow(
             "identities",
             "what LEGO does exactly and what it cannot, on random adapters",
             target="permlab.tasks.lora_lego.studies:study_identities",

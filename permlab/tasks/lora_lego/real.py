@@ -1,0 +1,171 @@
+"""Six adapters on a base pretrained on other text, in three domains: `permlab experiment=lora_lego/real`."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from permlab.adapters import Adapter, open_adapter
+from permlab.adapters.benchmark.prepare import is_trained
+from permlab.adapters.benchmark.questions import Group, Questions
+from permlab.adapters.benchmark.settings import schedules
+from permlab.adapters.benchmark.table import BENCHMARKS
+from permlab.adapters.interference import overlap_rows, rank_correlation
+from permlab.adapters.real.domains import ALL, DOMAINS, IN, SINGLE, DomainExam, with_totals, word_trials
+from permlab.adapters.real.prediction import drift_rows, prediction_rows, task_moments, type_rows
+from permlab.adapters.real.questions import FACT_TASKS, WordTask, joined, questions_of_file, word_tasks
+from permlab.adapters.real.verdicts import PAPERS, leads
+from permlab.adapters.training import LoraShape, Schedule, train_adapter
+from permlab.config import Config
+from permlab.pretraining import BaseSettings, load_base, pretrained_base, read_record
+from permlab.runs.run import Run
+from permlab.seeding import derived_seed
+from permlab.tables import Row, summarise
+from permlab.tasks.lora_lego import figures_real as figures
+from permlab.tasks.lora_lego.training import trained_folder
+
+if TYPE_CHECKING:
+    from permlab.tasks.lora_lego import LoraLegoConfig
+
+FEWER = 4
+"""A set of facts is learned in this part of the steps that sentences take: all of it stands in every other batch."""
+MODULES = (*BENCHMARKS["text"].modules, "lm_head")
+"""What is adapted: the small base's softmax is flat, and answers could not become certain without its last layer."""
+SCORES = ("exact", "log_probability", "choice")
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What trains the adapters of one seed."""
+
+    config: Config[LoraLegoConfig]
+    run: Run
+    base: Any
+    seed: int
+
+    def adapter(self, name: str, train: Questions, schedule: Schedule) -> Adapter:
+        """The adapter of a task, trained or opened; what a killed run has finished is opened."""
+        folder = trained_folder(self.run, self.seed) / name
+        task = self.config.task
+        with self.run.progress(f"seed {self.seed}, adapter {name}", schedule.steps) as bar:
+
+            def show(done: int, _total: int, loss: float) -> None:
+                bar.update(done, loss=loss)
+                self.run.check_stop()
+
+            if not is_trained(folder):
+                group = Group(name, train, train, train)
+                shape = LoraShape(task.lora_ranks[0], task.lora_alpha, list(MODULES))
+                start, batches = derived_seed(self.seed, "start", name), derived_seed(self.seed, "batches", name)
+                train_adapter(self.base, group, schedule, shape, start, batches, folder, show)
+        return open_adapter(folder)
+
+
+def study_real(config: Config[LoraLegoConfig], run: Run) -> None:
+    """All seeds: train, merge, ask in three domains; interference, and whether it predicts the loss."""
+    task = config.task
+    folder = base_of_text(config, run)
+    base, tokenizer = load_base(folder, run.device)
+    said = read_record(folder)
+    run.say(f"base {folder.name}: {said['loss_held_out']:.2f} nats per token of held-out text")
+    scores: list[Row] = []
+    predicted: list[Row] = []
+    chances: list[Row] = []
+    tables: dict[str, list[Row]] = {"overlap": [], "types": [], "drift": []}
+    for repeat in range(task.repeats):
+        seed = config.seed + repeat
+        tasks = word_tasks(task.folder or "", tokenizer, seed, task.questions, task.facts_per_adapter)
+        adapters, joint = adapters_of(Learner(config, run, base, seed), tasks)
+        files = [questions_of_file(path, tokenizer, task.questions, seed) for path in task.ood]
+        exam = DomainExam(base, tasks, adapters, files)
+        rows = exam.ask_controls(joint)
+        trials = word_trials(task.lora_ranks[0])
+        with run.progress(f"seed {seed}, merging", len(trials)) as bar:
+            for done, trial in enumerate(trials, start=1):
+                rows += exam.ask_merge(trial.rule, trial.label, task.scales, seed)
+                bar.update(done)
+                run.check_stop()
+        merges = {trial.label: exam.merged(trial.rule, None, seed) for trial in trials}
+        own = task_moments(base, tasks, adapters[0])
+        scores += [{"seed": seed} | row for row in with_totals(rows)]
+        predicted += [{"seed": seed} | row for row in prediction_rows(exam, merges, rows, own)]
+        found = {"overlap": overlap_rows(adapters), "types": type_rows(merges, adapters, own)}
+        for name, part in (found | {"drift": drift_rows(exam, merges)}).items():
+            tables[name] += [{"seed": seed} | row for row in part]
+        chances += [{"seed": seed, "task": each.name, "chance": each.chance} for each in tasks]
+    run.table("singles", singles(scores, chances), title="Each adapter alone, its task told")
+    run.summary(single_gain_lowest=min(row["gain"] for row in singles(scores, chances)))
+    write(run, scores, predicted, tables)
+    run.summary(loss_held_out=said["loss_held_out"])
+
+
+def base_of_text(config: Config[LoraLegoConfig], run: Run) -> Path:
+    """The base under `run.root`, pretrained now or found."""
+    settings = BaseSettings(corpus=config.task.corpus)
+    with run.progress("base on general text", 1000) as bar:
+
+        def show(done: int, total: int, loss: float) -> None:
+            bar.update(1000 * done // total, loss=loss)
+            run.check_stop()
+
+        return pretrained_base(settings, Path(config.run.root) / "bases", device=run.device, progress=show)
+
+
+def adapters_of(learner: Learner, tasks: Sequence[WordTask]) -> tuple[list[Adapter], Adapter]:
+    """One adapter per task, and one of all tasks together with twice the steps of a single one."""
+    _, schedule = schedules(learner.config.task)
+    short = dataclasses.replace(schedule, steps=max(1, schedule.steps // FEWER))
+    own = [short if task.name in FACT_TASKS else schedule for task in tasks]
+    adapters = [learner.adapter(task.name, task.train, each) for task, each in zip(tasks, own)]
+    every = joined(tasks, max(len(task.train) for task in tasks), learner.seed)
+    longer = Schedule(2 * schedule.steps, schedule.batch, schedule.learning_rate)
+    return adapters, learner.adapter("all", every, longer)
+
+
+def singles(scores: Sequence[Row], chances: Sequence[Row]) -> list[Row]:
+    """Means over seeds of what every adapter answers of its own task, and of the best constant answer."""
+    own = [row for row in scores if (row["domain"], row["method"]) == (IN, SINGLE) and row["task"] != ALL]
+    rows = summarise(own, ("task",), SCORES, count="repeats")
+    for row in rows:
+        row["constant_answer"] = statistics.fmean(each["chance"] for each in chances if each["task"] == row["task"])
+        row["gain"] = row["exact"] - row["constant_answer"]
+    return rows
+
+
+def write(run: Run, scores: list[Row], predicted: list[Row], tables: dict[str, list[Row]]) -> None:
+    """Tables, figures and the numbers of the result."""
+    run.table("scores", scores, show=False)
+    keys = ("domain", "task", "method", "family", "scale_rule")
+    means = summarise(scores, keys, (*SCORES, "scale"), count="repeats")
+    run.table("tasks", means, show=False)
+    for domain in DOMAINS:
+        rows = [row for row in means if row["domain"] == domain and row["task"] == ALL]
+        shown = ["method", "scale_rule", "scale", "exact", "exact_sd", "choice", "log_probability"]
+        run.table(domain.replace(" ", "_"), rows, title=f"{domain.capitalize()}: all tasks", columns=shown)
+    run.figure("domains", figures.draw_domains(means))
+    compared = leads(scores)
+    run.table("leads", compared, title="LEGO as in the paper, against each: difference of exact match, 95 % interval")
+    run.table("predictions", predicted, show=False)
+    correlation: dict[str, float] = {}
+    for name, column in (("correlation", "predicted"), ("correlation_plain", "predicted_plain")):
+        value, low, high = rank_correlation(predicted, column, "lost_log_probability", within="seed", cluster="method")
+        correlation |= {name: value, f"{name}_low": low, f"{name}_high": high}
+    kinds = summarise(tables["overlap"], ("type",), None, count="modules", aside=("seed",))
+    run.table("interference", kinds, title="Interference by type of module, means over modules and seeds")
+    types = summarise(tables["types"], ("method", "type"), ("predicted",), count="repeats")
+    drift = summarise(tables["drift"], ("method", "layer"), ("drift",), count="repeats")
+    run.table("types", types, show=False)
+    run.table("drift", drift, show=False)
+    run.figure("interference", figures.draw_interference(types, drift, predicted, correlation))
+    numbers: dict[str, float] = {}
+    inside = [row for row in scores if (row["domain"], row["task"], row["scale_rule"]) == (IN, ALL, "1")]
+    for name, method in (("single_score", SINGLE), ("average_score", PAPERS)):
+        numbers[name] = statistics.fmean(row["exact"] for row in inside if row["method"] == method)
+    for row in compared:
+        stem = f"{row['domain'].replace(' ', '_')}_{row['rule']}_lead"
+        numbers[stem] = min(numbers.get(stem, row["lead"]), row["lead"])
+    run.summary(**numbers, **correlation)
