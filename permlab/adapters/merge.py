@@ -133,11 +133,19 @@ def check_fit(adapters: Sequence[AdapterSource]) -> None:
                         f"{module} is {known.shape_text()} in {earlier.name} and {info.shape_text()} in {other.name}; "
                         "the adapters belong to different base models"
                     )
-        if not any(set(other.modules) & set(earlier.modules) for earlier in adapters if earlier is not other):
+        shared = any(set(other.modules) & set(earlier.modules) for earlier in adapters if earlier is not other)
+        # On other modules of one base, attention here and MLP there, nothing contradicts; their names alone say it.
+        if not shared and (base_name(other) is None or base_name(other) != base_name(first)):
             raise UserError(
                 f"{other.name} adapts no module that another adapter adapts (it has {next(iter(other.modules))}, "
                 f"{first.name} has {next(iter(first.modules))}); are they for the same base model?"
             )
+
+
+def base_name(adapter: AdapterSource) -> str | None:
+    """The base model that an adapter's configuration names."""
+    settings = getattr(adapter, "settings", None)
+    return settings.raw.get("base_model_name_or_path") if settings is not None else None
 
 
 def merged_info(adapters: Sequence[AdapterSource], ranks: dict[str, int]) -> dict[str, ModuleInfo]:

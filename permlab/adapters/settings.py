@@ -22,7 +22,6 @@ _BASE_CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 # Keys of variants that are more than W + s B A; each maps to the reason shown to the user.
 _VARIANTS = {
-    "use_dora": "DoRA rescales the base weights by a learned magnitude, which no sum of low-rank updates expresses",
     "lora_bias": "lora_bias adds a bias to every B, which rank-one units do not hold",
     "use_qalora": "QALoRA pools the inputs in front of A",
     "use_bdlora": "block-diagonal LoRA stores B in another shape",
@@ -163,6 +162,7 @@ def merged_config(
         # alpha has to follow the rank module by module, or alpha / r would not be 1 where the rank differs.
         alpha_pattern=dict(pattern),
         use_rslora=False,
+        use_dora=False,  # magnitudes are folded in
         target_modules=target_modules,
         init_lora_weights=True,
         lora_dropout=0.0,

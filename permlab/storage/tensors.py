@@ -78,10 +78,13 @@ class OpenTensors:
 
     Args:
         where: name -> in which file it lies (under the same name).
+        keep: leave the files open. What has been read of an open file counts as memory of the process until it is
+            closed; opened for every tensor, no more than that tensor does.
     """
 
-    def __init__(self, where: Mapping[str, TensorInfo]) -> None:
+    def __init__(self, where: Mapping[str, TensorInfo], keep: bool = True) -> None:
         self._where = where
+        self._keep = keep
         self._handles: dict[Path, Any] = {}
 
     def __getitem__(self, name: str) -> Tensor:
@@ -94,9 +97,10 @@ class OpenTensors:
 
         path = self._where[name].file
         try:
-            if path not in self._handles:
-                self._handles[path] = safe_open(str(path), framework="pt", device="cpu")
-            tensor: Tensor = self._handles[path].get_tensor(name)
+            handle = self._handles.get(path) or safe_open(str(path), framework="pt", device="cpu")
+            if self._keep:
+                self._handles[path] = handle
+            tensor: Tensor = handle.get_tensor(name)
         except (SafetensorError, OSError):
             raise DamagedFile(path) from None
         return tensor
