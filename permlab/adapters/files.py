@@ -44,7 +44,7 @@ class Adapter:
     update that folding keeps (`dora.fold`). Made by `open_adapter`.
     """
 
-    def __init__(self, folder: Path, name: str, base: BaseWeights | None = None) -> None:
+    def __init__(self, folder: Path, name: str, base: str | Path | None = None) -> None:
         self.folder = folder
         self.name = name
         if not (folder / CONFIG_NAME).is_file():
@@ -52,7 +52,8 @@ class Adapter:
         self.settings = LoraSettings.from_json(read_object(folder / CONFIG_NAME), f"{name}/{CONFIG_NAME}")
         self._stored = _located(folder, name)
         self._tensors = OpenTensors(self._stored, keep=self.n_bytes() < _KEPT_OPEN)
-        self._base, self._magnitudes = base, dict[str, str]()
+        self._base_folder, self._magnitudes = base, dict[str, str]()
+        self._base: BaseWeights | None = None
         self.kept: dict[str, float] = {}
         self._keys: dict[str, dict[str, str]] = {}
         self.extra: list[str] = []
@@ -127,11 +128,12 @@ class Adapter:
 
     def _read_dora(self) -> None:
         """Shapes of what folding will give."""
-        if self._base is None:
+        if self._base_folder is None:
             raise UserError(
                 f"{self.name} belongs to DoRA, which rescales the rows of the base: give the base to fold it, "
                 "model=local model.path=BASE (in Python base=BASE)"
             )
+        self._base = BaseWeights(self._base_folder)
         for module in self._magnitudes:
             info = self.modules.get(module)
             if info is None or info.kind != "linear" or len(info.in_shape) > 1:
@@ -193,13 +195,13 @@ def open_adapter(source: str | Path, revision: str | None = None, base: str | Pa
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
-        return Adapter(folder, folder.name, None if base is None else BaseWeights(base))
+        return Adapter(folder, folder.name, base)
     text = str(source)
     if not is_hub_id(text):
         raise UserError(f"adapter {text} is neither a folder nor a hub id like owner/name")
     try:
         found = snapshot(text, [CONFIG_NAME, "adapter_model*.safetensors", INDEX_NAME], revision)
-        return Adapter(found, text, None if base is None else BaseWeights(base))
+        return Adapter(found, text, base)
     except UserError as problem:
         raise UserError(f"adapter {text} cannot be fetched from the hub: {problem}") from None
 

@@ -42,6 +42,8 @@ class LoraLegoConfig(MergeRule, BenchmarkSettings):
     """With adapters: one JSONL file per adapter with `prompt` and `completion`, asked of `model`; empty skips it."""
     data_limit: int | None = None
     """Rows read per file."""
+    calibration: str | None = None
+    """With adapters: texts (.txt or .jsonl) run through `model`, to merge in the metric of the modules' outputs."""
     spread_seeds: int = 2
     """With adapters and method=lego: merge again with as many other seeds and report the difference; 0 skips it."""
     extra: str = choice("same", EXTRA_RULES)
@@ -79,6 +81,11 @@ def validate_files(config: Config[LoraLegoConfig]) -> None:
             raise UserError(f"task.data: {path} is no file")
     if task.data and not getattr(config.model, "path", None):
         raise UserError("task.data asks a model: set model=local model.path=DIR (or a hub model), or drop task.data")
+    if task.calibration is not None:
+        if not Path(task.calibration).is_file():
+            raise UserError(f"task.calibration: {task.calibration} is no file")
+        if not getattr(config.model, "path", None):
+            raise UserError("task.calibration runs a model: set model=local model.path=DIR, or drop task.calibration")
     if task.data_limit is not None:
         check_range("task.data_limit", task.data_limit, 1)
     if config.model.kind == "causal_lm" and config.model.path:
@@ -94,6 +101,8 @@ def validate_benchmark(config: Config[LoraLegoConfig]) -> None:
     task = config.task
     if task.data:
         raise UserError("task.data belongs to task.adapters; the benchmarks bring their own questions")
+    if task.calibration:
+        raise UserError("task.calibration belongs to task.adapters; experiment=lora_lego/pareto calibrates by itself")
     if task.weights:
         raise UserError("task.weights belongs to task.adapters; the benchmarks weight all adapters alike")
     if not LORA_STUDIES[task.study].trains:

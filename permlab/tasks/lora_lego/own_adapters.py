@@ -6,13 +6,19 @@ import statistics
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from permlab.adapters import Adapter, AdapterSource, applied, open_adapter, plan_ranks, write_merge
 from permlab.adapters.completions import completion_score, read_questions
 from permlab.adapters.diagnostics import module_rows, seed_spread
+from permlab.adapters.dora import folded_text
 from permlab.adapters.files import open_adapters
+from permlab.adapters.interference import overlap_rows, predicted_error
 from permlab.adapters.merge_rule import rule_of
+from permlab.adapters.moments import Moments, input_moments
 from permlab.config import Config
 from permlab.runs.run import Run
 from permlab.seeding import derived_seed
@@ -24,7 +30,7 @@ if TYPE_CHECKING:
 
 def describe(config: Config[LoraLegoConfig]) -> dict[str, str]:
     """Lines of a dry run: what is merged, and its ranks, from the file headers."""
-    adapters = open_adapters(config.task.adapters)
+    adapters = open_adapters(config.task.adapters, base_of(config))
     ranks = plan_ranks(adapters, rule_of(config.task))
     inputs = [
         f"{a.name} ({len(a.modules)} modules, rank {_ranks(i.rank for i in a.modules.values())})" for a in adapters
@@ -35,17 +41,24 @@ def describe(config: Config[LoraLegoConfig]) -> dict[str, str]:
     }
 
 
+def base_of(config: Config[LoraLegoConfig]) -> str | None:
+    """Folder of the base, with which DoRA adapters are folded; None where no local model is given."""
+    path = getattr(config.model, "path", None)
+    return path if path and Path(path).is_dir() else None
+
+
 def merge_own(config: Config[LoraLegoConfig], run: Run) -> None:
     """Merge into artifacts/adapter, tabulate the modules, and score when there are questions."""
     task = config.task
-    adapters = open_adapters(task.adapters)
+    adapters = open_adapters(task.adapters, base_of(config))
     bases = {str(a.settings.raw.get("base_model_name_or_path")) for a in adapters}
     if len(bases) > 1:
         run.say(
             f"the adapters name different base models ({', '.join(sorted(bases))}); their shapes agree, so they merge"
         )
     rule, seed = rule_of(task), config.seed
-    total = len(plan_ranks(adapters, rule))
+    total = len({module for adapter in adapters for module in adapter.modules})
+    moments = calibrated(config, adapters)
     questions = [read_questions(path, task.data_limit) for path in task.data]
     start = time.perf_counter()
     with run.progress(f"{task.method}: merging {len(adapters)} adapters", total) as bar:
@@ -55,14 +68,27 @@ def merge_own(config: Config[LoraLegoConfig], run: Run) -> None:
             run.check_stop()
 
         out = run.artifact("adapter")
-        merged = write_merge(out, adapters, rule, seed=seed, extra=task.extra, device=run.device, progress=show)
+        merged = write_merge(
+            out, adapters, rule, seed=seed, extra=task.extra, device=run.device, progress=show, moments=moments
+        )
     seconds = time.perf_counter() - start
     written = open_adapter(out)
+    for adapter in adapters:
+        if adapter.kept:
+            run.say(folded_text(adapter.name, adapter.kept))
     rows = module_rows(adapters, written, merged.reports)
     run.table("modules", rows, title="Merged modules", show=len(rows) <= 30)
     run.say(f"merged {total} modules of {len(adapters)} adapters in {seconds:.1f} s: {out}")
     numbers = {"modules": total, "adapters": len(adapters), "seconds_merging": seconds}
     numbers["norm_ratio"] = statistics.fmean(row["norm_ratio"] for row in rows)
+    if len(adapters) > 1:
+        run.table("interference", overlap_rows(adapters), show=False)
+        error = predicted_error(written, adapters, [moments] * len(adapters) if moments else None)
+        numbers["predicted_error"] = error
+        run.say(
+            f"predicted error {error:.2f}: the merge changes the updates by this share of their squares (0: none, "
+            "1: as much as leaving an adapter out); tables/interference.csv says where they overlap"
+        )
     if merged.reports:
         numbers["mixed_share"] = statistics.fmean(report.mixed_share for report in merged.reports.values())
     if merged.reports and task.spread_seeds:
@@ -74,6 +100,25 @@ def merge_own(config: Config[LoraLegoConfig], run: Run) -> None:
     run.summary(**numbers)
     if questions:
         ask_all(config, run, adapters, written, questions)
+
+
+def calibrated(config: Config[LoraLegoConfig], adapters: Sequence[Adapter]) -> dict[str, Moments] | None:
+    """Second moments of the modules' inputs on `task.calibration`, from one pass of the model; None without it."""
+    path = config.task.calibration
+    if path is None:
+        return None
+    from permlab.data.texts.jsonl import read_jsonl
+    from permlab.hardware import check_memory, resolve_device, resolve_dtype
+    from permlab.models.causal_lm import load_causal_lm
+
+    modules = {name: info for adapter in adapters for name, info in adapter.modules.items()}
+    check_memory("the calibration", 8.0 * sum(info.d_in**2 for info in modules.values()), config.hardware)
+    texts = [example.text for example in read_jsonl(path, on_bad_row="skip").examples][: config.task.data_limit]
+    device = resolve_device(config.hardware)
+    model, tokenizer = load_causal_lm(config.model, [], resolve_dtype(config.hardware), device, config.seed)
+    limit = min(512, int(getattr(model.config, "max_position_embeddings", 512)))
+    rows = [torch.tensor(tokenizer(text)["input_ids"][:limit])[None] for text in texts]
+    return input_moments(model.eval(), modules, [(ids, torch.ones_like(ids)) for ids in rows if ids.numel()])
 
 
 def ask_all(

@@ -31,6 +31,11 @@ LORA_STUDIES = Table(
         ),
         LoraStudyRow("prune", "one adapter, fewer ranks", target="permlab.tasks.lora_lego.studies:study_pruning"),
         LoraStudyRow(
+            "pareto",
+            "score and energy kept against the parameters of a merge",
+            target="permlab.tasks.lora_lego.pareto:study_pareto",
+        ),
+        LoraStudyRow(
             "real",
             "six adapters on a base pretrained on other text: in domain, mixed, out of domain",
             target="permlab.tasks.lora_lego.real:study_real",
