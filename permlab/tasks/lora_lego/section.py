@@ -24,6 +24,12 @@ TITLES = {
     "norms": "Norm of the merged update over the mean norm of the inputs",
     "seeds": "Five k-means seeds: difference of the merged update",
     "modules": "Merged modules",
+    "in_domain": "In domain: each task told, its questions under the merge of all adapters; means over tasks",
+    "mixed": "Mixed: the questions of all tasks in one list, no task told",
+    "out_of_domain": "Out of domain: tasks whose own adapter is left out of the merge, and files of one's own",
+    "leads": "LEGO as in the paper minus its rivals, questions answered exactly, 95 % interval over seeds",
+    "interference": "Interference by type of module: cosines, and the energy in each other's subspaces",
+    "pareto": "Score and energy of the sum against parameters, with the bound of Eckart and Young",
 }
 FIGURES = {
     "methods_*": "Score of every method as a share of the single adapters",
@@ -31,6 +37,9 @@ FIGURES = {
     "diagnostics": "LEGO's clusters against k: mixed clusters, norms, difference between k-means seeds",
     "pruning": "Score of one adapter cut to rank k",
     "gauges": "Error of the merge by gauge",
+    "domains": "Six adapters on a base pretrained on other text: questions answered exactly in three domains",
+    "interference": "Drift of each layer, predicted error by type of module, predicted against measured loss",
+    "pareto": "Score and energy of the sum against the parameters of a merge",
 }
 
 
@@ -60,7 +69,7 @@ def blocks(collection: Collection, out: Output) -> list[Block]:
 
 def methods(scores: list[Row]) -> list[Row]:
     """Mean and spread of every method over (run, repeat): the rows of `scores.csv` of all runs of a group."""
-    scored = [row for row in scores if "scale_rule" in row]
+    scored = [row for row in scores if "scale_rule" in row and "domain" not in row]
     keys = ("regime", "adapters", "method", "scale_rule")
     table = []
     for (regime, adapters, method, rule), members in grouped(scored, keys).items():
