@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from permlab.config import Config
@@ -18,6 +19,12 @@ VOCABULARY, LENGTH = 2048, 16
 """At most, in the questions of the benchmarks."""
 
 
+def local_base(config: Config[LoraLegoConfig]) -> str | None:
+    """Folder of the base, with which DoRA adapters are folded; None where no local model is given."""
+    path = getattr(config.model, "path", None)
+    return path if path and Path(path).is_dir() else None
+
+
 def merging_needs(config: Config[LoraLegoConfig]) -> Footprint | None:
     """Return what merging adapters of the user takes, or None where one is on the hub."""
     from permlab.adapters.files import open_adapters
@@ -25,16 +32,20 @@ def merging_needs(config: Config[LoraLegoConfig]) -> Footprint | None:
 
     if any(look_for(path) == "on the hub" for path in config.task.adapters):
         return None
-    stored = float(sum(adapter.n_bytes() for adapter in open_adapters(config.task.adapters)))
+    adapters = open_adapters(config.task.adapters, local_base(config))
+    stored = float(sum(adapter.n_bytes() for adapter in adapters))
     parts = {"adapters": stored, "merging": (COPIES - 1) * stored}
-    if config.task.data:
+    if config.task.calibration:
+        widths = {name: info.d_in for adapter in adapters for name, info in adapter.modules.items()}
+        parts["calibration"] = 8.0 * sum(width**2 for width in widths.values())
+    if config.task.data or config.task.calibration:
         from permlab.models.needs import asking_bytes, shape_of
 
         shape = shape_of(config.model)
         if shape is None:
             return None
         parts |= {"model": 4.0 * shape.parameters, **asking_bytes(shape, 16, 512)}
-    return Footprint(sum(parts.values()), parts, TRAINING if config.task.data else MERGING)
+    return Footprint(sum(parts.values()), parts, TRAINING if "model" in parts else MERGING)
 
 
 def training_needs(config: Config[LoraLegoConfig]) -> Footprint | None:
@@ -44,7 +55,9 @@ def training_needs(config: Config[LoraLegoConfig]) -> Footprint | None:
     from permlab.tasks.lora_lego.table import LORA_STUDIES
 
     task = config.task
-    shape = shape_of(config.model, VOCABULARY) if LORA_STUDIES[task.study].trains else None
+    study = LORA_STUDIES[task.study]
+    # A study that reads files has a base of its own, of a few megabytes.
+    shape = shape_of(config.model, VOCABULARY) if study.trains and not study.needs else None
     if shape is None:
         return None
     base, adapter = schedules(task)

@@ -6,7 +6,6 @@ import statistics
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +22,7 @@ from permlab.config import Config
 from permlab.runs.run import Run
 from permlab.seeding import derived_seed
 from permlab.tables import Row
+from permlab.tasks.lora_lego.needs import local_base
 
 if TYPE_CHECKING:
     from permlab.tasks.lora_lego import LoraLegoConfig
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def describe(config: Config[LoraLegoConfig]) -> dict[str, str]:
     """Lines of a dry run: what is merged, and its ranks, from the file headers."""
-    adapters = open_adapters(config.task.adapters, base_of(config))
+    adapters = open_adapters(config.task.adapters, local_base(config))
     ranks = plan_ranks(adapters, rule_of(config.task))
     inputs = [
         f"{a.name} ({len(a.modules)} modules, rank {_ranks(i.rank for i in a.modules.values())})" for a in adapters
@@ -41,16 +41,10 @@ def describe(config: Config[LoraLegoConfig]) -> dict[str, str]:
     }
 
 
-def base_of(config: Config[LoraLegoConfig]) -> str | None:
-    """Folder of the base, with which DoRA adapters are folded; None where no local model is given."""
-    path = getattr(config.model, "path", None)
-    return path if path and Path(path).is_dir() else None
-
-
 def merge_own(config: Config[LoraLegoConfig], run: Run) -> None:
     """Merge into artifacts/adapter, tabulate the modules, and score when there are questions."""
     task = config.task
-    adapters = open_adapters(task.adapters, base_of(config))
+    adapters = open_adapters(task.adapters, local_base(config))
     bases = {str(a.settings.raw.get("base_model_name_or_path")) for a in adapters}
     if len(bases) > 1:
         run.say(
@@ -108,11 +102,10 @@ def calibrated(config: Config[LoraLegoConfig], adapters: Sequence[Adapter]) -> d
     if path is None:
         return None
     from permlab.data.texts.jsonl import read_jsonl
-    from permlab.hardware import check_memory, resolve_device, resolve_dtype
+    from permlab.hardware import resolve_device, resolve_dtype
     from permlab.models.causal_lm import load_causal_lm
 
     modules = {name: info for adapter in adapters for name, info in adapter.modules.items()}
-    check_memory("the calibration", 8.0 * sum(info.d_in**2 for info in modules.values()), config.hardware)
     texts = [example.text for example in read_jsonl(path, on_bad_row="skip").examples][: config.task.data_limit]
     device = resolve_device(config.hardware)
     model, tokenizer = load_causal_lm(config.model, [], resolve_dtype(config.hardware), device, config.seed)
