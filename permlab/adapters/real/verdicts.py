@@ -23,9 +23,12 @@ def leads(scores: Sequence[Row]) -> list[Row]:
             part = [r for r in scores if (r["domain"], r["task"], r["scale_rule"]) == (domain, ALL, rule)]
             for line in paired(part, "method", PAPERS, "exact", on="seed"):
                 if line["method"] in BEATEN:
-                    low, high = line["low"], line["high"]
-                    found: Row = {"domain": domain, "rule": name, "against": line["method"], "lead": -line["exact"]}
-                    found |= {"low": None if high is None else -high, "high": None if low is None else -low}
+                    found: Row = {"domain": domain, "rule": name, "against": line["method"]}
+                    ends = {"lead": line["exact"], "low": line["high"], "high": line["low"]}
+                    # The other's lead turned round; equal counts differ in the last bits of their means.
+                    found |= {
+                        key: None if value is None else round(0.0 - value, 9) + 0.0 for key, value in ends.items()
+                    }
                     rows.append(found | {"seeds": line["pairs"], "above": _above(part, line["method"])})
     return rows
 
