@@ -1,0 +1,109 @@
+"""Questions in words and their scores: what is asked, how it is counted, who is said to lead."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from permlab.adapters.benchmark.questions import Questions
+from permlab.adapters.real.answers import answers_of
+from permlab.adapters.real.domains import ALL, IN, MIXED, with_totals
+from permlab.adapters.real.questions import FACT_TASKS, SENTENCE_TASKS, joined, questions_of_file, word_tasks
+from permlab.adapters.real.verdicts import BEATEN, PAPERS, leads
+from permlab.models.tokenizers import train_tokenizer
+
+WORDS = ["film", "plot", "who", "where", "dull", "bright", "river", "king", "slow", "new", "old", "red"]
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sentences")
+    for number, name in enumerate(
+        ("TREC.train", "TREC.test", "stsa.binary.train", "stsa.binary.test", "subj", "rt-polarity")
+    ):
+        suffix = ".all" if "stsa" not in name else ""
+        labels = 6 if "TREC" in name else 2
+        lines = [
+            f"{row % labels} {' '.join(WORDS[(row + number * step) % 12] for step in range(1, 4))} {number} {row}"
+            for row in range(40)
+        ]
+        (folder / f"{name}{suffix}").write_text("\n".join(lines))
+    tokenizer = train_tokenizer(
+        [
+            wording.told.format("x") + " " + " ".join(wording.labels)
+            for wording in {**SENTENCE_TASKS, **FACT_TASKS}.values()
+        ],
+        "bpe",
+        500,
+    )
+    return folder, tokenizer, word_tasks(folder, tokenizer, seed=0, asked=10, facts=8)
+
+
+def texts(tokenizer, questions: Questions) -> list[str]:
+    return [tokenizer.decode(row[row != 0], skip_special_tokens=True) for row in questions.ids]
+
+
+def test_tasks_are_told_or_not_and_nothing_that_is_asked_was_read(asked):
+    _, tokenizer, tasks = asked
+    assert [task.name for task in tasks] == ["TREC", "SST-2", "Subj", "MR", "people", "towns"]
+    for task in tasks:
+        told, untold = texts(tokenizer, task.told["test"]), texts(tokenizer, task.untold)
+        start = {**SENTENCE_TASKS, **FACT_TASKS}[task.name].told.split(" {}")[0].split()[0]
+        assert all(text.split()[0] == start for text in told)
+        assert all(text.split()[:2] == ["text", ":"] for text in untold)
+        known = set(texts(tokenizer, task.train))
+        # Facts are what is recalled; of sentences none may have been read.
+        assert set(told) <= known if task.name in FACT_TASKS else not set(told) & known
+        assert bool(task.told["test"].answer.any(dim=1).all())
+        first = task.told["test"].ids[0][task.told["test"].answer[0]][0]
+        assert int(first) in task.candidates.tolist()
+    every = joined(tasks, 5, seed=1)
+    assert len(every) == 30 and every.answer.any(dim=1).all()
+
+
+def test_a_file_of_ones_own_is_asked_by_its_labels(asked, tmp_path):
+    _, tokenizer, _ = asked
+    (tmp_path / "mine.txt").write_text("1 new film\n0 dull plot\n")
+    mine = questions_of_file(tmp_path / "mine.txt", tokenizer, None, 0)
+    assert mine.name == "mine" and all(text.startswith(" review") or text.startswith("review") for text in
+                                       texts(tokenizer, mine.told["test"]))  # fmt: skip
+
+
+def test_answers_are_counted_by_all_tokens_by_probability_and_among_candidates():
+    ids = torch.tensor([[9, 1, 2], [9, 3, 0]])
+    answer = torch.tensor([[False, True, True], [False, True, False]])
+    # Question one: first token right, second wrong; question two: another token wins, but not among the candidates.
+    probabilities = torch.tensor([[0, 0.6, 0.2, 0.2, 0], [0, 0.5, 0.3, 0.2, 0], [0.0, 0.1, 0.1, 0.3, 0.5]])
+    found = answers_of(probabilities, Questions(ids, answer), torch.tensor([1, 3]))
+    assert (found.exact, found.choice, found.count) == (0.0, 1.0, 2)
+    assert found.log_probability == pytest.approx((math.log(0.6) + math.log(0.3) + math.log(0.3)) / 2)
+    certain = torch.nn.functional.one_hot(torch.tensor([1, 2, 3]), 5).float()
+    assert answers_of(certain, Questions(ids, answer), torch.tensor([1, 3])).exact == 1.0
+
+
+def row(method: str, domain: str, task: str, exact: float, count: int = 10, seed: int = 0, rule: str = "1"):
+    scores = {"exact": exact, "choice": exact, "log_probability": -exact}
+    about = {"seed": seed, "method": method, "family": "lego", "scale_rule": rule, "scale": 1.0}
+    return about | {"domain": domain, "task": task, "left_out": None, "count": count} | scores
+
+
+def test_a_list_counts_its_questions_and_a_domain_its_tasks():
+    rows = [
+        row("m", domain, task, exact, count)
+        for domain in (IN, MIXED)
+        for task, exact, count in (("a", 1, 30), ("b", 0, 10))
+    ]
+    whole = {r["domain"]: r["exact"] for r in with_totals(rows) if r["task"] == ALL}
+    assert whole == {IN: 0.5, MIXED: 0.75}
+
+
+def test_leads_are_those_of_lego():
+    rows = []
+    for seed, ahead in enumerate((0.1, 0.2, 0.3)):
+        rows.append(row(PAPERS, IN, ALL, 0.5 + ahead, seed=seed))
+        rows += [row(rival, IN, ALL, 0.5, seed=seed) for rival in BEATEN]
+    for line in leads(rows):
+        assert line["lead"] == pytest.approx(0.2) and line["above"] == line["seeds"] == 3
+        assert line["low"] == pytest.approx(0.2 - 4.303 * 0.1 / 3**0.5, abs=1e-3) and line["high"] > line["lead"]
