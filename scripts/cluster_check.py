@@ -79,9 +79,10 @@ def compared(launcher: str, folder: Path, environment: dict[str, str], expected:
     began, count = time.monotonic(), 0
     for task, keys in SWEEPS.items():
         root = folder / launcher / task
-        done = permlab([*keys, *LAUNCHERS[launcher], f"run.root={root}"], environment)
-        if done.returncode:
-            return f"{task}: exit {done.returncode}: {(done.stdout + done.stderr)[-600:]}"
+        if not list(root.glob("sweeps/*/comparison.csv")):  # in a folder that is given, what has ended is not run again
+            done = permlab([*keys, *LAUNCHERS[launcher], f"run.root={root}"], environment)
+            if done.returncode:
+                return f"{task}: exit {done.returncode}: {(done.stdout + done.stderr)[-600:]}"
         found = jobs(root)
         if expected.setdefault(task, found) != found:
             return f"{task}: other numbers than basic: {found} and {expected[task]}"
@@ -89,11 +90,24 @@ def compared(launcher: str, folder: Path, environment: dict[str, str], expected:
     return f"same numbers in {count} jobs, {time.monotonic() - began:.0f} s"
 
 
+def steps_for(seconds: float) -> int:
+    """Return how many training steps of `LONG` take so long on this machine as busy as it is now."""
+    from permlab.probes import Layout, Recipe, Training, Transformer
+
+    training = Training(Transformer(Layout.variant("scratch", n=6)), Recipe(target_mse=0), [0, 1])
+    training.train_step()
+    began = time.monotonic()
+    for _ in range(20):
+        training.train_step()
+    return max(100, 10 * int(2 * seconds / (time.monotonic() - began)))
+
+
 def disturbed(folder: Path, environment: dict[str, str], minutes: int, steps: int) -> str:
     """Run what is longer than its time limit on Slurm, requeue a job by hand; compare with an undisturbed sweep."""
-    plain, cut = folder / "undisturbed", folder / "requeued"
+    plain, cut, began = folder / "undisturbed", folder / "requeued", time.monotonic()
     long = [*LONG, f"task.train.steps={steps}"]
-    done = permlab([*long, f"run.root={plain}"], environment)
+    aside = [] if absent("joblib") else LAUNCHERS["joblib"]
+    done = permlab([*long, *aside, f"run.root={plain}"], environment)
     if done.returncode:
         return (done.stdout + done.stderr)[-600:]
     keys = ["hydra/launcher=submitit_slurm", f"hydra.launcher.timeout_min={minutes}", f"run.root={cut}"]
@@ -106,18 +120,20 @@ def disturbed(folder: Path, environment: dict[str, str], minutes: int, steps: in
     if going.returncode or not any(starts):
         return f"exit {going.returncode}, {starts} times resumed"
     same = jobs(plain) == jobs(cut)
-    return f"{'same' if same else 'OTHER'} numbers, one directory per job, {starts} times resumed"
+    told = f"{'same' if same else 'OTHER'} numbers, one directory per job, {starts} times resumed"
+    return f"{told}, {time.monotonic() - began:.0f} s"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join([*LAUNCHERS, "requeue"]))
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--minutes", type=int, default=2, help="time limit of the jobs that are longer")
-    parser.add_argument("--steps", type=int, default=2000, help="training steps of these jobs")
+    parser.add_argument("--minutes", type=int, default=1, help="time limit of the jobs that are longer")
+    parser.add_argument("--steps", type=int, help="training steps of these jobs; default: as many as take 50 seconds")
     chosen = parser.parse_args()
     folder = chosen.folder or Path(tempfile.mkdtemp(prefix="permlab-cluster-"))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
+    environment |= {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}  # Ray starts workers at niceness 15
     expected: dict[str, Any] = {}
     told: dict[str, str] = {}
     names = ["basic", *(name for name in chosen.only.split(",") if name not in ("basic", "requeue"))]
@@ -136,7 +152,8 @@ def main() -> int:
         told["requeue"] = f"skipped: {reason}"
         if not reason:
             with private_slurm() as around:
-                told["requeue"] = disturbed(folder, {**around, **environment}, chosen.minutes, chosen.steps)
+                steps = chosen.steps or steps_for(50.0 * chosen.minutes)
+                told["requeue"] = disturbed(folder, {**around, **environment}, chosen.minutes, steps)
         print(f"requeue  {told['requeue']}", flush=True)
     print(f"runs in {folder}")
     return 0 if all(text.startswith(("same", "skipped")) for text in told.values()) else 1

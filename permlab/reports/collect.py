@@ -25,7 +25,7 @@ from permlab.tables import is_number
 MARKERS = ("result.json", "config.yaml", "metrics.jsonl", "environment.json", "run.log")
 NAME = re.compile(r"\d{8}-\d{6}-\d{6}-[0-9a-f]{4}")
 """What run and sweep directories are called when the user did not name them."""
-STATUSES = ("done", "failed", "interrupted", "running")
+STATUSES = ("done", "failed", "interrupted", "running", "pruned")
 DEEPEST = 6
 """Folders below a given one that are searched."""
 

@@ -13,7 +13,7 @@ from types import ModuleType
 
 from permlab import registry
 from permlab.errors import first_line
-from permlab.reports import generic
+from permlab.reports import generic, search
 from permlab.reports.aggregate import repeated
 from permlab.reports.collect import RunRecord
 from permlab.reports.collection import Collection, collections, words
@@ -45,6 +45,7 @@ def task_section(task: str, runs: Sequence[RunRecord], out: Output) -> Section:
         child = Section(anchor("part", task, collection.name), collection.title, short=collection.short)
         child.blocks += guarded(collection, lambda c: headline(c, out))
         child.blocks += guarded(collection, lambda c: sweep_figures(c, out))
+        child.blocks += guarded(collection, lambda c: search.blocks(c, out))
         child.blocks += guarded(collection, lambda c: module.blocks(c, out))
         child.blocks += guarded(collection, lambda c: closing(c, out))
         section.children.append(child)

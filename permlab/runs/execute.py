@@ -23,6 +23,7 @@ from permlab.runs.environment import describe_environment
 from permlab.runs.intact import check_intact
 from permlab.runs.outcome import Outcome
 from permlab.runs.preparation import end_processes, prepare_process, threads_of, trains_together
+from permlab.runs.pruning import Pruned
 from permlab.runs.readiness import refuse
 from permlab.runs.run import RESERVE, Run, RunLostError
 from permlab.runs.signals import listening
@@ -201,6 +202,11 @@ def carry_out(config: Config[TaskSettings], path: Path, resumed: bool, lent: Loc
             exit_code = 2
             conclude(run, "failed", str(error))
             return Outcome(path, "refused", 2, str(error))
+        except Pruned as error:
+            exit_code = 0
+            conclude(run, "pruned", str(error))
+            LOGGER.info("%s", error)
+            return Outcome(path, "pruned", 0, str(error))
         except DivergedError as error:
             kept = run.last_kept
             good = f"the last good checkpoint is {kept}" if kept else "there is no checkpoint from before"

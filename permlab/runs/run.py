@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config, TaskSettings
 from permlab.errors import UserError, first_line
+from permlab.runs import pruning
 from permlab.runs.console import LOGGER, Progress, print_table
 from permlab.runs.environment import peak_rss_mb
 from permlab.runs.signals import StopRequest
@@ -89,11 +90,12 @@ class Run:
     # ---- numbers, tables, figures -------------------------------------------------------------------------------
 
     def log(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Append one line to metrics.jsonl, then mirror it."""
+        """Append one line to metrics.jsonl, then mirror it; a search may end the job here (`runs.pruning`)."""
         line = {**({} if step is None else {"step": step}), **finite(metrics)}
         self._metrics_file.write(json.dumps(line) + "\n")
         self._metrics_file.flush()
         self.tracker.log(line, step)
+        pruning.report(line, step)
 
     def logged(self) -> list[dict[str, Any]]:
         """Return every line logged so far, also those from before a resume."""

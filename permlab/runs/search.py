@@ -11,23 +11,29 @@ from __future__ import annotations
 import itertools
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.plugins.sweeper import Sweeper
 
 from permlab import figures
 from permlab.errors import UserError
-from permlab.runs.sweep import FINISHED, read_job
+from permlab.runs.pruning import check_pruner
+from permlab.runs.sweep import FINISHED, PRUNED, noted, read_job
 from permlab.runs.sweep_values import expansion, sweep_values
 from permlab.storage.files import save_figure, write_csv
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NAME = "hydra_plugins.permlab.Search"
 """Hydra instantiates plugins of this package only; conf/hydra/sweeper/optuna.yaml names it."""
 STUDY = "study.db"
 ASKED = "search.json"
+STARTS = 4
+"""Jobs that are drawn at random before the sampler learns from them: searches of training runs are short."""
 MOST_VALUES = 1000
 """Of one key that is searched over a list."""
 
@@ -47,6 +53,9 @@ def check_search(parsed: Sequence[Any], multirun: bool, objective: str | None) -
         raise UserError("a search needs run.objective=METRIC (the most), or run.objective=-METRIC (the least)")
     for each in searched:
         distribution(each)
+    for each in parsed:
+        if each.key_or_group == "hydra.sweeper.pruner":
+            check_pruner(str(each.value()))
 
 
 def ends(parsed: Sequence[Any]) -> list[list[str]]:
@@ -92,8 +101,8 @@ def earlier(root: Path, overrides: Sequence[str]) -> Path | None:
 class Search(Sweeper):
     """Hydra's sweeper: asks the study for jobs, has them launched, tells it what came of them."""
 
-    def __init__(self, trials: int, at_once: int, seed: int) -> None:
-        self.trials, self.at_once, self.seed = trials, at_once, seed
+    def __init__(self, trials: int, at_once: int, seed: int, pruner: str = "none") -> None:
+        self.trials, self.at_once, self.seed, self.pruner = trials, at_once, seed, pruner
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
         """Make the launcher."""
@@ -123,6 +132,9 @@ class Search(Sweeper):
             jobs = [[*fixed, *(f"{key}={value}" for key, value in each.items())] for each in drawn]
             launcher.launch(jobs, initial_job_idx=numbers[0])
             for number in numbers:
+                if noted(sweep, number).get("status") == PRUNED:
+                    study.tell(number, state=TrialState.PRUNED)
+                    continue
                 value = measured(sweep, number, objective.removeprefix("-"))
                 study.tell(number, value, state=TrialState.FAIL if value is None else TrialState.COMPLETE)
 
@@ -152,7 +164,7 @@ def open_study(sweep: Path, objective: str, seed: int = 0) -> Any:
         load_if_exists=True,
     )
     # A sampler that goes on with the seed it began with would draw again what it drew first.
-    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
+    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials), n_startup_trials=STARTS)
     return study
 
 
@@ -168,25 +180,35 @@ def close_search(sweep: Path, objective: str) -> None:
     write_csv(sweep / "search.csv", rows)
     if len(done) < 2:
         return
-    better = min if objective.startswith("-") else max
-    best = list(itertools.accumulate((float(each.value) for each in done), better))
-    figure, ax = figures.new()
-    ax.plot(
-        [each.number for each in done], [each.value for each in done], "o", markersize=3, color=figures.PALETTE["sky"]
-    )
-    ax.step([each.number for each in done], best, where="post", color=figures.PALETTE["blue"])
-    ax.set_xlabel("job")
-    ax.set_ylabel(objective.removeprefix("-"))
-    save_figure(sweep / "figures", "search_history", figure)
+    save_figure(sweep / "figures", "search_history", history(rows, objective))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         shares = get_param_importances(study) if len({each.value for each in done}) > 1 else {}
     write_csv(sweep / "importance.csv", [{"key": key, "importance": share} for key, share in shares.items()])
     if shares:
-        figure, ax = figures.new()
-        ax.barh(list(shares)[::-1], list(shares.values())[::-1], color=figures.PALETTE["blue"])
-        ax.set_xlabel("share of the variance")
-        save_figure(sweep / "figures", "search_importance", figure)
+        save_figure(sweep / "figures", "search_importance", importance(shares))
+
+
+def history(rows: Sequence[Mapping[str, Any]], objective: str) -> Figure:
+    """Draw the objective of every finished job, and the best so far."""
+    name, better = objective.removeprefix("-"), min if objective.startswith("-") else max
+    told = [(row["job"], float(row[name])) for row in rows if row[name] is not None]
+    jobs, values = [job for job, _ in told], [value for _, value in told]
+    figure, ax = figures.new()
+    ax.plot(jobs, values, "o", markersize=3, color=figures.PALETTE["sky"], label="a job")
+    ax.step(jobs, list(itertools.accumulate(values, better)), where="post", color=figures.PALETTE["blue"], label="best")
+    ax.set_xlabel("job")
+    ax.set_ylabel(name)
+    ax.legend()
+    return figure
+
+
+def importance(shares: Mapping[str, float]) -> Figure:
+    """Draw the share of the variance that every key explains."""
+    figure, ax = figures.new()
+    ax.barh(list(shares)[::-1], list(shares.values())[::-1], color=figures.PALETTE["blue"])
+    ax.set_xlabel("share of the variance")
+    return figure
 
 
 def register() -> None:

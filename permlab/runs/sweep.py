@@ -22,6 +22,8 @@ from permlab.storage.locks import hold, holder
 from permlab.tables import number_columns, spread
 
 FINISHED = ("done", "skipped")
+PRUNED = "pruned"
+"""A job of a search that was ended early because others do better: no failure, and nothing to compare."""
 TABLE_SECONDS = 10.0
 """Between two tables of a sweep that is going: each reads the results of all its jobs."""
 
@@ -157,7 +159,7 @@ def close_sweep(
     best = best_job(groups, objective or str(getattr(task, "OBJECTIVE", "")))
     if best:
         console().print(best, markup=False)
-    failed = [note for note in notes if note["status"] not in FINISHED]
+    failed = [note for note in notes if note["status"] not in (*FINISHED, PRUNED)]
     for note in failed:
         console().print(f"job {note['job']} {note['status']}: {note['message']} ({note['directory']})", markup=False)
     return 1 if failed or len(notes) < len(expected) else 0

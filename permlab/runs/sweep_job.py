@@ -18,6 +18,7 @@ from permlab.runs import signals, supervisor
 from permlab.runs.console import console
 from permlab.runs.execute import resume, start
 from permlab.runs.outcome import Outcome
+from permlab.runs.pruning import reporting
 from permlab.runs.sweep import begin_job, note_job, noted, unfinished
 from permlab.storage.locks import STALE_SECONDS, holder
 
@@ -52,7 +53,8 @@ class SweepJob:
             self.join(config, number)
             return
         console().print(f"job {number}: {' '.join(f'{k}={v}' for k, v in varied.items())}", markup=False)
-        outcome = self.carried_out(config, number, varied)
+        with reporting(sweep, number, hydra.get("sweeper") or {}, config.run.objective):
+            outcome = self.carried_out(config, number, varied)
         note_job(sweep, number, varied, outcome)
         if outcome.status == "interrupted":
             self.hand_back(number, varied, outcome)

@@ -99,3 +99,41 @@ def test_what_cannot_be_searched_is_refused(keys, said):
 def test_without_a_search_an_interval_is_refused_with_the_way_to_one():
     with pytest.raises(UserError, match="hydra/sweeper=optuna"):
         plan_jobs(["task=ntk", "task.target=interval(0.5,0.9)"], True)
+
+
+@pytest.mark.slow
+def test_a_job_that_does_worse_than_those_before_is_pruned(permlab, tmp_path):
+    """Probes that learn nothing (a rate of 1e-9) are ended early; the table says so, and the search goes on."""
+    from tiny_runs import overrides
+
+    keys = overrides("inverse_permutation", "task.train.steps=40", "task.target_mse=0", "hydra.sweeper.pruner=median")
+    keys = [each for each in keys if not each.startswith("task.train.steps=20")]
+    rates = "task.train.learning_rate=choice(0.05,0.06,1e-9)"
+    more = ["hydra/sweeper=optuna", "hydra.sweeper.trials=12", "run.objective=-test_mse", rates]
+    done = permlab("-m", *keys, *more)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    rows = [line.split(",") for line in (sweep / "jobs.csv").read_text().splitlines()[1:]]
+    pruned = [row for row in rows if "pruned" in row]
+    assert len(rows) == 12 and "1e-09" in {row[1] for row in pruned} <= {"1e-09", "0.05"}
+    study = open_study(sweep, "-test_mse")
+    states = [trial.state.name for trial in study.trials]
+    assert states.count("PRUNED") == len(pruned) and states.count("COMPLETE") == 12 - len(pruned)
+    assert all(len(trial.intermediate_values) < 8 for trial in study.trials if trial.state.name == "PRUNED")
+    assert float(study.best_params["task.train.learning_rate"]) == 0.06
+
+
+def test_an_unknown_pruner_is_refused():
+    keys = ["hydra/sweeper=optuna", "task.target=interval(0.5,0.9)", "run.objective=-ensemble_size"]
+    with pytest.raises(UserError, match=r"hydra\.sweeper\.pruner.*median"):
+        plan_jobs(["task=ntk", *keys, "hydra.sweeper.pruner=medium"], True)
+
+
+def test_a_study_that_cannot_be_reached_costs_no_run(tmp_path, caplog):
+    from permlab.runs.pruning import Trial
+
+    trial = Trial.__new__(Trial)
+    trial.metric, trial.trial = "loss", None
+    trial.report({"loss": 1.0}, 3)
+    trial.report({"loss": 1.0}, 4)
+    assert trial.metric == ""

@@ -15,7 +15,7 @@ from permlab.tasks.merge.settings import MergeConfig
 
 IMAGE_LIBRARIES, TEXT_LIBRARIES = 420e6, 620e6
 """Resident bytes of Python and what a merge loads, with networks of no size: image classifiers, language models."""
-STATES = 17
+STATES = 20
 """Networks of one size at the fullest moment of a pair: both, what is trained or merged of them, cost matrices."""
 
 
