@@ -37,7 +37,9 @@ CASES: dict[str, tuple[str, ...]] = {
     "merge": ("task=merge", "model.width=2048", "task.train.epochs=1", "task.points=3"),
     "lora_lego": (
         "task=lora_lego", "task.train.base_steps=3", "task.train.adapter_steps=3", "task.counts=[2]",
-        "task.scales=[1.0]", "task.sweep=[1.0]", *WIDE,
+        "task.scales=[1.0]", "task.sweep=[1.0]", "task.train.base_batch=64", "model.scratch.hidden_size=512",
+        "model.scratch.layers=6", "model.scratch.heads=8", "model.scratch.kv_heads=8",
+        "model.scratch.intermediate_size=1024",
     ),
 }  # fmt: skip
 COMMON = ("tracker=none", "hardware=cpu", "hardware.threads=1")

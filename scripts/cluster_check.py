@@ -14,15 +14,19 @@ import argparse
 import csv
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from private_slurm import missing, private_slurm
+from private_slurm import free_ports, missing, private_slurm
 from tiny_runs import overrides
 
 SWEEPS = {
@@ -32,14 +36,16 @@ SWEEPS = {
 }
 LAUNCHERS = {
     "basic": [],
-    "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+    "joblib": ["hardware=joblib", "hardware.jobs=2"],
     "local": ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=20"],
-    "slurm": ["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=20"],
-    "ray": ["hydra/launcher=ray"],
+    "slurm": ["hardware=slurm", "hardware.minutes=20", "hardware.cpus=1", "hardware.partition=main"],
+    "ray": ["hardware=ray", "hardware.gpus=0.5", "+hydra.launcher.ray.init.runtime_env.env_vars.PERMLAB_MARK=here"],
 }
+ON_CPU = ["hardware.device=cpu", "hardware.dtype=float32", "hardware.threads=1"]
 MODULES = {"joblib": "joblib", "local": "submitit", "slurm": "submitit", "ray": "ray"}
 LONG = [*("task=inverse_permutation", "task.n=6", "task.seeds=2", "task.target_mse=0", "tracker=none", "seed=0,1")]
 LONG += ["hardware=cpu", "hardware.threads=1", "run.checkpoint_seconds=5"]
+ADDRESS = "PERMLAB_RAY_ADDRESS"
 CHANGING = ("seconds", "per_second", "rss")
 
 
@@ -74,13 +80,73 @@ def absent(launcher: str) -> str:
     return missing() if launcher == "slurm" else ""
 
 
+def through(launcher: str, keys: list[str], environment: dict[str, str]) -> list[str]:
+    """Return the keys of a sweep with those of its launcher, whose profile takes the place of hardware=cpu."""
+    own = [*LAUNCHERS[launcher], *([f"hardware.address={environment[ADDRESS]}"] if launcher == "ray" else [])]
+    if not any(each.startswith("hardware=") for each in own):
+        return [*keys, *own]
+    return [*(each for each in keys if each not in ("hardware=cpu", *ON_CPU)), *own, *ON_CPU]
+
+
+@contextmanager
+def private_ray() -> Iterator[dict[str, str]]:
+    """Start a Ray cluster of this machine, with two cores and a GPU that nobody uses; yield what names it."""
+    (port,) = free_ports(1)
+    program = Path(sys.executable).with_name("ray")
+    command = [str(program), "start", "--head", "--block", f"--port={port}", "--num-cpus=2", "--num-gpus=1"]
+    # Ray starts workers at niceness 15.
+    environment = {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    command += ["--include-dashboard=false", "--disable-usage-stats"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    head = subprocess.Popen(command, env={**os.environ, **environment}, start_new_session=True, **quiet)
+    try:
+        ends = time.monotonic() + 120
+        while time.monotonic() < ends and not answers(port):
+            time.sleep(0.5)
+        yield {**os.environ, **environment, ADDRESS: f"127.0.0.1:{port}"}
+    finally:
+        head.terminate()
+        try:
+            head.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(head.pid, signal.SIGKILL)
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
+
+
+def killed(folder: Path, environment: dict[str, str], steps: int) -> str:
+    """Kill a worker of Ray in the middle of its job: the job is started again and goes on in its directory."""
+    plain, cut, began = folder / "undisturbed", folder / "killed", time.monotonic()
+    long = [*LONG, f"task.train.steps={steps}"]
+    if not plain.exists():
+        permlab([*long, f"run.root={plain}"], environment)
+    keys = [*through("ray", long, environment), f"run.root={cut}"]
+    going = subprocess.Popen([sys.executable, "-m", "permlab", "-m", *keys], env=environment)
+    while going.poll() is None and not list(cut.glob("*/*/checkpoints/state-*.pt")):
+        time.sleep(0.5)
+    first = next(iter(cut.glob("*/*/checkpoints/state-*.pt")), None)
+    if first is not None:
+        holder = json.loads((first.parents[1] / "run.lock").read_text())
+        os.kill(int(holder["pid"]), signal.SIGKILL)
+    going.wait()
+    starts = [path.read_text().count(" resuming ") for path in cut.glob("*/*/run.log")]
+    if going.returncode or not any(starts):
+        return f"exit {going.returncode}, {starts} times resumed"
+    same = jobs(plain) == jobs(cut)
+    told = f"{'same' if same else 'OTHER'} numbers, one directory per job, {starts} times resumed"
+    return f"{told}, {time.monotonic() - began:.0f} s"
+
+
 def compared(launcher: str, folder: Path, environment: dict[str, str], expected: dict[str, Any]) -> str:
     """Run all sweeps through a launcher and compare them with what is expected, which `basic` fills."""
     began, count = time.monotonic(), 0
     for task, keys in SWEEPS.items():
         root = folder / launcher / task
         if not list(root.glob("sweeps/*/comparison.csv")):  # in a folder that is given, what has ended is not run again
-            done = permlab([*keys, *LAUNCHERS[launcher], f"run.root={root}"], environment)
+            done = permlab([*through(launcher, keys, environment), f"run.root={root}"], environment)
             if done.returncode:
                 return f"{task}: exit {done.returncode}: {(done.stdout + done.stderr)[-600:]}"
         found = jobs(root)
@@ -126,23 +192,22 @@ def disturbed(folder: Path, environment: dict[str, str], minutes: int, steps: in
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join([*LAUNCHERS, "requeue"]))
+    parser.add_argument("--only", default=",".join([*LAUNCHERS, "requeue", "killed"]))
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--minutes", type=int, default=1, help="time limit of the jobs that are longer")
     parser.add_argument("--steps", type=int, help="training steps of these jobs; default: as many as take 50 seconds")
     chosen = parser.parse_args()
     folder = chosen.folder or Path(tempfile.mkdtemp(prefix="permlab-cluster-"))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
-    environment |= {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}  # Ray starts workers at niceness 15
     expected: dict[str, Any] = {}
     told: dict[str, str] = {}
-    names = ["basic", *(name for name in chosen.only.split(",") if name not in ("basic", "requeue"))]
+    names = ["basic", *(name for name in chosen.only.split(",") if name not in ("basic", "requeue", "killed"))]
     for name in names:
         reason = absent(name)
         if reason:
             told[name] = f"skipped: {reason}"
-        elif name == "slurm":
-            with private_slurm() as around:
+        elif name in ("slurm", "ray"):
+            with private_slurm() if name == "slurm" else private_ray() as around:
                 told[name] = compared(name, folder, {**around, **environment}, expected)
         else:
             told[name] = compared(name, folder, environment, expected)
@@ -155,6 +220,14 @@ def main() -> int:
                 steps = chosen.steps or steps_for(50.0 * chosen.minutes)
                 told["requeue"] = disturbed(folder, {**around, **environment}, chosen.minutes, steps)
         print(f"requeue  {told['requeue']}", flush=True)
+    if "killed" in chosen.only:
+        reason = absent("ray")
+        told["killed"] = f"skipped: {reason}"
+        if not reason:
+            with private_ray() as around:
+                steps = chosen.steps or steps_for(50.0 * chosen.minutes)
+                told["killed"] = killed(folder, {**around, **environment}, steps)
+        print(f"killed   {told['killed']}", flush=True)
     print(f"runs in {folder}")
     return 0 if all(text.startswith(("same", "skipped")) for text in told.values()) else 1
 

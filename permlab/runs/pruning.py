@@ -11,7 +11,6 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from permlab.errors import check_choice, first_line
@@ -73,17 +72,17 @@ def report(metrics: Mapping[str, Any], step: int | None) -> None:
 
 
 @contextmanager
-def reporting(sweep: Path, number: int, sweeper: Mapping[str, Any], objective: str | None) -> Iterator[None]:
-    """Have what a job logs reach the study of its sweep, where that has one and prunes."""
-    name = str(sweeper.get("pruner") or "none")
-    if name == "none" or not objective:
-        yield
-        return
-    from permlab.runs.search import open_study
+def reporting(study: Any, number: int, pruner: str, metric: str) -> Iterator[None]:
+    """Have what a job logs reach its study.
 
-    study = open_study(sweep, objective)
-    study.pruner = pruner_of(name)
-    _going.append(Trial(study, number, objective.removeprefix("-")))
+    Args:
+        study: of Optuna, opened in this process.
+        number: of the job and its trial.
+        pruner: a name of `PRUNERS`.
+        metric: what the study goes by, under the name that it is logged by.
+    """
+    study.pruner = pruner_of(pruner)
+    _going.append(Trial(study, number, metric))
     try:
         yield
     finally:

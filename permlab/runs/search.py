@@ -12,6 +12,7 @@ import itertools
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from hydra.plugins.sweeper import Sweeper
 
 from permlab import figures
 from permlab.errors import UserError
-from permlab.runs.pruning import check_pruner
+from permlab.runs import pruning
 from permlab.runs.sweep import FINISHED, PRUNED, noted, read_job
 from permlab.runs.sweep_values import expansion, sweep_values
 from permlab.storage.files import save_figure, write_csv
@@ -55,7 +56,7 @@ def check_search(parsed: Sequence[Any], multirun: bool, objective: str | None) -
         distribution(each)
     for each in parsed:
         if each.key_or_group == "hydra.sweeper.pruner":
-            check_pruner(str(each.value()))
+            pruning.check_pruner(str(each.value()))
 
 
 def ends(parsed: Sequence[Any]) -> list[list[str]]:
@@ -143,6 +144,16 @@ class Search(Sweeper):
         while len(study.trials) < self.trials:
             room = min(self.at_once, self.trials - len(study.trials))
             run([study.ask(searched).number for _ in range(room)])
+
+
+def reporting(
+    sweep: Path, number: int, sweeper: Mapping[str, Any], objective: str | None
+) -> AbstractContextManager[None]:
+    """Have what a job logs reach the study of its sweep, where that has one and prunes."""
+    pruner = str(sweeper.get("pruner") or "none")
+    if pruner == "none" or not objective:
+        return nullcontext()
+    return pruning.reporting(open_study(sweep, objective), number, pruner, objective.removeprefix("-"))
 
 
 def measured(sweep: Path, number: int, metric: str) -> float | None:

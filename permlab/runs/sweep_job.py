@@ -18,7 +18,7 @@ from permlab.runs import signals, supervisor
 from permlab.runs.console import console
 from permlab.runs.execute import resume, start
 from permlab.runs.outcome import Outcome
-from permlab.runs.pruning import reporting
+from permlab.runs.search import reporting
 from permlab.runs.sweep import begin_job, note_job, noted, unfinished
 from permlab.storage.locks import STALE_SECONDS, holder
 
