@@ -96,6 +96,7 @@ def private_ray() -> Iterator[dict[str, str]]:
     command = [str(program), "start", "--head", "--block", f"--port={port}", "--num-cpus=2", "--num-gpus=1"]
     # Ray starts workers at niceness 15.
     environment = {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    environment["RAY_AUTH_MODE"] = "disabled"  # it listens here only, and tokens are of a user's other clusters
     command += ["--include-dashboard=false", "--disable-usage-stats"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     head = subprocess.Popen(command, env={**os.environ, **environment}, start_new_session=True, **quiet)

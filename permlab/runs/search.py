@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -125,7 +125,9 @@ class Search(Sweeper):
         config: Any = self.config
         sweep, objective = Path(config.hydra.sweep.dir), str(config.run.objective)
         launcher: Any = self.launcher
-        study = open_study(sweep, objective, self.seed)
+        study = open_study(sweep, objective)
+        # A sampler that goes on with the seed it began with would draw again what it drew first.
+        study.sampler = sampler_of(searched.values(), self.seed + len(study.trials))
 
         def run(numbers: Sequence[int]) -> None:
             # A job has the number of its trial: one that was begun goes on in its directory.
@@ -163,7 +165,20 @@ def measured(sweep: Path, number: int, metric: str) -> float | None:
     return None if value is None else float(value)
 
 
-def open_study(sweep: Path, objective: str, seed: int = 0) -> Any:
+def sampler_of(distributions: Iterable[Any], seed: int) -> Any:
+    """Return Optuna's sampler: a Gaussian process finds the best of a few numbers in the fewest jobs, else TPE."""
+    from optuna.distributions import CategoricalDistribution
+    from optuna.exceptions import ExperimentalWarning
+    from optuna.samplers import GPSampler, TPESampler
+
+    if any(isinstance(each, CategoricalDistribution) for each in distributions):
+        return TPESampler(seed=seed, n_startup_trials=STARTS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return GPSampler(seed=seed, n_startup_trials=STARTS)
+
+
+def open_study(sweep: Path, objective: str) -> Any:
     """Return the study of a sweep's folder, made where there is none."""
     import optuna
 
@@ -174,8 +189,6 @@ def open_study(sweep: Path, objective: str, seed: int = 0) -> Any:
         study_name="search",
         load_if_exists=True,
     )
-    # A sampler that goes on with the seed it began with would draw again what it drew first.
-    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials), n_startup_trials=STARTS)
     return study
 
 
