@@ -120,7 +120,7 @@ def answers(port: int) -> bool:
 
 def killed(folder: Path, environment: dict[str, str], steps: int) -> str:
     """Kill a worker of Ray in the middle of its job: the job is started again and goes on in its directory."""
-    plain, cut, began = folder / "undisturbed", folder / "killed", time.monotonic()
+    plain, cut, began = folder / f"undisturbed-{steps}", folder / "killed", time.monotonic()
     long = [*LONG, f"task.train.steps={steps}"]
     if not plain.exists():
         permlab([*long, f"run.root={plain}"], environment)
@@ -171,11 +171,11 @@ def steps_for(seconds: float) -> int:
 
 def disturbed(folder: Path, environment: dict[str, str], minutes: int, steps: int) -> str:
     """Run what is longer than its time limit on Slurm, requeue a job by hand; compare with an undisturbed sweep."""
-    plain, cut, began = folder / "undisturbed", folder / "requeued", time.monotonic()
+    plain, cut, began = folder / f"undisturbed-{steps}", folder / "requeued", time.monotonic()
     long = [*LONG, f"task.train.steps={steps}"]
     aside = [] if absent("joblib") else LAUNCHERS["joblib"]
-    done = permlab([*long, *aside, f"run.root={plain}"], environment)
-    if done.returncode:
+    done = None if plain.exists() else permlab([*long, *aside, f"run.root={plain}"], environment)
+    if done is not None and done.returncode:
         return (done.stdout + done.stderr)[-600:]
     keys = ["hydra/launcher=submitit_slurm", f"hydra.launcher.timeout_min={minutes}", f"run.root={cut}"]
     going = subprocess.Popen([sys.executable, "-m", "permlab", "-m", *long, *keys], env=environment)

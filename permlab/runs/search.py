@@ -34,7 +34,7 @@ NAME = "hydra_plugins.permlab.Search"
 STUDY = "study.db"
 ASKED = "search.json"
 STARTS = 4
-"""Jobs that are drawn at random before the sampler learns from them: searches of training runs are short."""
+"""Jobs that are drawn at random before the Gaussian process learns from them: searches of training runs are short."""
 MOST_VALUES = 1000
 """Of one key that is searched over a list."""
 
@@ -172,7 +172,7 @@ def sampler_of(distributions: Iterable[Any], seed: int) -> Any:
     from optuna.samplers import GPSampler, TPESampler
 
     if any(isinstance(each, CategoricalDistribution) for each in distributions):
-        return TPESampler(seed=seed, n_startup_trials=STARTS)
+        return TPESampler(seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         return GPSampler(seed=seed, n_startup_trials=STARTS)
