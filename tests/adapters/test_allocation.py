@@ -82,7 +82,7 @@ def test_whitened_svd_is_the_best_approximation_of_the_outputs():
             assert error < np.linalg.norm(exact - x @ plain.load(module).delta().double().numpy().T)
 
 
-@pytest.mark.parametrize("method", ["lego", "svd", "cat"])
+@pytest.mark.parametrize("method", [pytest.param("lego", marks=pytest.mark.slow), "svd", "cat"])
 def test_white_inputs_change_nothing(method):
     adapters = pair()
     rule = MergeRule(method) if method == "cat" else MergeRule(method, rank=3)
