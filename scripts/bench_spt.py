@@ -35,7 +35,7 @@ def bench_training(rounds: int, epochs: int) -> None:
     from permlab.models.causal_lm import load_causal_lm
     from permlab.models.causal_lm_config import CausalLMConfig
     from permlab.text import Hooks, OrderedTexts, Ordering, TrainingSettings, encoder, make_trainer
-    from permlab.text.training import Collator
+    from permlab.text.batches import Collator
     from permlab.threads import set_threads
 
     set_threads(None)

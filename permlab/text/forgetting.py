@@ -68,6 +68,8 @@ def own_text(
         tokens: of each, the first one included.
         seed: of the draws; the global generators stay as they are.
     """
+    if not sequences:
+        return []
     model.eval()
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     ids = torch.full((sequences, 1), int(start), device=model.device)

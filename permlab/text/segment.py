@@ -51,7 +51,8 @@ class Proposal:
 
 
 class Segmenter(Protocol):
-    """Proposes units for texts."""
+    """Proposes units for texts. One with a true attribute `blind` is not told, or checked by, what the data set knows:
+    names that come from the answers of a test are an oracle."""
 
     name: str
 
@@ -68,6 +69,7 @@ class SegmentedCorpus:
     or case taken back from the text, `merged` of them shortened to `max_units`. `fallback`: kept whole as one unit.
     `reasons`: failed texts by reason. `failures`: one line per failed text. `histogram`: units per text -> texts.
     `extra`: the segmenter's own counts (requests, answers from the cache). `seconds`: wall time of the proposals.
+    `known`: per text, the entities that the data set knows, or those that were found where it knows none.
     """
 
     segmenter: str
@@ -82,6 +84,7 @@ class SegmentedCorpus:
     histogram: dict[int, int] = field(default_factory=dict)
     extra: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    known: list[tuple[str, ...]] = field(default_factory=list)
 
     @property
     def mean_units(self) -> float:
@@ -91,14 +94,14 @@ class SegmentedCorpus:
 
     @property
     def name_isolated(self) -> float | None:
-        """Share of the entities in the texts that stand alone in a unit, up to punctuation; None without entities.
+        """Share of the known entities in the texts that stand alone in a unit, up to punctuation; None without any.
 
         A name in one unit with what is said of it never changes places with it.
         """
         alone = [
             any(strip_marks(unit) == entity for unit in example.units or ())
-            for example in self.examples
-            for entity in {normalise(each) for each in example.protected}
+            for example, known in zip(self.examples, self.known)
+            for entity in {normalise(each) for each in known}
             if find_spans(example.text, [entity])
         ]
         return sum(alone) / len(alone) if alone else None
@@ -146,7 +149,8 @@ def segment_corpus(
     reasons: Counter[str] = Counter()
     histogram: Counter[int] = Counter()
     for example, proposal in zip(examples, proposals, strict=True):
-        protected = tuple(dict.fromkeys((*example.protected, *proposal.entities)))
+        own = () if getattr(segmenter, "blind", False) else example.protected
+        protected = tuple(dict.fromkeys((*own, *proposal.entities)))
         units, reason = _settle(example, proposal, protected, result)
         if reason:
             reasons[reason.partition(":")[0]] += 1
@@ -165,6 +169,7 @@ def segment_corpus(
             result.merged += 1
         histogram[len(units)] += 1
         result.examples.append(replace(example, units=units, protected=protected))
+        result.known.append(example.protected or protected)
     result.reasons, result.histogram = dict(reasons.most_common()), dict(sorted(histogram.items()))
     return result
 

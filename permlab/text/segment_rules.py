@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from permlab.data.examples import Example
 from permlab.data.texts.rows import read_entities
-from permlab.errors import UserError, check_choice
+from permlab.errors import UserError
 from permlab.text.segment import Progress, Proposal
 from permlab.text.settings import SegmenterSettings, check_settings_file
+from permlab.text.table import ENTITY_SOURCES
 from permlab.text.units import cut_text, find_spans, split_by_spans
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ us was we were what when where whether which while who whom whose why will with 
 """
 FUNCTION_WORDS = frozenset(_LISTED.split())
 """English words that open a phrase or hold one together; the rule segmenter cuts before them."""
-ENTITY_SOURCES = ("auto", "protected", "list", "capitalised")
 _PARTICLES = frozenset(
     {"al", "bin", "da", "de", "del", "den", "der", "di", "dos", "du", "el", "la", "le", "van", "von", "y"}
 )
@@ -116,19 +116,20 @@ def _close(run: list[tuple[int, int, str]], text: str, inside: set[str]) -> list
 class EntitySegmenter:
     """Cuts each text before and after its entities.
 
-    Where the entities come from: `protected`, the example's own; `list`, the strings in `entities`; `capitalised`,
-    detection by `capitalised_spans`; `auto`, the example's own and the list together, and detection in texts that have
-    neither. They are protected in the result. A text without an entity is a mismatch.
+    Where the entities come from is a row of `ENTITY_SOURCES`: `protected`, the example's own; `list`, the strings in
+    `entities`; `capitalised`, detection by `capitalised_spans`, for which the example's own do not exist; `auto`, the
+    example's own and the list together, and detection in texts that have neither. They are protected in the result. A
+    text without an entity is a mismatch.
     """
 
     name = "entities"
 
     def __init__(self, entities: Sequence[str] = (), source: str = "auto") -> None:
-        check_choice("source", source, ENTITY_SOURCES)
-        if source == "list" and not entities:
+        self.source = ENTITY_SOURCES.check("source", source)
+        self.blind = not (self.source.known or self.source.listed)
+        if self.source.listed and not self.source.known and not entities:
             raise UserError("source=list needs entities: name a file with one entity per line")
         self.entities = frozenset(entity.strip() for entity in entities if entity.strip())
-        self.source = source
         self._first_words: dict[str, set[str]] = {}
         for entity in self.entities:
             self._first_words.setdefault(_WORD.findall(entity + " x")[0], set()).add(entity)
@@ -136,7 +137,7 @@ class EntitySegmenter:
     def propose(self, examples: Sequence[Example], *, seed: int, progress: Progress | None = None) -> list[Proposal]:
         """Return the units around each text's entities."""
         lower_case = frozenset[str]()
-        if self.source in ("auto", "capitalised"):
+        if self.source.detected != "never":
             lower_case = sentence_case_words(example.text for example in examples)
         proposals = []
         for index, example in enumerate(examples):
@@ -154,25 +155,34 @@ class EntitySegmenter:
     def _spans(self, example: Example, lower_case: frozenset[str]) -> list[tuple[int, int]]:
         """Return the offsets of one text's entities."""
         wanted: set[str] = set()
-        if self.source in ("auto", "protected"):
+        if self.source.known:
             wanted.update(example.protected)
-        if self.source in ("auto", "list"):  # only entities whose first word occurs: a long list stays fast
+        if self.source.listed:  # only entities whose first word occurs: a long list stays fast
             for word in set(_WORD.findall(example.text)) & self._first_words.keys():
                 wanted |= self._first_words[word]
         spans = find_spans(example.text, wanted)
-        if spans or self.source in ("protected", "list"):
+        if spans or self.source.detected == "never":
             return spans
         return capitalised_spans(example.text, lower_case)
 
 
 def make_entities(settings: SegmenterSettings, device: str, cache: str | None) -> EntitySegmenter:
     """For `SEGMENTERS`."""
-    return EntitySegmenter(read_entities(settings.entities) if settings.entities else ())
+    return EntitySegmenter(read_entities(settings.entities) if settings.entities else (), settings.source)
 
 
 def check_entities(settings: SegmenterSettings, data: DataRow, prefix: str) -> None:
-    """Check that a file with entities is there where one is named."""
+    """Check that a file with entities is there where one is named, and named where it is needed and used.
+
+    Raises:
+        UserError: naming the setting.
+    """
     check_settings_file(settings, "entities", prefix)
+    source = ENTITY_SOURCES[settings.source]
+    if settings.entities and not source.listed:
+        raise UserError(f"{prefix}source={source.name} reads no list: leave {prefix}entities out, or source=auto|list")
+    if source.listed and not source.known and not settings.entities:
+        raise UserError(f"{prefix}source={source.name} needs {prefix}entities=FILE, one entity per line")
 
 
 class RuleSegmenter:

@@ -194,6 +194,40 @@ SEGMENTERS = Table(
 
 
 @dataclass(frozen=True)
+class EntitySourceRow(Row):
+    """Where the segmenter `entities` takes its entities from.
+
+    Attributes:
+        known: those that the data set protects.
+        listed: those of the settings.
+        detected: capitalised spans: "never", "always", or "else" where there is none of the others in a text.
+    """
+
+    known: bool = False
+    listed: bool = False
+    detected: str = "never"
+
+
+ENTITY_SOURCES = Table(
+    "source of entities",
+    [
+        EntitySourceRow(
+            "auto",
+            "the data set's own and the list, and capitalised spans in texts without",
+            known=True,
+            listed=True,
+            detected="else",
+        ),
+        EntitySourceRow("protected", "those that the data set knows", known=True),
+        EntitySourceRow("list", "the file task.segmenter.entities alone", listed=True),
+        EntitySourceRow(
+            "capitalised", "capitalised spans of the training texts, whatever the data set knows", detected="always"
+        ),
+    ],
+)
+
+
+@dataclass(frozen=True)
 class MismatchRow(Row):
     """What happens to a text whose proposed units do not give it back.
 

@@ -22,9 +22,11 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from permlab import ranks
 from permlab.diverged import check_losses, check_weights
+from permlab.errors import UserError
 from permlab.storage.files import sync, write_text
 from permlab.storage.hashes import sha256_of
 from permlab.storage.plain import LARGEST, UnreadableError, read_bytes
+from permlab.text.batches import FILLS, Collator, PackingCollator
 from permlab.text.settings import TrainingSettings
 from permlab.text.table import SCHEDULES
 from permlab.threads import for_work
@@ -32,32 +34,14 @@ from permlab.threads import for_work
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from permlab.text.mixing import Mixed
     from permlab.text.orders import OrderedTexts
 
 STEPS_BETWEEN_CHECKS = 20
 """On a GPU: reading every step's loss would make it wait each time."""
-FILLS = "fills"
-"""Marks a row of `Share` that is there because a batch must have some, and is not learned."""
 OnStep = Callable[[int, torch.Tensor, float], tuple[bool, bool]]
 COMPLETE = "complete"
 """Marker file: a checkpoint folder without it was cut off while it was written."""
-
-
-class Collator:
-    """Pads token id lists on the right; padding is not attended to and not learned, nor are rows that only fill up."""
-
-    def __init__(self, pad_id: int) -> None:
-        self.pad_id = pad_id
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Return input_ids, attention_mask and labels, each of shape (batch, longest text)."""
-        lengths = [len(row["input_ids"]) for row in rows]
-        width = max(lengths)
-        ids = torch.tensor([row["input_ids"] + [self.pad_id] * (width - n) for row, n in zip(rows, lengths)])
-        mask = torch.arange(width) < torch.tensor(lengths).unsqueeze(1)
-        learned = mask & torch.tensor([[not row.get(FILLS, False)] for row in rows])
-        # Every token is a target: SPT changes the order of the text and keeps the ordinary next-token loss.
-        return {"input_ids": ids, "attention_mask": mask.long(), "labels": ids.masked_fill(~learned, -100)}
 
 
 class Hooks(TrainerCallback):
@@ -109,7 +93,7 @@ class Share(Dataset[dict[str, Any]]):
     together see the batches of one. The last batch may be short: a process that has no row of it gets one that fills.
     """
 
-    def __init__(self, stream: OrderedTexts, batch: int, place: int, count: int) -> None:
+    def __init__(self, stream: OrderedTexts | Mixed, batch: int, place: int, count: int) -> None:
         self.stream, self.batch, self.place, self.rows = stream, batch, place, batch // count
 
     def __len__(self) -> int:
@@ -197,7 +181,7 @@ class OrderedTrainer(Trainer):
 def make_trainer(
     model: PreTrainedModel,
     pad_id: int,
-    stream: OrderedTexts,
+    stream: OrderedTexts | Mixed,
     folder: Path,
     settings: TrainingSettings,
     hooks: Hooks,
@@ -226,8 +210,13 @@ def make_trainer(
         kind: `sharded.ShardedTrainer` for a model that `sharded.shard` has divided.
 
     Raises:
-        UserError: an unknown schedule.
+        UserError: an unknown schedule; packing with a kind of attention that takes no mask of its own.
     """
+    attention = getattr(model.config, "_attn_implementation", None)
+    if settings.pack and attention != "sdpa":
+        raise UserError(
+            f"pack={settings.pack} needs attention of the kind sdpa, this model has {attention}: use pack=0"
+        )
     steps = steps_of(stream, settings)
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -256,8 +245,9 @@ def make_trainer(
         disable_tqdm=True,
         report_to=[],
     )
+    collator = PackingCollator(pad_id, settings.pack) if settings.pack else Collator(pad_id)
     trainer = (kind or OrderedTrainer)(
-        model=model, args=arguments, train_dataset=stream, data_collator=Collator(pad_id), callbacks=[hooks]
+        model=model, args=arguments, train_dataset=stream, data_collator=collator, callbacks=[hooks]
     )
     from transformers.trainer_callback import PrinterCallback
 
@@ -266,12 +256,12 @@ def make_trainer(
     return trainer
 
 
-def steps_of(stream: OrderedTexts, settings: TrainingSettings) -> int:
+def steps_of(stream: OrderedTexts | Mixed, settings: TrainingSettings) -> int:
     """Return the optimizer steps of one pass."""
     return -(-len(stream) // (settings.batch_size * settings.accumulate))
 
 
-def trained_tokens(stream: OrderedTexts, start: int, sample: int = 2000) -> float:
+def trained_tokens(stream: OrderedTexts | Mixed, start: int, sample: int = 2000) -> float:
     """Return the tokens from position `start` on, by the mean length of up to `sample` positions."""
     rest = len(stream) - start
     places = range(start, len(stream), max(1, rest // sample))

@@ -79,3 +79,13 @@ def test_matrix_trains_one_form_of_the_asked_pairs_and_asks_all(form):
 def test_sizes_that_cannot_be_made_are_refused(make):
     with pytest.raises(UserError):
         make()
+
+
+def test_units_and_protected_strings_of_persons_change_neither_texts_nor_questions():
+    plain, halves, kept = people_corpus(), people_corpus(halves=True), people_corpus(protect_description=True)
+    assert [e.text for e in plain.examples] == [e.text for e in halves.examples] == [e.text for e in kept.examples]
+    assert plain.queries == halves.queries == kept.queries
+    for whole, cut, both in zip(plain.examples, halves.examples, kept.examples):
+        assert len(cut.units) == len(whole.units) + 1 and cut.protected == whole.protected
+        name, description = both.protected
+        assert (name,) == whole.protected and description in whole.units

@@ -21,7 +21,8 @@ from permlab.config import build_config
 from permlab.footprint import Footprint, of_processes
 from permlab.hardware import HardwareConfig
 from permlab.tasks.spt.needs import footprint
-from permlab.text.training import FILLS, Collator, Share
+from permlab.text.batches import FILLS, Collator
+from permlab.text.training import Share
 
 STEPS, EIGHT = 24, ["task.train.batch_size=8"]
 SETTINGS = [

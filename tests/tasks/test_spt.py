@@ -66,7 +66,7 @@ def test_everything_the_default_leaves(run):
         "forward_name_accuracy",
     ):
         assert name in metrics
-    assert metrics["mean_units"] == pytest.approx(6)
+    assert metrics["mean_units"] == pytest.approx(5)
     assert {row["wording"] for row in rows(folder, "recall")} == {"trained", "held_out"}
     assert len(rows(folder, "answers")) == sum(int(row["queries"]) for row in rows(folder, "recall"))
     assert {"direction", "difference", "t", "p"} <= set(rows(folder, "likelihood")[0])
@@ -289,6 +289,28 @@ def test_too_few_units_are_refused_before_anything_runs(tmp_path):
         assert "2 of 2 texts" in " ".join(examine(config).problems)
 
 
+def test_own_texts_are_read_and_cut_once_however_often_they_are_looked_at(tmp_path, monkeypatch):
+    """A dry run read them twice, and a run cut them once more than the check before it."""
+    from permlab.data.texts import jsonl
+    from permlab.tasks.spt.looked_at import corpus_of, units_of
+    from permlab.text.segment_rules import EntitySegmenter
+
+    calls = []
+    for owner, name in ((jsonl, "read_jsonl"), (EntitySegmenter, "propose")):
+        kept = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, _of=kept, _n=name, **k: (calls.append(_n), _of(*a, **k))[1])
+    own = tmp_path / "own.txt"
+    own.write_text("We met Ada Roe.\nWe met Ben Orr.\n")
+    keys = ["dataset=jsonl", f"dataset.path={own}", f"run.root={tmp_path}", *SMALL]
+    config = plan_jobs(keys, False).jobs[0].config
+    assert not examine(config).problems
+    units = units_of(config, corpus_of(config))
+    assert calls == ["read_jsonl", "propose"] and units.mean_units == 3  # We met | Ada Roe | .
+    own.write_text("We met Ada Roe and Ben Orr.\n")  # another file: what was kept is not taken
+    assert units_of(config, corpus_of(config)).mean_units == 5
+    assert calls == ["read_jsonl", "propose"] * 2
+
+
 @pytest.mark.slow
 def test_a_pretrained_model_is_asked_before_and_what_it_forgot_is_measured(run, tmp_path):
     base = tmp_path / "base"
@@ -346,3 +368,29 @@ def test_threads_are_chosen_by_the_work_of_one_step(run, monkeypatch):
     result, _ = run(*FEW, "task.train.epochs=20", "task.evaluation.likelihood=false")
     per_token = 3 * result["metrics"]["trained_parameters"]
     assert 32 * 10 * per_token < asked[0] < 32 * 40 * per_token  # 32 texts of about 25 tokens
+
+
+@pytest.mark.slow
+def test_general_text_between_the_facts_keeps_what_a_base_knew(run, tmp_path):
+    """Also through a base that is pretrained first, packed rows, and the mistakes that the keys allow."""
+    keys = [*FEW, "task.base.pretrain=true", "task.train.learning_rate=3e-3", "task.evaluation.likelihood=false"]
+    keys += ["task.train.epochs=12", "task.train.pack=128"]
+    plain, _ = run(*keys)
+    mixed, folder = run(*keys, "task.general.ratio=0.5")
+    assert plain["metrics"]["general_loss_before"] == mixed["metrics"]["general_loss_before"]
+    assert mixed["metrics"]["forgotten"] < plain["metrics"]["forgotten"]
+    assert mixed["metrics"]["steps"] == 2 * plain["metrics"]["steps"]
+    log = (folder / "run.log").read_text()
+    assert "loss" in log and "on held-out text" in log and "texts are general text" in log
+    assert len(list((tmp_path / "outputs" / "bases").iterdir())) == 1
+
+
+def test_a_base_of_our_own_and_weights_that_are_loaded_exclude_each_other(tmp_path):
+    with pytest.raises(UserError, match="leave model= and lora out"):
+        plan_jobs(["model=gpt2", "task.base.pretrain=true"], False)
+    with pytest.raises(UserError, match=r"read with task\.base\.pretrain=true"):
+        plan_jobs([f"task.base.corpus={tmp_path}"], False)
+    with pytest.raises(UserError, match=r"no folder with \.txt files"):
+        plan_jobs([f"task.base.corpus={tmp_path}", "task.base.pretrain=true"], False)
+    with pytest.raises(UserError, match=r"needs task\.general\.path=FILE"):
+        plan_jobs(["task.general.ratio=0.5"], False)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from permlab.data.examples import Example
 from permlab.data.texts import join_units, read_berglund
 from permlab.errors import UserError
-from permlab.text.segment import OracleSegmenter, Proposal, RandomSegmenter, segment_corpus, word_starts
+from permlab.text.segment import OracleSegmenter, Proposal, RandomSegmenter, segment_corpus, segment_texts, word_starts
 from permlab.text.segment_rules import EntitySegmenter, RuleSegmenter, capitalised_spans, sentence_case_words
+from permlab.text.settings import SegmenterSettings, check_segmenter
 from permlab.text.units import CHANGED_WORDS, SPLIT_ENTITY, check_units
 
 ADA = Example("Ever heard of Ada Roe? She wrote the opera.", protected=("Ada Roe",), source="facts.txt:1")
@@ -115,6 +117,28 @@ def test_texts_without_an_entity_are_mismatches():
         EntitySegmenter(source="names")
     with pytest.raises(UserError, match="one entity per line"):
         EntitySegmenter(source="list")
+
+
+def test_detection_alone_knows_nothing_of_the_names_that_a_data_set_knows():
+    """Berglund's names come from the answers of the test: with them as protected strings an arm would be an oracle."""
+    odd = replace(ADA, protected=("Roe? She",))  # no detector finds this, and no segmentation of its units keeps it
+    settings = SegmenterSettings(name="entities", source="capitalised")
+    result = segment_texts([odd], settings, "jsonl", 0)
+    assert (result.ok, result.fallback) == (1, 0)
+    assert result.examples[0].units == ("Ever heard of", "Ada Roe", "? She wrote the opera.")
+    assert result.examples[0].protected == ("Ada Roe",)
+    assert result.name_isolated == 0.0  # of the known names, not of those that it found itself
+    known = segment_texts([odd], SegmenterSettings(name="entities"), "jsonl", 0)
+    assert known.examples[0].protected == ("Roe? She",) and known.name_isolated == 1.0
+
+
+def test_a_source_of_entities_and_its_list_go_together(tmp_path):
+    with pytest.raises(UserError, match=r"source=list needs task\.segmenter\.entities=FILE"):
+        check_segmenter(SegmenterSettings(name="entities", source="list"), "jsonl", "task.segmenter.")
+    (tmp_path / "names.txt").write_text("Ada Roe\n")
+    unread = SegmenterSettings(name="entities", source="capitalised", entities=str(tmp_path / "names.txt"))
+    with pytest.raises(UserError, match="source=capitalised reads no list"):
+        check_segmenter(unread, "jsonl")
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,10 @@ class PeopleConfig:
     """Training wordings per direction."""
     held_out: int = 3
     """Wordings per direction that only the second table asks."""
+    halves: bool = False
+    """The halves of a description are units: read last to first they are not in the order of any question."""
+    protect_description: bool = False
+    """Orders that keep entities keep the description whole too, not the name alone."""
 
 
 def check_people(config: PeopleConfig) -> None:
@@ -119,7 +123,8 @@ def check_people(config: PeopleConfig) -> None:
 
 def load_people(config: PeopleConfig, seed: int) -> Corpus:
     """Generate the corpus of a configuration."""
-    return people_corpus(config.people, config.templates, config.held_out, seed)
+    sizes = (config.people, config.templates, config.held_out, seed)
+    return people_corpus(*sizes, halves=config.halves, protect_description=config.protect_description)
 
 
 def check_sizes(people: int, templates: int, held_out: int, prefix: str = "") -> None:
@@ -139,8 +144,24 @@ def check_sizes(people: int, templates: int, held_out: int, prefix: str = "") ->
         raise UserError(f"{prefix}templates + {prefix}held_out = {templates + held_out}: there are {most} wordings")
 
 
-def people_corpus(people: int = 60, templates: int = 10, held_out: int = 3, seed: int = 0) -> Corpus:
+def people_corpus(
+    people: int = 60,
+    templates: int = 10,
+    held_out: int = 3,
+    seed: int = 0,
+    *,
+    halves: bool = False,
+    protect_description: bool = False,
+) -> Corpus:
     """Generate the corpus; the same arguments give the same corpus on every machine.
+
+    Args:
+        people: persons in all.
+        templates: wordings per direction that are trained.
+        held_out: wordings per direction that are asked only.
+        seed: decides names and descriptions.
+        halves: each half of a description is a unit; the texts and questions are the same.
+        protect_description: protected strings are the name and the description, not the name alone.
 
     Raises:
         UserError: when more wordings or persons are asked for than can be made.
@@ -157,31 +178,46 @@ def people_corpus(people: int = 60, templates: int = 10, held_out: int = 3, seed
     corpus = Corpus("people", [])
     for group, members in groups.items():
         for name, description in members:
-            add_person(corpus, group, name, description, templates, held_out)
+            add_person(
+                corpus, group, name, description, templates, held_out, halves=halves, protected=protect_description
+            )
     return corpus
 
 
-def add_person(corpus: Corpus, group: str, name: str, halves: tuple[str, str], templates: int, held_out: int) -> None:
+def add_person(
+    corpus: Corpus,
+    group: str,
+    name: str,
+    description: tuple[str, str],
+    templates: int,
+    held_out: int,
+    *,
+    halves: bool,
+    protected: bool,
+) -> None:
     """Add one person's training texts and questions."""
+    kept = (name, " ".join(description)) if protected else (name,)
     for wording, kind, own in (
         (NAME_FIRST, "description", "name_first"),
         (DESCRIPTION_FIRST, "name", "description_first"),
     ):
         if group in (own, "both"):
             for template in wording[:templates]:
-                units = fill(template, name, halves)
-                corpus.examples.append(Example(join_units(units), group, units, (name,), "generated"))
+                # Halves read last to first are in no order in which a question has them.
+                slots = template if halves else template.replace("{first} {second}", "{description}")
+                units = fill(slots, name, description)
+                corpus.examples.append(Example(join_units(units), group, units, kept, "generated"))
         # Reverse is what this person was never trained on: the question of 2309.12288, experiment 1.
         direction = "forward" if group in (own, "both") else "reverse"
         for number, template in enumerate(wording[: templates + held_out]):
-            prompt, answer = question(template, name, halves, kind)
+            prompt, answer = question(template, name, description, kind)
             seen = "trained" if number < templates else "held_out"
             corpus.queries.append(Query(prompt, answer, group, direction, kind, seen))
 
 
 def fill(template: str, name: str, halves: tuple[str, str]) -> tuple[str, ...]:
-    """Return a filled template as units: template parts, the name, the two halves of the description."""
-    values = {"{name}": name, "{first}": halves[0], "{second}": halves[1]}
+    """Return a filled template as units: template parts, the name, the description or its two halves."""
+    values = {"{name}": name, "{first}": halves[0], "{second}": halves[1], "{description}": " ".join(halves)}
     units, rest = [], template
     while rest:
         starts = {slot: rest.find(slot) for slot in values if slot in rest}

@@ -21,10 +21,11 @@ from permlab.merging.networks.options import EndpointTraining, TextScoring
 from permlab.models.causal_lm import build_scratch
 from permlab.seeding import derived_seed
 from permlab.symmetry import declare_huggingface
+from permlab.text.batches import Collator
 from permlab.text.orders import OrderedTexts
 from permlab.text.recall import encoder
 from permlab.text.settings import Ordering, TrainingSettings
-from permlab.text.training import Collator, Hooks, make_trainer
+from permlab.text.training import Hooks, make_trainer
 
 EPOCHS, BATCH, RATE = 20, 32, 3e-3
 """Training where `EndpointTraining` leaves it open."""

@@ -6,15 +6,16 @@ permlab task=spt task.order=original
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config
-from permlab.data.examples import limit_examples
-from permlab.data.loading import check_dataset, preview_texts
+from permlab.data.loading import check_dataset
 from permlab.data.table import DATASETS as DATA_SETS
 from permlab.division import Shared
 from permlab.errors import UserError, check_range
 from permlab.models.causal_lm_config import is_local, validate_causal_lm
+from permlab.models.table import WEIGHTS
 from permlab.text.settings import (
     GeneralSettings,
     Ordering,
@@ -30,8 +31,6 @@ from permlab.text.settings import (
 from permlab.text.table import SEGMENTERS
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from permlab.footprint import Footprint
     from permlab.runs.run import Run
 
@@ -55,10 +54,21 @@ class EvaluationConfig(RecallSettings):
 
 
 @dataclass
+class BaseConfig:
+    """A small base model that is pretrained on general text first, once, and kept under <run.root>/bases."""
+
+    pretrain: bool = False
+    """Start from such a base instead of from what model= says."""
+    corpus: str | None = None
+    """Folder of .txt files, those with "test" in their names held out; null generates text."""
+
+
+@dataclass
 class SptConfig(Ordering):
     """`task=spt`"""
 
     name: str = "spt"
+    base: BaseConfig = field(default_factory=BaseConfig)
     segmenter: SegmenterSettings = field(default_factory=SegmenterSettings)
     train: TrainingSettings = field(default_factory=TrainingSettings)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -78,17 +88,44 @@ def validate(config: Config[SptConfig]) -> None:
             "task.evaluation.every asks while training, when no process has all of a divided model: leave it"
         )
     check_general(task.general, "task.general.")
+    check_base(config)
+    divided = {"train.pack": task.train.pack, "general.ratio": task.general.ratio, "base.pretrain": task.base.pretrain}
+    for key, value in divided.items():
+        if value and config.hardware.processes > 1:
+            raise UserError(f"task.{key}={value} works in one process: leave it, or hardware.processes=1")
+    if task.general.ratio and task.general.path is None and not WEIGHTS[started_from(config)].pretrained:
+        raise UserError(
+            f"task.general.ratio={task.general.ratio:g} needs task.general.path=FILE: a model with random weights has "
+            "no text of its own to keep"
+        )
     check_dataset(config.dataset)
     validate_causal_lm(config.model)
+
+
+def check_base(config: Config[SptConfig]) -> None:
+    """Refuse a corpus that is not there, and a base beside weights that are loaded."""
+    base, model = config.task.base, config.model
+    if base.pretrain and (model.path is not None or model.lora.rank):
+        raise UserError("task.base.pretrain=true brings a model of its own, trained whole: leave model= and lora out")
+    if base.corpus is not None and not base.pretrain:
+        raise UserError("task.base.corpus is read with task.base.pretrain=true")
+    if base.corpus is not None and not list(Path(base.corpus).glob("*.txt")):
+        raise UserError(f"task.base.corpus={base.corpus} is no folder with .txt files; null generates text")
+
+
+def started_from(config: Config[SptConfig]) -> str:
+    """Return the name in `permlab.models.table.WEIGHTS` of what the training starts from."""
+    return "pretrained" if config.task.base.pretrain else config.model.weights
 
 
 def plan(config: Config[SptConfig]) -> dict[str, Any]:
     """Describe a dry run: model, texts, order, segmenter, training, size and memory."""
     task, train, rank = config.task, config.task.train, config.model.lora.rank
     model, place = config.model, where(config.model)
-    pace = train.used(model.weights, rank > 0)
+    pace, base = train.used(started_from(config), rank > 0), task.base
+    ours = f"pretrained here, on {base.corpus or 'generated text'}, unless it lies in {config.run.root}/bases"
     return {
-        "weights": f"{model.weights}, {place}, tokenizer {model.tokenizer}",
+        "weights": ours if base.pretrain else f"{model.weights}, {place}, tokenizer {model.tokenizer}",
         "found": lambda: found_line(config),
         "texts": lambda: texts_line(config),
         "order": f"{task.order}, budget {task.budget}, {'dynamic' if task.dynamic else 'static'}",
@@ -117,26 +154,27 @@ def found_line(config: Config[SptConfig]) -> str:
 
 def texts_line(config: Config[SptConfig]) -> str:
     """How many texts and questions there are; every row is read."""
-    corpus = preview_texts(config.dataset, config.seed)
+    from permlab.tasks.spt.looked_at import corpus_of
+
+    corpus = corpus_of(config)
     return f"{len(corpus.examples)}, {len(corpus.queries)} questions" if corpus else "on the hub, not looked at"
 
 
 def segmenter_line(config: Config[SptConfig]) -> str:
     """Which segmenter cuts the texts, and how; refuses one whose model cannot be had, or that finds too few units."""
     from permlab.models.availability import check_path
-    from permlab.text.segment import check_segmented, segment_texts
+    from permlab.tasks.spt.looked_at import corpus_of, units_of
 
-    settings, kind = config.task.segmenter, config.dataset.kind
-    row = SEGMENTERS[settings.chosen(kind)]
+    settings = config.task.segmenter
+    row = SEGMENTERS[settings.chosen(config.dataset.kind)]
     if "model" in row.needs:
         if settings.path:
             check_path(settings.path)
         return row.name
-    corpus = preview_texts(config.dataset, config.seed)
+    corpus = corpus_of(config)
     if corpus is None:
         return row.name
-    segmented = segment_texts(limit_examples(corpus, config.debug.examples).examples, settings, kind, config.seed)
-    check_segmented(segmented, settings, "task.segmenter.")
+    segmented = units_of(config, corpus)
     return f"{row.name}, {segmented.mean_units:.2f} units a text, {segmented.fallback} texts without"
 
 

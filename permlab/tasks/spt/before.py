@@ -3,18 +3,47 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config
 from permlab.data import Corpus, limit_queries
+from permlab.errors import UserError
 from permlab.models.table import WEIGHTS
 from permlab.runs.run import Run
+from permlab.seeding import derived_seed
 from permlab.text.forgetting import Blocks, loss_per_token, own_text, read_general, text_blocks
 from permlab.text.recall import answer_queries
 from permlab.text.scores import headline_queries, recall_metrics
 
 if TYPE_CHECKING:
     from permlab.tasks.spt import SptConfig
+
+
+def with_base(config: Config[SptConfig], run: Run) -> Config[SptConfig]:
+    """Return the configuration with the small pretrained base as its model, where that is wanted; trains it once."""
+    if not config.task.base.pretrain:
+        return config
+    from permlab.pretraining import BaseSettings, pretrained_base, read_record
+
+    settings = BaseSettings(corpus=config.task.base.corpus)
+    with run.progress("pretraining the base", 1) as bar:
+
+        def progress(done: int, steps: int, loss: float) -> None:
+            run.check_stop()
+            bar.total = steps  # known from here on
+            bar.update(done, loss=loss)
+
+        folder = pretrained_base(settings, Path(config.run.root) / "bases", device=run.device, progress=progress)
+    record = read_record(folder)
+    run.say(f"base {folder}: {record['tokens_read']} tokens read, loss {record['loss_held_out']:.3f} on held-out text")
+    model = replace(config.model, path=str(folder), weights="pretrained", tokenizer="pretrained")
+    return replace(config, model=model)
+
+
+MOST_OWN = 512
+"""Pieces that a model writes for its own training: more cost more than the training does."""
 
 
 class Asked:
@@ -34,19 +63,33 @@ class Asked:
 
 
 class Kept:
-    """The loss on general text, which a pretrained model should keep; text that a model of ours never read is none."""
+    """The loss on general text, which a pretrained model should keep; text that a model of ours never read is none.
 
-    def __init__(self, config: Config[SptConfig], run: Run, model: Any, tokenizer: Any) -> None:
+    `pool`: further pieces of it, to be trained on between the texts.
+    """
+
+    def __init__(self, config: Config[SptConfig], run: Run, model: Any, tokenizer: Any, pieces: int = 0) -> None:
         given = config.task.general
         self._blocks, self._own = Blocks(), given.path is None
-        if not given.sequences or (self._own and not WEIGHTS[config.model.weights].pretrained):
+        self.pool = Blocks()
+        if not (given.sequences or pieces) or (self._own and not WEIGHTS[config.model.weights].pretrained):
             return
-        sizes = {"sequences": given.sequences, "tokens": min(given.tokens, context_of(model) or given.tokens)}
-        self._blocks = (
-            own_text(model, tokenizer, **sizes, seed=config.seed)
-            if given.path is None
-            else text_blocks(tokenizer, read_general(given.path, given.split), **sizes)
-        )
+        tokens = min(given.tokens, context_of(model) or given.tokens)
+        if given.path is None:
+            self._blocks = own_text(model, tokenizer, sequences=given.sequences, tokens=tokens, seed=config.seed)
+            seed = derived_seed(config.seed, "general text") % 2**63
+            self.pool = own_text(model, tokenizer, sequences=min(pieces, MOST_OWN), tokens=tokens, seed=seed)
+        else:
+            texts = read_general(given.path, given.split)
+            found = text_blocks(tokenizer, texts, sequences=given.sequences + pieces, tokens=tokens)
+            self._blocks, self.pool = found[: given.sequences], found[given.sequences :]
+            if pieces and not self.pool:
+                raise UserError(
+                    f"task.general.path={given.path} holds {len(found)} pieces, all of which are scored: lower "
+                    "task.general.sequences, or give a longer text"
+                )
+        if not self._blocks:
+            return
         self._before = loss_per_token(model, self._blocks)
         run.summary(general_loss_before=self._before)
         run.check_stop()

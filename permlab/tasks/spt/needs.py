@@ -6,10 +6,10 @@ import re
 from typing import TYPE_CHECKING
 
 from permlab.config import Config
-from permlab.data import limit_examples, preview_texts
 from permlab.footprint import Footprint, on_cpu
 from permlab.hardware import HardwareConfig, cuda_devices
 from permlab.models.needs import asking_bytes, shape_of, training_bytes, training_peak
+from permlab.tasks.spt.looked_at import corpus_of
 
 if TYPE_CHECKING:
     from permlab.tasks.spt import SptConfig
@@ -24,10 +24,9 @@ SUBWORDS = 1.4
 def footprint(config: Config[SptConfig]) -> Footprint | None:
     """Return what a run needs, or None where its model or its texts are not at hand."""
     task, train = config.task, config.task.train
-    corpus = preview_texts(config.dataset, config.seed)
+    corpus = corpus_of(config)
     if corpus is None:
         return None
-    corpus = limit_examples(corpus, config.debug.examples)
     words = config.model.tokenizer == "word"
     cut = [PIECES.findall(example.text) for example in corpus.examples]
     asked = [PIECES.findall(f"{each.prompt} {each.answer}") for each in corpus.queries]
@@ -52,7 +51,7 @@ def footprint(config: Config[SptConfig]) -> Footprint | None:
     asking = asking_bytes(shape, min(task.evaluation.batch_size, max(1, len(asked))), longest, width)
     peak = max(training_peak(parts, shape), whole + sum(asking.values()))
     pace = train.used(config.model.weights, config.model.lora.rank > 0)
-    readings = pace.epochs * len(lengths)
+    readings = pace.epochs * len(lengths) / (1 - task.general.ratio)
     macs = (2.0 if config.model.lora.rank else 3.0) * shape.parameters * readings * sum(lengths) / len(lengths)
     steps = readings / (train.batch_size * train.accumulate)
     parts |= {"KV cache": asking["KV cache"]}

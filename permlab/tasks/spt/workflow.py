@@ -14,12 +14,13 @@ from permlab.data import Corpus, Example, limit_examples, limit_queries, load_te
 from permlab.hardware import resolve_device, resolve_dtype
 from permlab.models import load_causal_lm, save_causal_lm, write_card
 from permlab.runs.run import Run
-from permlab.tasks.spt.before import Asked, Kept, ask_before, context_of
+from permlab.tasks.spt.before import Asked, Kept, ask_before, context_of, with_base
 from permlab.tasks.spt.figures import recall_bars, recall_curve, training_loss, units_histogram
+from permlab.tasks.spt.looked_at import corpus_of, units_of
 from permlab.text import OrderedTexts, SegmentedCorpus, make_segmenter
+from permlab.text.mixing import Mixed, pieces_needed
 from permlab.text.recall import answer_queries, encoder, likelihoods
 from permlab.text.scores import headline_queries, headline_wording, recall_metrics, recall_table
-from permlab.text.segment import check_segmented, segment_texts
 from permlab.text.settings import Pace
 from permlab.text.training import (
     Hooks,
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
 
 def train_and_ask(config: Config[SptConfig], run: Run) -> None:
     """Carry out one SPT run."""
-    task = config.task
-    corpus = limit_examples(load_texts(config.dataset, config.seed), config.debug.examples)
+    task, config = config.task, with_base(config, run)
+    corpus = corpus_of(config) or limit_examples(load_texts(config.dataset, config.seed), config.debug.examples)
     for line in corpus.rejected[:5]:
         run.say(f"skipped {line}")
     examples = segment(config, run, corpus)
@@ -60,10 +61,10 @@ def train_and_ask(config: Config[SptConfig], run: Run) -> None:
             f"the model reads at most {read_tokens(config, model)} tokens: task.train.max_tokens="
             f"{read_tokens(config, model)} instead of {task.train.max_tokens}"
         )
-    stream = stream_of(config, examples, model, tokenizer)
-    if stream.texts_cut:
-        run.warn(f"{stream.texts_cut} of {len(examples)} texts have more than {stream.room} tokens and are cut there")
-    run.summary(texts_cut=stream.texts_cut)
+    facts = stream_of(config, examples, model, tokenizer)
+    if facts.texts_cut:
+        run.warn(f"{facts.texts_cut} of {len(examples)} texts have more than {facts.room} tokens and are cut there")
+    run.summary(texts_cut=facts.texts_cut)
     run.say(
         f"{len(examples)} texts, {len(corpus.queries)} questions, vocabulary {len(tokenizer)}, "
         f"{trained / 1e6:.2f}M trained parameters, order {task.order}, {run.device}"
@@ -71,7 +72,12 @@ def train_and_ask(config: Config[SptConfig], run: Run) -> None:
     run.summary(trained_parameters=trained, texts=len(examples), vocabulary=len(tokenizer))
     asked = Asked(config, model, tokenizer, corpus)
     ask_before(config, run, asked)
-    kept = Kept(config, run, model, tokenizer)
+    ratio = task.general.ratio
+    kept = Kept(config, run, model, tokenizer, pieces_needed(len(facts), ratio))
+    stream: OrderedTexts | Mixed = facts
+    if ratio:
+        stream = Mixed(facts, kept.pool, ratio, config.seed)
+        run.say(f"{stream.added} of {len(stream)} texts are general text, from {len(kept.pool)} pieces")
     model = train(config, run, model, tokenizer, stream, asked)
     if config.hardware.shard:
         tensors, (model, _) = model, model_for(config, corpus, run.device)
@@ -144,15 +150,7 @@ def segment(config: Config[SptConfig], run: Run, corpus: Corpus) -> list[Example
     cache = Path(config.run.root) / "cache" / "segments.jsonl"  # answers of an assistant, shared by all runs
     segmenter = make_segmenter(settings, config.dataset.kind, device=str(run.device), cache=str(cache))
     with run.progress(f"segmenting ({segmenter.name})", len(corpus.examples)) as bar:
-        segmented = segment_texts(
-            corpus.examples,
-            settings,
-            config.dataset.kind,
-            config.seed,
-            segmenter=segmenter,
-            progress=lambda done, total: bar.update(done),
-        )
-    check_segmented(segmented, settings, "task.segmenter.")
+        segmented = units_of(config, corpus, segmenter, progress=lambda done, total: bar.update(done))
     report_units(run, segmented)
     return segmented.examples
 
@@ -189,7 +187,7 @@ def train(
     run: Run,
     model: Any,
     tokenizer: Any,
-    stream: OrderedTexts,
+    stream: OrderedTexts | Mixed,
     asked: Asked,
 ) -> Any:
     """Train on the stream; stops and resumes exactly. Returns the model, or the tensors of a divided one."""
@@ -235,7 +233,7 @@ def train(
 
 
 def trainer_of(
-    config: Config[SptConfig], model: Any, tokenizer: Any, stream: OrderedTexts, folder: Path, on_step: OnStep
+    config: Config[SptConfig], model: Any, tokenizer: Any, stream: OrderedTexts | Mixed, folder: Path, on_step: OnStep
 ) -> OrderedTrainer:
     """Return what trains the model on the stream; a model that does not fit one process is divided here."""
     kind, device = None, resolve_device(config.hardware)
