@@ -3,7 +3,8 @@
     python scripts/bench_spt.py            # about three minutes on 2 cores
 
 Training: the same model on the same texts through permlab's stream (order=spt, drawn anew every epoch) and through the
-plain transformers Trainer over token lists made before, in one process, alternating, in tokens per second. Start-up:
+plain transformers Trainer over token lists made before, in one process, alternating, in tokens per second; and through
+our Trainer with texts packed into rows of 128 tokens (`task.train.pack=128`). Start-up:
 `permlab --version` and `--help` against a minimal Hydra application, fresh processes, alternating.
 """
 
@@ -45,16 +46,19 @@ def bench_training(rounds: int, epochs: int) -> None:
     def fresh() -> tuple:
         return load_causal_lm(CausalLMConfig(), texts, torch.float32, torch.device("cpu"), seed=0)
 
-    def ours(folder: Path) -> float:
+    def ours(folder: Path, pack: int = 0) -> float:
         model, tokenizer = fresh()
         ids = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
         stream = OrderedTexts(corpus.examples, encoder(tokenizer), Ordering(), epochs=epochs, seed=0, **ids)
         hooks = Hooks(lambda step, loss, rate: (False, False))
-        trainer = make_trainer(model, tokenizer.pad_token_id, stream, folder, TrainingSettings(), hooks)
+        trainer = make_trainer(model, tokenizer.pad_token_id, stream, folder, TrainingSettings(pack=pack), hooks)
         began = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - began
         return sum(len(stream[i]["input_ids"]) for i in range(len(stream))) / seconds
+
+    def packed(folder: Path) -> float:
+        return ours(folder, pack=128)
 
     def plain(folder: Path) -> float:
         model, tokenizer = fresh()
@@ -64,7 +68,7 @@ def bench_training(rounds: int, epochs: int) -> None:
         arguments = TrainingArguments(
             output_dir=str(folder),
             num_train_epochs=epochs,
-            per_device_train_batch_size=64,
+            per_device_train_batch_size=TrainingSettings().batch_size,
             learning_rate=3e-3,
             lr_scheduler_type="cosine",
             optim="adamw_torch_fused",
@@ -88,14 +92,17 @@ def bench_training(rounds: int, epochs: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         ours(Path(folder))  # warm both sides up: imports, allocator, thread pool
         plain(Path(folder))
-        pairs = []
+        pairs, packings = [], []
         for number in range(rounds):
-            sides = (ours, plain) if number % 2 == 0 else (plain, ours)
+            sides = (ours, plain, packed) if number % 2 == 0 else (packed, plain, ours)
             speeds = {side.__name__: side(Path(folder)) for side in sides}
             pairs.append((speeds["ours"], speeds["plain"]))
-            print(f"round {number}: ours {pairs[-1][0]:,.0f} tokens/s, plain Trainer {pairs[-1][1]:,.0f} tokens/s")
+            packings.append(speeds["packed"] / speeds["ours"])
+            shown = ", ".join(f"{side} {speed:,.0f}" for side, speed in sorted(speeds.items()))
+            print(f"round {number}, tokens/s: {shown}")
     ratios = [mine / theirs for mine, theirs in pairs]
     print(f"training tokens per second, ours / plain: median ratio {statistics.median(ratios):.3f} of {rounds} rounds")
+    print(f"packed / a row for every text: median ratio {statistics.median(packings):.3f} of {rounds} rounds")
 
 
 def bench_startup(rounds: int) -> None:
