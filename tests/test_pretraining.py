@@ -10,7 +10,7 @@ import pytest
 from permlab.errors import UserError
 from permlab.pretraining import BaseSettings, base_folder, general_text, load_base, pretrained_base, read_record
 
-TINY = BaseSettings(epochs=0.5, hidden_size=16, layers=1, vocab_size=320, tokens=32, batch=32)
+TINY = BaseSettings(epochs=4.0, hidden_size=16, layers=1, vocab_size=320, tokens=32, batch=32)
 
 
 @pytest.mark.slow
