@@ -55,7 +55,10 @@ class Absent(MetaPathFinder, Loader):
     """Finds what nobody else finds, except modules of ours."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        return None if name.partition(".")[0] == "permlab" else ModuleSpec(name, self, is_package=True)
+        # The standard library asks for modules of other systems, `_winapi` say, and must find them missing.
+        if name.partition(".")[0] in ("permlab", *sys.stdlib_module_names):
+            return None
+        return ModuleSpec(name, self, is_package=True)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return StandIn(spec.name)
