@@ -110,7 +110,7 @@ def values(group: str, name: str) -> dict[str, Any]:
 
 
 def brings(group: str, name: str) -> dict[str, str]:
-    """Return the options of other groups that an option chooses: task=spt brings model=tiny-llama."""
+    """Return the options of other groups that an option chooses: task=spt brings model=one-block-llama."""
     chosen: dict[str, str] = {}
     for each in read(file_of(group, name)).get("defaults") or []:
         for key, value in each.items() if isinstance(each, dict) else ():

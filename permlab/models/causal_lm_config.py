@@ -26,7 +26,7 @@ class LoraConfig:
 
 @dataclass
 class ScratchConfig:
-    """Size of the Llama that model=tiny-llama builds from scratch."""
+    """Size of the Llama that model=tiny-llama or one-block-llama builds from scratch."""
 
     hidden_size: int = 96
     """Width of the residual stream; a multiple of 2 x heads."""

@@ -84,7 +84,7 @@ WEIGHTS = Table(
     "kind of weights",
     [
         WeightsRow("pretrained", "those of the folder or hub id", needs=("path",)),
-        WeightsRow("scratch", "random", epochs=24.0, rate=5e-3, adapter_rate=5e-3),
+        WeightsRow("scratch", "random", epochs=40.0, rate=5e-3, adapter_rate=5e-3),
     ],
 )
 

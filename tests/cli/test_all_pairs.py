@@ -28,6 +28,8 @@ from permlab.runs.readiness import describe_plan
 TASKS = registry.table("tasks").choices
 MODELS, DATA = shipped.names("model"), shipped.names("dataset")
 KINDS = shipped.kinds("model")
+BUILT = ("tiny-llama", "one-block-llama")
+"""Language models that need no folder."""
 TINY = {
     "spt": [
         *(
@@ -173,7 +175,7 @@ def accepted(options: Any, folder: Path, task: str) -> list[tuple[str, str, bool
     """Return (model, data set, model path, data path) of all pairs of a task that a dry run accepts."""
     module, found = registry.task(task), []
     for model, data in product(MODELS, DATA):
-        local = folder / "model" if KINDS[model] == "causal_lm" and model != "tiny-llama" else None
+        local = folder / "model" if KINDS[model] == "causal_lm" and model not in BUILT else None
         paths = product({None, local}, {None, path_of(model, data, folder)})
         if KINDS[model] not in module.MODELS or data not in module.DATASETS:
             paths = product({None}, {None})  # refused whatever the paths are
@@ -194,7 +196,7 @@ EXPECTED = {
         (m, d)
         for m in MODELS
         for d in DATA
-        if (KINDS[m] == "vision" and DATASETS[d].gives_images) or (m == "tiny-llama" and DATASETS[d].gives_texts)
+        if (KINDS[m] == "vision" and DATASETS[d].gives_images) or (m in BUILT and DATASETS[d].gives_texts)
     },
 }
 
@@ -208,7 +210,7 @@ def test_a_dry_run_accepts_what_fits_and_refuses_the_rest(task, options, model_f
     assert pairs == EXPECTED.get(task, pairs) and pairs
     for model, data, here, given in found:
         # Hub models without a folder cannot be had here; data sets that are read need their path.
-        assert here or model in ("none", "tiny-llama") or KINDS[model] == "vision"
+        assert here or model in ("none", *BUILT) or KINDS[model] == "vision"
         assert given or path_of(model, data, tiny) is None
 
 
@@ -262,7 +264,7 @@ def starts(task: str, model: str, data: str, folder: Path, root: Path) -> None:
     if kind == "vision":
         overrides += ["model.width=8" if model == "mlp" else "model.width=0.25"]
         overrides += ["dataset.side=8"] if data == "hub" else []
-    elif model == "tiny-llama":
+    elif model in BUILT:
         sizes = {"hidden_size": 16, "layers": 1, "heads": 2, "kv_heads": 2, "intermediate_size": 16}
         overrides += [f"model.scratch.{key}={value}" for key, value in sizes.items()]
     else:
