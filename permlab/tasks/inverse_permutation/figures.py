@@ -173,8 +173,8 @@ def scratch_sweep(rows: list[dict[str, Any]], n: int) -> Figure:
     return fig
 
 
-def mechanisms(rows: list[dict[str, Any]]) -> Figure:
-    """Share of seeds per mechanism, and row accuracy as trained and with attention taken away."""
+def mechanisms(rows: list[dict[str, Any]], score: str) -> Figure:
+    """Share of seeds per mechanism, and the score as trained and with attention taken away."""
     fig, (left, right) = figures.new(width=2, columns=2, height=max(2.0, 0.2 * len(rows) + 1))
     words = {"_others": ": all but own", "+": " + ", "|": " or "}
     names = []
@@ -196,7 +196,7 @@ def mechanisms(rows: list[dict[str, Any]]) -> Figure:
             [row[key] for row in rows], places, mark, color=figures.color("floor"), label=label, fillstyle="none"
         )
     right.set_yticks(places, [""] * len(places))
-    right.set(xlabel="row accuracy", xlim=(-0.03, 1.05), ylim=left.get_ylim())
+    right.set(xlabel=score, xlim=(-0.03, 1.05), ylim=left.get_ylim())
     fig.legend(loc="outside lower center", ncols=3)
     return fig
 

@@ -42,7 +42,7 @@ def fillers(config: Config[InversePermutationConfig], run: Run) -> None:
     run.table("fillers", rows, title=f"n = {task.n}, {keys.symbols} symbols, last n tokens read")
     kept = token_seed_rows({f"{a}, {k} fillers": one for (a, k), one in results.items()}, seeds)
     run.table("seeds", kept, show=False)
-    explain(run, kept)
+    explain(run, kept, "share of right symbols")
     run.figure("fillers", drawing.fillers(rows, task.n))
     enough = [row for row in rows if row["fillers"] >= task.n - 1]
     run.summary(

@@ -61,7 +61,7 @@ def tokens(config: Config[InversePermutationConfig], run: Run) -> None:
     run.table("positions", position_rows(results), show=False)
     kept = token_seed_rows(results, seeds)
     run.table("seeds", kept, show=False)
-    explain(run, kept)
+    explain(run, kept, "share of right symbols")
     run.figure("combinations", drawing.combinations(rows, problem.n))
     run.say(OUTSIDE)
     run.summary(**token_verdict(rows), n=problem.n)

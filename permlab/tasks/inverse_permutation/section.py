@@ -28,7 +28,7 @@ TITLES = {
 }
 FIGURES = {
     "attention_*": "Attention of every layer on one test example",
-    "mechanisms": "Share of seeds per mechanism; row accuracy with attention taken away",
+    "mechanisms": "Share of seeds per mechanism; accuracy with attention taken away",
     "scratch_sweep": "Error, accuracy and share of seeds at the floor against the number of scratch rows",
     "depth": "Test error against layers, from best to worst seed; floors dashed",
     "lengths": "Row accuracy against the size of the problem; the size of training dotted",

@@ -148,15 +148,13 @@ def train(config: Config[InversePermutationConfig], run: Run) -> None:
         save_weights(run.artifact(f"weights_{name}.safetensors"), training)
 
 
-def explain(run: Run, seeds: list[Row]) -> None:
-    """Table and figure of the mechanisms that the seeds found, each checked by ablation."""
+def explain(run: Run, seeds: list[Row], score: str = "row accuracy") -> None:
+    """Table and figure of the mechanisms that the seeds found, each checked by ablation. `score`: what is measured."""
     rows = mechanism_rows(seeds)
     if not rows:
         return
-    run.table(
-        "mechanisms", rows, title="mechanisms of layer 1; row accuracy without what it needs, and without the rest"
-    )
-    run.figure("mechanisms", drawing.mechanisms(rows))
+    run.table("mechanisms", rows, title=f"mechanisms of layer 1; {score} without what it needs, and without the rest")
+    run.figure("mechanisms", drawing.mechanisms(rows, score))
     run.summary(**mechanism_verdict(rows))
 
 
