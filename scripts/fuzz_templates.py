@@ -232,7 +232,7 @@ def _options(folder: Path) -> None:
 
 def _runs(folder: Path) -> None:
     """A run of SPT that was stopped, one that ended, and a merge."""
-    from torture_fuzz import command_here
+    from fuzz_children import command_here
 
     spt = ("task=spt", *PEOPLE, *TINY, "task.train.epochs=4", "run.checkpoint_steps=2", "task.train.log_steps=1")
     merge = (*MLP, "dataset=digits", "task.train.epochs=1", "task.points=3", "task.images=100")

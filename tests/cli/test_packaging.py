@@ -38,7 +38,7 @@ def test_wheel_in_another_folder(tmp_path, environment):
         [str(target / "bin" / "permlab"), "run.dry_run=true"], cwd=here, env=env, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "tiny-llama" in done.stdout
+    assert "one-block-llama" in done.stdout
     assert contents(target / "permlab") == contents(ROOT / "permlab") | contents(ROOT / "conf", Path("conf"))
 
 
@@ -63,4 +63,4 @@ def test_bare_checkout(tmp_path, environment):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "tiny-llama" in done.stdout
+    assert "one-block-llama" in done.stdout

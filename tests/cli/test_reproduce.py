@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from permlab import cli, shipped
+from permlab.adapters.benchmark.sentences import FILES
 from permlab.compose import plan_jobs
 from permlab.errors import UserError
 from permlab.rules import parse_rule
@@ -111,6 +112,8 @@ def test_every_experiment_composes(driver, name, tmp_path):
     step = driver.steps_of(name)[0]
     for folder in step.needs:
         (tmp_path / folder).mkdir()
+        for file in {"text_classification": FILES, "general_text": ["a.txt"]}.get(folder, ()):
+            (tmp_path / folder / file).touch()
     sweep = driver.all_experiments()[name].sweep
     first = [f"{key}={values.split(',')[0]}" for key, values in sweep.items() if not set("[(") & set(values)]
     job = plan_jobs([*step.keys(tmp_path, []), *first], multirun=False).jobs[0]

@@ -19,7 +19,7 @@ def test_show_through_a_pipe_is_yaml_with_what_changed(permlab):
     assert found["experiment"]["sweep"]["seed"] == "0,1,2"
     changed = re.findall(r"^\s*(\w+): .*  # was ", done.stdout, re.MULTILINE)
     assert {"seed", "epochs", "name", "path"} <= set(changed) and "order" not in changed
-    assert "epochs: 5.0  # was null" in done.stdout
+    assert "epochs: 5.0  # was 80.0" in done.stdout
     assert "# was" not in permlab("show", "experiment=spt/people").stdout
 
 

@@ -62,8 +62,10 @@ def test_flattened_and_residual_channels_are_recovered_from_activations(name):
     a = {key: value.clone() for key, value in model.state_dict().items()}
     permutation = spec.random(torch.Generator().manual_seed(3))
     batch = torch.randn(16, 1, 8, 8)
-    matching = activation_matching(spec, model, [a, apply(spec, a, permutation)], [batch], where="pre")
-    assert equal(matching.permutation, inverse(permutation))
+    matching = activation_matching(
+        spec, model, [a, apply(spec, a, permutation)], [batch], where="pre", similarity="inner"
+    )
+    assert equal(matching.permutation, inverse(permutation))  # deep untrained units hardly vary: no correlation there
 
 
 def test_activations_inside_a_fused_module_are_refused():

@@ -200,6 +200,7 @@ def test_two_processes_train_as_one(alone, tmp_path, shard):
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_killed_process_ends_the_run_which_goes_on_with_any_number(alone, tmp_path, place):
     folder = tmp_path / "run"
+    before = {each.pid for each in psutil.Process().children(recursive=True)}
     running = command(folder, "task.train.epochs=18", "hardware.processes=2", "run.checkpoint_steps=2")
     wait_for(folder, running)
     member(running, place).send_signal(signal.SIGKILL)
@@ -209,7 +210,7 @@ def test_a_killed_process_ends_the_run_which_goes_on_with_any_number(alone, tmp_
     assert result["status"] == "failed"
     assert result["error"] == f"process {place} of 2 was killed by SIGKILL; continue with: permlab resume {folder}"
     assert said.count("failed") == 1
-    assert not psutil.Process().children(recursive=True)
+    assert {each.pid for each in psutil.Process().children(recursive=True)} <= before  # another test's W&B, say
     again = begin("-m", "permlab", "resume", str(folder), *(["hardware.processes=1"] if place else []))
     said = again.communicate(timeout=240)[0]
     assert again.returncode == 0, said

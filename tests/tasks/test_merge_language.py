@@ -335,7 +335,9 @@ def test_dry_run_compares_and_estimates(tmp_path, capsys):
     assert merge(models, *texts, "run.dry_run=true") == 0
     shown = capsys.readouterr().out
     assert all(re.search(rf"\b{name} \(LlamaForCausalLM, 0\.\d\dM parameters\)", shown) for name in "ab")
-    assert re.search(r"about [1-9][\d.]* [KM]iB besides the libraries", shown) and shown.endswith("\nready\n")
+    assert re.search(r"about [1-9][\d.]* [KM]iB, beside [1-9]\d* MiB of libraries", shown) and shown.endswith(
+        "\nready\n"
+    )
     assert not Path("run").exists()
     edit(tmp_path / "b", rms_norm_eps=0.1)
     assert merge(models, *texts, "run.dry_run=true") == 2

@@ -15,6 +15,8 @@ from permlab.tasks.merge.settings import MergeConfig
 
 IMAGE_LIBRARIES, TEXT_LIBRARIES = 420e6, 620e6
 """Resident bytes of Python and what a merge loads, with networks of no size: image classifiers, language models."""
+SMALL = 2.0**26
+"""Bytes of weights up to which a network is made to count what it does."""
 STATES = 20
 """Networks of one size at the fullest moment of a pair: both, what is trained or merged of them, cost matrices."""
 
@@ -79,8 +81,10 @@ def image_needs(config: Config[MergeConfig]) -> Footprint | None:
             counted["macs"] += module.weight[0].numel() * output.numel()
 
     hooks = [module.register_forward_hook(count) for module in network.modules()]
-    with torch.no_grad(), torch.device("meta"):
-        network.eval()(torch.empty(1, *data.x_train.shape[1:]))
+    # Tensors without data make torch load its compiler, seconds that a dry run has not to spend on a small network.
+    place = "cpu" if weights < SMALL else "meta"
+    with torch.no_grad(), torch.device(place):
+        network.to_empty(device=place).eval()(torch.zeros(1, *data.x_train.shape[1:]))
     for hook in hooks:
         hook.remove()
     scored = min(1000, len(data.x_train))
