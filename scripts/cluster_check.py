@@ -98,8 +98,8 @@ def private_ray() -> Iterator[dict[str, str]]:
     environment = {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
     environment["RAY_AUTH_MODE"] = "disabled"  # it listens here only, and tokens are of a user's other clusters
     command += ["--include-dashboard=false", "--disable-usage-stats"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    head = subprocess.Popen(command, env={**os.environ, **environment}, start_new_session=True, **quiet)
+    named, null = {**os.environ, **environment}, subprocess.DEVNULL
+    head = subprocess.Popen(command, env=named, start_new_session=True, stdout=null, stderr=null)
     try:
         ends = time.monotonic() + 120
         while time.monotonic() < ends and not answers(port):
@@ -118,6 +118,24 @@ def answers(port: int) -> bool:
         return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
+def first_state(going: subprocess.Popen[bytes], cut: Path, pause: float) -> Path | None:
+    """Wait for the first checkpoint of a sweep that runs, or for its end."""
+    while going.poll() is None and not list(cut.glob("*/*/checkpoints/state-*.pt")):
+        time.sleep(pause)
+    return next(iter(cut.glob("*/*/checkpoints/state-*.pt")), None)
+
+
+def resumed(going: subprocess.Popen[bytes], cut: Path, plain: Path, began: float) -> str:
+    """Wait for a sweep that was cut off; say whether its jobs went on and have the numbers of an undisturbed one."""
+    going.wait()
+    starts = [path.read_text().count(" resuming ") for path in cut.glob("*/*/run.log")]
+    if going.returncode or not any(starts):
+        return f"exit {going.returncode}, {starts} times resumed"
+    same = jobs(plain) == jobs(cut)
+    told = f"{'same' if same else 'OTHER'} numbers, one directory per job, {starts} times resumed"
+    return f"{told}, {time.monotonic() - began:.0f} s"
+
+
 def killed(folder: Path, environment: dict[str, str], steps: int) -> str:
     """Kill a worker of Ray in the middle of its job: the job is started again and goes on in its directory."""
     plain, cut, began = folder / f"undisturbed-{steps}", folder / "killed", time.monotonic()
@@ -126,19 +144,11 @@ def killed(folder: Path, environment: dict[str, str], steps: int) -> str:
         permlab([*long, f"run.root={plain}"], environment)
     keys = [*through("ray", long, environment), f"run.root={cut}"]
     going = subprocess.Popen([sys.executable, "-m", "permlab", "-m", *keys], env=environment)
-    while going.poll() is None and not list(cut.glob("*/*/checkpoints/state-*.pt")):
-        time.sleep(0.5)
-    first = next(iter(cut.glob("*/*/checkpoints/state-*.pt")), None)
+    first = first_state(going, cut, 0.5)
     if first is not None:
         holder = json.loads((first.parents[1] / "run.lock").read_text())
         os.kill(int(holder["pid"]), signal.SIGKILL)
-    going.wait()
-    starts = [path.read_text().count(" resuming ") for path in cut.glob("*/*/run.log")]
-    if going.returncode or not any(starts):
-        return f"exit {going.returncode}, {starts} times resumed"
-    same = jobs(plain) == jobs(cut)
-    told = f"{'same' if same else 'OTHER'} numbers, one directory per job, {starts} times resumed"
-    return f"{told}, {time.monotonic() - began:.0f} s"
+    return resumed(going, cut, plain, began)
 
 
 def compared(launcher: str, folder: Path, environment: dict[str, str], expected: dict[str, Any]) -> str:
@@ -179,16 +189,9 @@ def disturbed(folder: Path, environment: dict[str, str], minutes: int, steps: in
         return (done.stdout + done.stderr)[-600:]
     keys = ["hydra/launcher=submitit_slurm", f"hydra.launcher.timeout_min={minutes}", f"run.root={cut}"]
     going = subprocess.Popen([sys.executable, "-m", "permlab", "-m", *long, *keys], env=environment)
-    while going.poll() is None and not list(cut.glob("*/*/checkpoints/state-*.pt")):
-        time.sleep(1)
+    first_state(going, cut, 1)
     subprocess.run(["scontrol", "requeue", "1_0"], env=environment)
-    going.wait()
-    starts = [path.read_text().count(" resuming ") for path in cut.glob("*/*/run.log")]
-    if going.returncode or not any(starts):
-        return f"exit {going.returncode}, {starts} times resumed"
-    same = jobs(plain) == jobs(cut)
-    told = f"{'same' if same else 'OTHER'} numbers, one directory per job, {starts} times resumed"
-    return f"{told}, {time.monotonic() - began:.0f} s"
+    return resumed(going, cut, plain, began)
 
 
 def main() -> int:

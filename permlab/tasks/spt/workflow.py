@@ -56,10 +56,9 @@ def train_and_ask(config: Config[SptConfig], run: Run) -> None:
     model, tokenizer = model_for(config, corpus, run.device)
     ranks.told(lambda: (corpus, examples))  # to `follow`, when the files of the model are here too
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    if read_tokens(config, model) < task.train.max_tokens:
+    if (read := read_tokens(config, model)) < task.train.max_tokens:
         run.say(
-            f"the model reads at most {read_tokens(config, model)} tokens: task.train.max_tokens="
-            f"{read_tokens(config, model)} instead of {task.train.max_tokens}"
+            f"the model reads at most {read} tokens: task.train.max_tokens={read} instead of {task.train.max_tokens}"
         )
     facts = stream_of(config, examples, model, tokenizer)
     if facts.texts_cut:
