@@ -32,6 +32,7 @@ BRACKETS = 1_000
 """Most of one override: Hydra's grammar needs many seconds for thousands of levels."""
 LAUNCHERS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}
 """Hydra launcher -> the extra of permlab that brings it."""
+SWEEPERS = ("basic", "optuna")
 SWEEPS = (
     "permlab sweeps with Hydra's basic sweeper, whose jobs are all checked before the first runs; leave "
     "hydra/sweeper out and list values: permlab -m KEY=A,B 'KEY=range(1,5)'"
@@ -268,7 +269,7 @@ def explain(error: Exception, overrides: list[str], own: Sequence[str] = ()) -> 
                 )
                 return f"{group}={name} is not installed{hint}"
             if group == "hydra/sweeper":
-                return f"{group}={name} is not there: {SWEEPS}"
+                return f"{group}={name} is not there{did_you_mean(name, SWEEPERS)}; {SWEEPS}"
             if group.startswith("hydra/"):
                 return f"{group}={name} is not known to Hydra; see `permlab --hydra-help`"
             group, _, name = missing[1].partition("/")

@@ -132,8 +132,14 @@ def duration(need: Footprint, hardware: HardwareConfig) -> str:
     if not on_cpu(hardware):
         return "not known for a GPU before it has run there"
     speed = macs_a_second()
-    seconds = need.macs / (SHARE * speed) + STEP_SECONDS * need.steps
-    return f"about {seconds_text(seconds)}, at {2 * speed / 1e9:,.0f} GFLOP/s for large products just now"
+    return (
+        f"about {seconds_text(seconds_of(need, speed))}, at {2 * speed / 1e9:,.0f} GFLOP/s for large products just now"
+    )
+
+
+def seconds_of(need: Footprint, speed: float) -> float:
+    """Return how long a run takes on a CPU that does `speed` multiply-accumulates a second in large products."""
+    return (need.macs or 0.0) / (SHARE * speed) + STEP_SECONDS * need.steps
 
 
 def macs_a_second() -> float:

@@ -1,6 +1,7 @@
 """How good are the estimates of memory and time that a dry run shows? Runs of every task, measured.
 
     python scripts/bench_memory.py [--only spt,ntk]      # five minutes on two cores
+    python scripts/bench_memory.py --times               # the estimated minutes of the experiments beside theirs
 
 For each: bytes estimated and the peak resident memory of the run, as a whole and beside the libraries, and seconds.
 Exit code 1 where a whole estimate is more than 25 % off.
@@ -16,9 +17,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from permlab.errors import UserError
+
 TEXTS = ("task=spt", "dataset.people=40", "dataset.templates=2", "dataset.held_out=1", "task.evaluation.limit=4")
-WIDE = ("model.scratch.hidden_size=768", "model.scratch.layers=8", "model.scratch.heads=12")
-WIDE = (*WIDE, "model.scratch.kv_heads=12", "model.scratch.intermediate_size=2048")
+BLOCKS = ("model.scratch.hidden_size=768", "model.scratch.layers=8", "model.scratch.heads=12")
+WIDE = (*BLOCKS, "model.scratch.kv_heads=12", "model.scratch.intermediate_size=2048")
 CASES: dict[str, tuple[str, ...]] = {
     "spt, wide": (*TEXTS, *WIDE, "task.train.epochs=1", "task.train.batch_size=32"),
     "spt, adapters": (*TEXTS, *WIDE, "task.train.epochs=1", "task.train.batch_size=64", "model.lora.rank=16"),
@@ -67,10 +70,43 @@ def measured(case: str) -> tuple[float, float]:
     return result["peak_rss_mb"], result["seconds"]
 
 
+def times(gmacs: float) -> None:
+    """Print the minutes that a dry run would say of every experiment, and those that it took.
+
+    Args:
+        gmacs: speed of large products, in 10^9 multiply-accumulates a second.
+    """
+    from permlab import registry, shipped
+    from permlab.compose import plan_jobs
+    from permlab.footprint import seconds_of
+
+    ratios = []
+    for name in shipped.names("experiment"):
+        try:
+            plan = plan_jobs([f"experiment={name}", *COMMON], False)
+        except UserError:  # its data are not here
+            continue
+        needs = [registry.task(job.config.task.name).footprint(job.config) for job in plan.jobs]
+        took = plan.jobs[0].config.experiment.minutes
+        if not took or any(need is None or need.macs is None for need in needs):
+            continue
+        guess = sum(seconds_of(need, 1e9 * gmacs) for need in needs if need) / 60
+        ratios.append(guess / took)
+        print(f"{name:36} {guess:6.1f} of {took:g} min, {ratios[-1]:5.2f}")
+    near = sum(0.5 <= ratio <= 2 for ratio in ratios)
+    print(f"{near} of {len(ratios)} within a factor of two, at {gmacs:g} x 10^9 multiply-accumulates a second")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", action="store_true", help="minutes of the experiments in place of memory")
+    parser.add_argument("--gmacs", type=float, default=60, help="speed that --times takes, 10^9 a second")
     parser.add_argument("--only", default="", help="cases whose names begin so, with commas")
-    chosen = tuple(parser.parse_args().only.split(","))
+    given = parser.parse_args()
+    if given.times:
+        times(given.gmacs)
+        return 0
+    chosen = tuple(given.only.split(","))
     worst = 0.0
     print(f"{'case':24} {'estimated':>9} {'measured':>9} {'ratio':>6} {'beside libraries':>17}  seconds, estimate")
     for case in CASES:

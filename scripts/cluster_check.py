@@ -33,6 +33,12 @@ SWEEPS = {
     "ntk": [*("task=ntk", "task.k=[4,5]", "task.replicates=5", "tracker=none"), "seed=0,1,2"],
     "inverse_permutation": overrides("inverse_permutation", "seed=0,1,2"),
     "spt": overrides("spt", "seed=0,1"),
+    # One job of two processes, and a search that asks for two jobs at a time.
+    "processes": overrides("spt", "seed=0", "hardware.processes=2"),
+    "search": [
+        *(*overrides("spt"), "task.train.learning_rate=tag(log,interval(1e-4,1e-1))", "run.objective=-final_loss"),
+        *("hydra/sweeper=optuna", "hydra.sweeper.trials=4", "hydra.sweeper.at_once=2"),
+    ],
 }
 LAUNCHERS = {
     "basic": [],
@@ -42,6 +48,8 @@ LAUNCHERS = {
     "ray": ["hardware=ray", "hardware.gpus=0.5", "+hydra.launcher.ray.init.runtime_env.env_vars.PERMLAB_MARK=here"],
 }
 ON_CPU = ["hardware.device=cpu", "hardware.dtype=float32", "hardware.threads=1"]
+PARTS = {"search": "optuna"}
+"""Sweep -> the package without which it is left out."""
 MODULES = {"joblib": "joblib", "local": "submitit", "slurm": "submitit", "ray": "ray"}
 LONG = [*("task=inverse_permutation", "task.n=6", "task.seeds=2", "task.target_mse=0", "tracker=none", "seed=0,1")]
 LONG += ["hardware=cpu", "hardware.threads=1", "run.checkpoint_seconds=5"]
@@ -155,6 +163,8 @@ def compared(launcher: str, folder: Path, environment: dict[str, str], expected:
     """Run all sweeps through a launcher and compare them with what is expected, which `basic` fills."""
     began, count = time.monotonic(), 0
     for task, keys in SWEEPS.items():
+        if task in PARTS and find_spec(PARTS[task]) is None:
+            continue
         root = folder / launcher / task
         if not list(root.glob("sweeps/*/comparison.csv")):  # in a folder that is given, what has ended is not run again
             done = permlab([*through(launcher, keys, environment), f"run.root={root}"], environment)

@@ -102,6 +102,7 @@ def test_several_trackers_have_the_keys_of_each_once(permlab):
         (["model"], ["write model=NAME", "llama-1b"]),
         (["~task.order"], ["~task.order", "leave it out for its default"]),
         (["hydra/sweeper=nevergrad"], ["hydra/sweeper=nevergrad", "-m KEY=A,B"]),
+        (["-m", "hydra/sweeper=optun"], ["hydra/sweeper=optun is not there; did you mean 'optuna'?"]),
         (["hydra/help=mine"], ["hydra/help=mine", "--hydra-help"]),
         (["--shell-completion"], ["install", "--hydra-help"]),
         (["--shell-completion", "install=ksh"], ["ksh", "--hydra-help"]),
