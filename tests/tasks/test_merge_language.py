@@ -397,6 +397,7 @@ def test_scores_are_refused_for_what_does_not_speak(tmp_path, capsys):
     assert not Path("run").exists()
 
 
+@pytest.mark.slow
 def test_networks_that_cannot_fit_into_memory_are_refused(tmp_path, capsys, monkeypatch):
     a, b = save_pair(tmp_path)
     monkeypatch.setattr("permlab.tasks.merge.needs.memory", lambda *_: 2.0**60)

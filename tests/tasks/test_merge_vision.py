@@ -161,7 +161,7 @@ def slow(*values):
         slow(["task.match=identity", "task.combine=task_arithmetic", "task.weights=[0.5,0.5]"], "task arithmetic"),
         slow(["task.renorm=rescale", "task.domains=[original,blurred]"], "weight matching + rescale"),
         slow(["task.budget=1.4", "task.allocation=greedy", "task.images=200"], "weight matching at 1.4x"),
-        (["task.labels=2", "task.match=zip", "task.combine=zip"], "ZipIt"),
+        slow(["task.labels=2", "task.match=zip", "task.combine=zip"], "ZipIt"),
     ],
 )
 def test_every_way_to_merge_runs_from_the_command_line(arguments, label):

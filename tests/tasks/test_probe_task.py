@@ -143,6 +143,7 @@ def test_scratch_sweep(here, tmp_path, unsaved):
     assert metrics["construction_excess"] < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("keys", "table", "count", "metrics"),
     [
