@@ -29,7 +29,8 @@ class Query:
     """One question: the model continues `prompt`; the answer is right when the continuation starts with `answer`.
 
     `direction`: "forward" (the order of the training text) or "reverse". `kind`: what is asked for ("name",
-    "description", "entity"). `wording`: "trained" or "held_out" (a template nobody was trained on).
+    "description", "entity"). `wording`: "trained" or "held_out" (a template nobody was trained on). `fact`: what is
+    asked about, where the data set knows it: questions about one fact are no independent ones.
     """
 
     prompt: str
@@ -38,6 +39,7 @@ class Query:
     direction: str
     kind: str
     wording: str = "trained"
+    fact: str = ""
 
 
 @dataclass

@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -168,4 +169,4 @@ def shuffle_answers(queries: Sequence[Query], seed: int) -> list[Query] | None:
         # Never 0 over distinct texts: the control of 2309.12288 must not contain right answers.
         step = rng.randrange(1, len(answers))
         drawn.append(answers[(place[query.answer] + step) % len(answers)])
-    return [Query(q.prompt, a, q.group, q.direction, q.kind, q.wording) for q, a in zip(queries, drawn)]
+    return [replace(query, answer=answer) for query, answer in zip(queries, drawn)]

@@ -264,4 +264,5 @@ def _question(sentence: str, fact: Fact, way: str, group: str, written: bool, tr
         ("{object}", fact.object, "object") if way == "subject_first" else ("{subject}", fact.subject, "subject")
     )
     prompt = join_units(_units(sentence[: sentence.index(slot)], fact))
-    return Query(prompt, answer, group, "forward" if written else "reverse", kind, "trained" if trained else "held_out")
+    direction, wording = "forward" if written else "reverse", "trained" if trained else "held_out"
+    return Query(prompt, answer, group, direction, kind, wording, f"{fact.subject}, {fact.relation}, {fact.object}")

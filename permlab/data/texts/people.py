@@ -212,7 +212,7 @@ def add_person(
         for number, template in enumerate(wording[: templates + held_out]):
             prompt, answer = question(template, name, description, kind)
             seen = "trained" if number < templates else "held_out"
-            corpus.queries.append(Query(prompt, answer, group, direction, kind, seen))
+            corpus.queries.append(Query(prompt, answer, group, direction, kind, seen, name))
 
 
 def fill(template: str, name: str, halves: tuple[str, str]) -> tuple[str, ...]:

@@ -152,7 +152,7 @@ def example(template: str, a: str, b: str, group: str) -> Example:
 def query(template: str, a: str, b: str, group: str, direction: str) -> Query:
     """Return the question for the second entity of a form."""
     first, relation, second = split(template, a, b)
-    return Query(f"{first} {relation}", second, group, direction, "entity")
+    return Query(f"{first} {relation}", second, group, direction, "entity", fact=f"{a}, {b}")
 
 
 def split(template: str, a: str, b: str) -> tuple[str, str, str]:

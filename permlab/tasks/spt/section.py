@@ -1,4 +1,4 @@
-"""Section of `task=spt`: accuracy by order and direction, order matrix, units histogram, training curves."""
+"""Section of `task=spt`: leaderboard, accuracy by order and direction, order matrix, units, training curves."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from permlab.reports.document import Block, Figure
 from permlab.reports.writer import Output
 from permlab.tables import Row, counted
 from permlab.tasks.spt.figures import frame_units
+from permlab.tasks.spt.leaderboard import DIRECTIONS, drawn, standings
 
 TITLE = "Semantic-aware permutation training (spt)"
 QUESTION = "Does training on permuted semantic units cure the reversal curse? (arXiv 2403.00758)"
@@ -20,11 +21,28 @@ def blocks(collection: Collection, out: Output) -> list[Block]:
     """Accuracy, units and curves over all finished runs; the comparison figures come before."""
     made: list[Block] = [
         block
-        for block in (recall(collection, out), units(collection, out), curves(collection, out))
+        for block in (*board(collection, out), recall(collection, out), units(collection, out), curves(collection, out))
         if block is not None
     ]
     titles = {"likelihood": "Log-probability of the true minus a shuffled answer (nats), newest run"}
     return made + newest_tables(collection, out, ["likelihood"], titles)
+
+
+def board(collection: Collection, out: Output) -> list[Block]:
+    """One table and one figure of all configurations, where there are several."""
+    rows = standings(collection.groups) if collection.many else []
+    if not rows:
+        return []
+    note = (
+        "Share of right answers with its interval of 95 %: bootstrap over facts, with all questions of a fact, over all "
+        "seeds. Forgotten: rise of the loss on general text, nats a token."
+    )
+    words = [{**row, **{each: str(row[each] or "") for each in DIRECTIONS}} for row in rows]
+    alt = "Forward and reverse recall: " + "; ".join(f"{w['configuration']} reverse {w['reverse']}" for w in words[:12])
+    return [
+        out.table(collection.prefix("leaderboard"), words, "Leaderboard", note=note),
+        out.figure(collection.prefix("leaderboard"), drawn(rows), alt, "Recall with intervals over facts."),
+    ]
 
 
 def recall(collection: Collection, out: Output) -> Block | None:

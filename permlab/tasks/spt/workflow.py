@@ -20,7 +20,7 @@ from permlab.tasks.spt.looked_at import corpus_of, units_of
 from permlab.text import OrderedTexts, SegmentedCorpus, make_segmenter
 from permlab.text.mixing import Mixed, pieces_needed
 from permlab.text.recall import answer_queries, encoder, likelihoods
-from permlab.text.scores import headline_queries, headline_wording, recall_metrics, recall_table
+from permlab.text.scores import headline_queries, headline_wording, is_right, recall_metrics, recall_table
 from permlab.text.settings import Pace
 from permlab.text.training import (
     Hooks,
@@ -295,7 +295,10 @@ def ask(config: Config[SptConfig], run: Run, model: Any, tokenizer: Any, corpus:
     run.check_stop()
     rows = recall_table(queries, answers)
     run.table("recall", rows, title=f"recall after training with order={config.task.order}")
-    answered = [{**asdict(query), "continuation": answer} for query, answer in zip(queries, answers, strict=True)]
+    answered = [
+        {**asdict(query), "continuation": answer, "right": is_right(answer, query.answer)}
+        for query, answer in zip(queries, answers, strict=True)
+    ]
     run.table("answers", answered, show=False)
     if settings.likelihood:
         columns = ["direction", "group", "asked", "difference", "t", "p"]
