@@ -29,6 +29,7 @@ TABLES: dict[str, str] = {
     "models": "permlab.models.table:MODELS",
     "networks": "permlab.models.table:VISION",
     "tokenizers": "permlab.models.table:TOKENIZERS",
+    "objectives": "permlab.models.table:OBJECTIVES",
     "datasets": "permlab.data.table:DATASETS",
     "matches": "permlab.matching.table:MATCHES",
     "similarities": "permlab.matching.table:SIMILARITIES",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from permlab.models.causal_lm_config import CausalLMConfig
-from permlab.models.table import WEIGHTS
+from permlab.models.table import OBJECTIVES, WEIGHTS
 from permlab.storage.cards import card, is_public, made_by, table
 from permlab.storage.files import write_text
 
@@ -30,7 +30,9 @@ def write_card(
     known = path if path and is_public(path) else "a local model" if path else "sizes of `model=" + config.name + "`"
     base = f"{known}{'' if pretrained else ', from random weights'}"
     rows = {"base model": base, **({"LoRA rank": lora, "LoRA alpha": config.lora.alpha} if lora else {}), **settings}
-    loader, package = ("AutoPeftModelForCausalLM", "peft") if lora else ("AutoModelForCausalLM", "transformers")
+    masked = OBJECTIVES[config.objective].masked
+    whole = "AutoModelForMaskedLM" if masked else "AutoModelForCausalLM"
+    loader, package = ("AutoPeftModelForCausalLM", "peft") if lora else (whole, "transformers")
     code = [f"from {package} import {loader}", "from transformers import AutoTokenizer", ""]
     code += [f'{kind} = {source}.from_pretrained("FOLDER_OR_ID")' for kind, source in
              (("model", loader), ("tokenizer", "AutoTokenizer"))]  # fmt: skip
@@ -40,7 +42,7 @@ def write_card(
         table(("metric", "value"), metrics.items()),
         ["```python", *code, "```"],
     ]
-    title = "LoRA adapter" if lora else "Causal language model"
-    tags = ["lora"] if lora else ["text-generation"]
+    title = "LoRA adapter" if lora else "Masked language model" if masked else "Causal language model"
+    tags = ["lora"] if lora else ["fill-mask" if masked else "text-generation"]
     bases = [path] if path and pretrained else []
     write_text(folder / "README.md", card(title, parts, library=package, tags=tags, bases=bases))

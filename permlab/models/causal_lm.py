@@ -11,11 +11,14 @@ from permlab.errors import UserError, first_line
 from permlab.models.availability import check_headers, explain_loading
 from permlab.models.causal_lm_config import CausalLMConfig
 from permlab.models.quiet import quiet_transformers
-from permlab.models.table import TOKENIZERS, WEIGHTS
+from permlab.models.table import OBJECTIVES, TOKENIZERS, WEIGHTS
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+MASK = "<mask>"
 
 
 def load_causal_lm(
@@ -62,7 +65,10 @@ def load_tokenizer(config: CausalLMConfig, texts: Iterable[str]) -> PreTrainedTo
     from permlab.models.tokenizers import train_tokenizer
 
     if TOKENIZERS[config.tokenizer].target:
-        return train_tokenizer(texts, config.tokenizer, config.vocab_size)
+        trained = train_tokenizer(texts, config.tokenizer, config.vocab_size)
+        if OBJECTIVES[config.objective].masked:
+            trained.add_special_tokens({"mask_token": MASK})
+        return trained
     from transformers import AutoTokenizer
 
     tokenizer: PreTrainedTokenizerBase = from_hub(AutoTokenizer.from_pretrained, config)
@@ -84,8 +90,8 @@ def load_pretrained(config: CausalLMConfig, dtype: torch.dtype) -> PreTrainedMod
 def build_scratch(
     config: CausalLMConfig, vocabulary: int, max_tokens: int, tokenizer: PreTrainedTokenizerBase
 ) -> PreTrainedModel:
-    """Build random weights: the architecture of `config.path`, or a Llama of the sizes in `config.scratch`."""
-    from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+    """Build random weights: the architecture of `config.path`, or one of the sizes in `config.scratch`."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     ids["pad_token_id"] = tokenizer.pad_token_id
@@ -96,18 +102,11 @@ def build_scratch(
         for key, value in ids.items():
             setattr(architecture, key, value)
     else:
-        sizes = config.scratch
-        architecture = LlamaConfig(
-            vocab_size=vocabulary,
-            hidden_size=sizes.hidden_size,
-            intermediate_size=sizes.intermediate_size,
-            num_hidden_layers=sizes.layers,
-            num_attention_heads=sizes.heads,
-            num_key_value_heads=sizes.kv_heads,
-            max_position_embeddings=max_tokens,
-            tie_word_embeddings=True,
-            **ids,
+        row = OBJECTIVES[config.objective]
+        made: PreTrainedModel = row.load()(
+            config.scratch, {"vocab_size": vocabulary, "max_position_embeddings": max_tokens, **ids}
         )
+        return made
     model: PreTrainedModel = AutoModelForCausalLM.from_config(architecture, trust_remote_code=config.trust_remote_code)
     return model
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from permlab.errors import UserError, check_range
 from permlab.keys import choice
-from permlab.models.table import TOKENIZERS, WEIGHTS
+from permlab.models.table import OBJECTIVES, TOKENIZERS, WEIGHTS
 
 
 @dataclass
@@ -52,6 +52,8 @@ class CausalLMConfig:
     """Branch, tag or commit on the hub."""
     weights: str = choice("scratch", WEIGHTS)
     """scratch: random weights, with the architecture of `path` when it is set."""
+    objective: str = choice("causal", OBJECTIVES)
+    """masked: a BERT of the sizes in `scratch`, as a control that reads both ways; task=spt alone trains one."""
     tokenizer: str = choice("word", TOKENIZERS)
     """word and bpe are trained on the corpus in seconds, pretrained is that of `path`."""
     vocab_size: int = 8192
@@ -64,14 +66,26 @@ class CausalLMConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
 
 
-def validate_causal_lm(model: CausalLMConfig) -> None:
+def validate_causal_lm(model: CausalLMConfig, masked: bool = False) -> None:
     """Check ranges and combinations; looks at local paths, never at the network.
+
+    Args:
+        model: what is checked.
+        masked: the caller can work with a masked model too.
 
     Raises:
         UserError: naming the key and the remedy.
     """
     weights = WEIGHTS.check("model.weights", model.weights)
     tokenizer = TOKENIZERS.check("model.tokenizer", model.tokenizer)
+    if OBJECTIVES.check("model.objective", model.objective).masked:
+        if not masked:
+            raise UserError(f"model.objective={model.objective} is for task=spt alone: use model.objective=causal")
+        if model.path is not None or model.lora.rank or tokenizer.needs:
+            raise UserError(
+                f"model.objective={model.objective} is trained from scratch, whole: leave model.path, model.lora.rank "
+                "and model.tokenizer=pretrained out"
+            )
     check_range("model.vocab_size", model.vocab_size, 300)
     check_range("model.lora.rank", model.lora.rank, 0)
     check_range("model.lora.alpha", model.lora.alpha, 0, open_interval=True)

@@ -10,7 +10,9 @@ Each option in conf/model/ is of one kind of `MODELS`. A new image classifier is
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from permlab import registry
 from permlab.registry import Row, Table
 
 
@@ -57,6 +59,39 @@ TOKENIZERS = Table(
         TokenizerRow("word", "every word of the corpus is a token", target="permlab.models.tokenizers:word_tokenizer"),
         TokenizerRow("bpe", "byte-level BPE", target="permlab.models.tokenizers:bpe_tokenizer"),
         TokenizerRow("pretrained", "the one that comes with the model", needs=("path",)),
+    ],
+)
+
+
+@dataclass(frozen=True)
+class ObjectiveRow(Row):
+    """What a language model of `scratch` sizes predicts; `target` makes its architecture from (sizes, options).
+
+    Attributes:
+        answers: "module:function" that asks it, see `permlab.text.recall.answer_queries`.
+        masked: tokens are covered and filled in from both sides; otherwise each token from those before it.
+    """
+
+    answers: str = "permlab.text.recall:answer_queries"
+    masked: bool = False
+
+    def load_answers(self) -> Any:
+        """Import the function that asks."""
+        return registry.load(self.answers)
+
+
+OBJECTIVES = Table(
+    "training objective",
+    [
+        ObjectiveRow("causal", "the next token, from those before it (a Llama)", target="permlab.models.scratch:llama"),
+        ObjectiveRow(
+            "masked",
+            "covered tokens, from both sides (a BERT)",
+            target="permlab.models.scratch:bert",
+            paper="1810.04805",
+            answers="permlab.text.masked:fill_answers",
+            masked=True,
+        ),
     ],
 )
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+NOT_LEARNED = -100
+"""Label of a token that is no target."""
 FILLS = "fills"
 """Marks a row of `Share` that is there because a batch must have some, and is not learned."""
 
@@ -26,8 +28,11 @@ class Collator:
         ids = torch.tensor([row["input_ids"] + [self.pad_id] * (width - n) for row, n in zip(rows, lengths)])
         mask = torch.arange(width) < torch.tensor(lengths).unsqueeze(1)
         learned = mask & torch.tensor([[not row.get(FILLS, False)] for row in rows])
-        # Every token is a target: SPT changes the order of the text and keeps the ordinary next-token loss.
-        return {"input_ids": ids, "attention_mask": mask.long(), "labels": ids.masked_fill(~learned, -100)}
+        # Every token is a target: SPT changes the order of the text and keeps the ordinary next-token loss. A masked
+        # model brings its own.
+        given = [row.get("labels", row["input_ids"]) for row in rows]
+        labels = torch.tensor([row + [NOT_LEARNED] * (width - len(row)) for row in given])
+        return {"input_ids": ids, "attention_mask": mask.long(), "labels": labels.masked_fill(~learned, NOT_LEARNED)}
 
 
 class PackingCollator:
@@ -54,7 +59,7 @@ class PackingCollator:
             room[at] -= len(ids)
         width = max(sum(map(len, texts)) for texts in packed)
         shape = (len(packed), width)
-        filled, labels = torch.full(shape, self.pad_id), torch.full(shape, -100)
+        filled, labels = torch.full(shape, self.pad_id), torch.full(shape, NOT_LEARNED)
         places, owner = torch.zeros(shape, dtype=torch.long), torch.full(shape, -1)
         for row, texts in enumerate(packed):
             start = 0

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
@@ -34,11 +34,13 @@ from permlab.threads import for_work
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from permlab.text.masked import Masked
     from permlab.text.mixing import Mixed
     from permlab.text.orders import OrderedTexts
 
 STEPS_BETWEEN_CHECKS = 20
 """On a GPU: reading every step's loss would make it wait each time."""
+Stream: TypeAlias = "OrderedTexts | Mixed | Masked"
 OnStep = Callable[[int, torch.Tensor, float], tuple[bool, bool]]
 COMPLETE = "complete"
 """Marker file: a checkpoint folder without it was cut off while it was written."""
@@ -93,7 +95,7 @@ class Share(Dataset[dict[str, Any]]):
     together see the batches of one. The last batch may be short: a process that has no row of it gets one that fills.
     """
 
-    def __init__(self, stream: OrderedTexts | Mixed, batch: int, place: int, count: int) -> None:
+    def __init__(self, stream: Stream, batch: int, place: int, count: int) -> None:
         self.stream, self.batch, self.place, self.rows = stream, batch, place, batch // count
 
     def __len__(self) -> int:
@@ -181,7 +183,7 @@ class OrderedTrainer(Trainer):
 def make_trainer(
     model: PreTrainedModel,
     pad_id: int,
-    stream: OrderedTexts | Mixed,
+    stream: Stream,
     folder: Path,
     settings: TrainingSettings,
     hooks: Hooks,
@@ -256,12 +258,12 @@ def make_trainer(
     return trainer
 
 
-def steps_of(stream: OrderedTexts | Mixed, settings: TrainingSettings) -> int:
+def steps_of(stream: Stream, settings: TrainingSettings) -> int:
     """Return the optimizer steps of one pass."""
     return -(-len(stream) // (settings.batch_size * settings.accumulate))
 
 
-def trained_tokens(stream: OrderedTexts | Mixed, start: int, sample: int = 2000) -> float:
+def trained_tokens(stream: Stream, start: int, sample: int = 2000) -> float:
     """Return the tokens from position `start` on, by the mean length of up to `sample` positions."""
     rest = len(stream) - start
     places = range(start, len(stream), max(1, rest // sample))

@@ -15,7 +15,7 @@ from permlab.data.table import DATASETS as DATA_SETS
 from permlab.division import Shared
 from permlab.errors import UserError, check_range
 from permlab.models.causal_lm_config import is_local, validate_causal_lm
-from permlab.models.table import WEIGHTS
+from permlab.models.table import OBJECTIVES, WEIGHTS
 from permlab.text.settings import (
     GeneralSettings,
     Ordering,
@@ -89,17 +89,22 @@ def validate(config: Config[SptConfig]) -> None:
         )
     check_general(task.general, "task.general.")
     check_base(config)
-    divided = {"train.pack": task.train.pack, "general.ratio": task.general.ratio, "base.pretrain": task.base.pretrain}
-    for key, value in divided.items():
+    special = {"train.pack": task.train.pack, "general.ratio": task.general.ratio, "base.pretrain": task.base.pretrain}
+    masked = OBJECTIVES[config.model.objective].masked if config.model.objective in OBJECTIVES else False
+    for key, value in special.items():
         if value and config.hardware.processes > 1:
             raise UserError(f"task.{key}={value} works in one process: leave it, or hardware.processes=1")
+        if value and masked:
+            raise UserError(f"task.{key}={value} is for causal models: leave it, or model.objective=causal")
+    if masked and config.hardware.processes > 1:
+        raise UserError("a masked model is trained in one process: hardware.processes=1")
     if task.general.ratio and task.general.path is None and not WEIGHTS[started_from(config)].pretrained:
         raise UserError(
             f"task.general.ratio={task.general.ratio:g} needs task.general.path=FILE: a model with random weights has "
             "no text of its own to keep"
         )
     check_dataset(config.dataset)
-    validate_causal_lm(config.model)
+    validate_causal_lm(config.model, masked=True)
 
 
 def check_base(config: Config[SptConfig]) -> None:

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 from permlab.config import Config
 from permlab.data import Corpus, limit_queries
 from permlab.errors import UserError
-from permlab.models.table import WEIGHTS
+from permlab.models.table import OBJECTIVES, WEIGHTS
 from permlab.runs.run import Run
 from permlab.seeding import derived_seed
 from permlab.text.forgetting import Blocks, loss_per_token, own_text, read_general, text_blocks
-from permlab.text.recall import answer_queries
 from permlab.text.scores import headline_queries, recall_metrics
 
 if TYPE_CHECKING:
@@ -51,12 +50,13 @@ class Asked:
 
     def __init__(self, config: Config[SptConfig], model: Any, tokenizer: Any, corpus: Corpus) -> None:
         self._settings, self._model, self._tokenizer = config.task.evaluation, model, tokenizer
+        self._answer = OBJECTIVES[config.model.objective].load_answers()
         self.queries = headline_queries(limit_queries(corpus.queries, self._settings.limit))
 
     def __call__(self) -> dict[str, float]:
         """Return forward_accuracy and reverse_accuracy, those of them that are asked; the model's mode stays."""
         training = self._model.training
-        answers = answer_queries(self._model, self._tokenizer, self.queries, batch_size=self._settings.batch_size)
+        answers = self._answer(self._model, self._tokenizer, self.queries, batch_size=self._settings.batch_size)
         self._model.train(training)
         metrics = recall_metrics(self.queries, answers)
         return {key: metrics[key] for key in ("forward_accuracy", "reverse_accuracy") if key in metrics}

@@ -13,19 +13,22 @@ from permlab.config import Config
 from permlab.data import Corpus, Example, limit_examples, limit_queries, load_texts
 from permlab.hardware import resolve_device, resolve_dtype
 from permlab.models import load_causal_lm, save_causal_lm, write_card
+from permlab.models.table import OBJECTIVES
 from permlab.runs.run import Run
 from permlab.tasks.spt.before import Asked, Kept, ask_before, context_of, with_base
 from permlab.tasks.spt.figures import recall_bars, recall_curve, training_loss, units_histogram
 from permlab.tasks.spt.looked_at import corpus_of, units_of
 from permlab.text import OrderedTexts, SegmentedCorpus, make_segmenter
+from permlab.text.masked import Masked
 from permlab.text.mixing import Mixed, pieces_needed
-from permlab.text.recall import answer_queries, encoder, likelihoods
+from permlab.text.recall import encoder, likelihoods
 from permlab.text.scores import headline_queries, headline_wording, is_right, recall_metrics, recall_table
 from permlab.text.settings import Pace
 from permlab.text.training import (
     Hooks,
     OnStep,
     OrderedTrainer,
+    Stream,
     latest_checkpoint,
     make_trainer,
     steps_of,
@@ -73,10 +76,12 @@ def train_and_ask(config: Config[SptConfig], run: Run) -> None:
     ask_before(config, run, asked)
     ratio = task.general.ratio
     kept = Kept(config, run, model, tokenizer, pieces_needed(len(facts), ratio))
-    stream: OrderedTexts | Mixed = facts
+    stream: Stream = facts
     if ratio:
         stream = Mixed(facts, kept.pool, ratio, config.seed)
         run.say(f"{stream.added} of {len(stream)} texts are general text, from {len(kept.pool)} pieces")
+    if OBJECTIVES[config.model.objective].masked:
+        stream = Masked(facts, tokenizer.mask_token_id, config.seed)
     model = train(config, run, model, tokenizer, stream, asked)
     if config.hardware.shard:
         tensors, (model, _) = model, model_for(config, corpus, run.device)
@@ -186,7 +191,7 @@ def train(
     run: Run,
     model: Any,
     tokenizer: Any,
-    stream: OrderedTexts | Mixed,
+    stream: Stream,
     asked: Asked,
 ) -> Any:
     """Train on the stream; stops and resumes exactly. Returns the model, or the tensors of a divided one."""
@@ -232,7 +237,7 @@ def train(
 
 
 def trainer_of(
-    config: Config[SptConfig], model: Any, tokenizer: Any, stream: OrderedTexts | Mixed, folder: Path, on_step: OnStep
+    config: Config[SptConfig], model: Any, tokenizer: Any, stream: Stream, folder: Path, on_step: OnStep
 ) -> OrderedTrainer:
     """Return what trains the model on the stream; a model that does not fit one process is divided here."""
     kind, device = None, resolve_device(config.hardware)
@@ -285,7 +290,7 @@ def ask(config: Config[SptConfig], run: Run, model: Any, tokenizer: Any, corpus:
         run.say("the dataset has no questions; nothing to ask")
         return
     with run.progress("asking", len(queries)) as bar:
-        answers = answer_queries(
+        answers = OBJECTIVES[config.model.objective].load_answers()(
             model,
             tokenizer,
             queries,
@@ -300,7 +305,7 @@ def ask(config: Config[SptConfig], run: Run, model: Any, tokenizer: Any, corpus:
         for query, answer in zip(queries, answers, strict=True)
     ]
     run.table("answers", answered, show=False)
-    if settings.likelihood:
+    if settings.likelihood and not OBJECTIVES[config.model.objective].masked:
         columns = ["direction", "group", "asked", "difference", "t", "p"]
         compared = likelihoods(model, tokenizer, headline_queries(queries), config.seed)
         run.table("likelihood", compared, title="log-probability, true minus shuffled answer (nats)", columns=columns)
