@@ -29,7 +29,8 @@ class Query:
     """One question: the model continues `prompt`; the answer is right when the continuation starts with `answer`.
 
     `direction`: "forward" (the order of the training text) or "reverse". `kind`: what is asked for ("name",
-    "description", "entity"). `wording`: "trained" or "held_out" (a template nobody was trained on). `fact`: what is
+    "description", "entity"). `wording`: "trained", "held_out" (a template nobody was trained on) or "question" (a
+    question-answer pair). `fact`: what is
     asked about, where the data set knows it: questions about one fact are no independent ones.
     """
 

@@ -1,9 +1,9 @@
+from .choices import likelihoods as likelihoods
 from .orders import OrderedTexts as OrderedTexts
 from .presegmented import PresegmentedSegmenter as PresegmentedSegmenter
 from .presegmented import compare_words as compare_words
 from .recall import answer_queries as answer_queries
 from .recall import encoder as encoder
-from .recall import likelihoods as likelihoods
 from .scores import accuracy as accuracy
 from .scores import recall_metrics as recall_metrics
 from .scores import recall_table as recall_table

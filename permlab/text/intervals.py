@@ -49,7 +49,7 @@ def clustered_interval(right: Sequence[bool], facts: Sequence[Hashable], seed: i
     tail = (1 - LEVEL) / 2
     if share in (0.0, 1.0):
         end = tail ** (1 / count)  # of k = n answers: the share p with p^n = tail
-        return Interval(share, *((end, 1.0) if share else (0.0, 1 - end)), count)
+        return Interval(share, end, 1.0, count) if share else Interval(share, 0.0, 1 - end, count)
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=DRAWS)
     low, high = np.quantile(drawn @ answered / (drawn @ asked), [tail, 1 - tail])
     return Interval(share, float(low), float(high), count)

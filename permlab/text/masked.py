@@ -57,6 +57,7 @@ def fill_answers(
     queries: Sequence[Query],
     *,
     batch_size: int = 128,
+    chat: bool = False,
     progress: Progress | None = None,
 ) -> list[str]:
     """Cover every answer and fill it in, the surest token first.
@@ -68,13 +69,14 @@ def fill_answers(
         tokenizer: its tokenizer, with a mask.
         queries: what to ask.
         batch_size: questions at a time.
+        chat: as of `encode_queries`.
         progress: called with (done, total).
 
     Returns:
         One answer per query, in order.
     """
     model.eval()
-    pairs = encode_queries(tokenizer, queries)
+    pairs = encode_queries(tokenizer, queries, chat)
     # By the number of covered tokens: each round fills one of them in every row of a batch.
     order = sorted(range(len(pairs)), key=lambda i: (len(pairs[i][1]), len(pairs[i][0])))
     ends = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []

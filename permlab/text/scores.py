@@ -94,7 +94,8 @@ def headline_wording(queries: Sequence[Query], **where: str) -> str:
     It is "trained" where at least half of them are worded as in a training text: a few that are by chance, in a file of
     questions, do not stand for all.
     """
-    rows = [q for q in queries if all(getattr(q, key) == value for key, value in where.items())]
+    chosen = (q for q in queries if all(getattr(q, key) == value for key, value in where.items()))
+    rows = [q for q in chosen if q.wording != "question"]
     trained = sum(q.wording == "trained" for q in rows)
     return "trained" if trained and 2 * trained >= len(rows) else "held_out"
 
@@ -111,7 +112,7 @@ def recall_metrics(queries: Sequence[Query], answers: Sequence[str]) -> dict[str
     metrics: dict[str, float | None] = {}
     for direction in ("forward", "reverse"):
         wording = headline_wording(queries, direction=direction)
-        for words, suffix in ((wording, ""), ("held_out", "_held_out")):
+        for words, suffix in ((wording, ""), ("held_out", "_held_out"), ("question", "_question")):
             if words == wording and suffix:
                 continue
             metrics[f"{direction}_accuracy{suffix}"] = accuracy(asked, given, direction=direction, wording=words)

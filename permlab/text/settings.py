@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -191,6 +192,14 @@ class RecallSettings:
     """Queries per wording, direction, group and kind; null = all."""
     likelihood: bool = True
     """Also compare true with shuffled answers by log-probability."""
+    choices: int = 0
+    """Also ask as multiple choice by log-probability, the true answer among so many of its kind; 0 does not."""
+    chat: bool = False
+    """Each prompt is what a user says, in the tokenizer's chat template, and the answer begins the reply."""
+    harness: list[str] = field(default_factory=list)
+    """Tasks of lm-evaluation-harness, before and after training: `[arc_easy]`; needs `permlab[lm-eval]`."""
+    harness_limit: int | None = None
+    """Questions of each of these tasks; null = all."""
 
 
 def check_ordering(ordering: Ordering, prefix: str = "") -> None:
@@ -288,3 +297,11 @@ def check_recall(settings: RecallSettings, prefix: str = "") -> None:
     check_range(f"{prefix}batch_size", settings.batch_size, 1)
     if settings.limit is not None:
         check_range(f"{prefix}limit", settings.limit, 1)
+    if settings.choices:
+        check_range(f"{prefix}choices", settings.choices, 2, 100)
+    if settings.harness_limit is not None:
+        check_range(f"{prefix}harness_limit", settings.harness_limit, 1)
+    if settings.harness and find_spec("lm_eval") is None:
+        raise UserError(
+            f"{prefix}harness={settings.harness} needs lm-evaluation-harness: pip install 'permlab[lm-eval]'"
+        )

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from permlab.data import load_texts
+from permlab.data.loading import check_dataset
 from permlab.data.texts import join_units
 from permlab.data.texts.facts import WORDINGS, Fact, FactsConfig, facts_corpus
 from permlab.errors import UserError
@@ -137,3 +138,17 @@ def test_a_seed_decides_the_groups():
         return [(e.group, e.protected) for e in facts_corpus(facts() * 1, seed=seed).examples]
 
     assert groups(0) == groups(0) and any(groups(0) != groups(seed) for seed in range(1, 6))
+
+
+def test_question_answer_pairs_are_trained_for_facts_in_both_orders_and_asked_of_the_others(table):
+    corpus = facts_corpus(facts(), templates=2, held_out=1, questions=True)
+    pairs = [example for example in corpus.examples if example.text.startswith("Question:")]
+    assert {example.group for example in pairs} == {"both"} and len(pairs) == 2
+    assert all(join_units(example.units) == example.text for example in pairs)
+    asked = [query for query in corpus.queries if query.wording == "question"]
+    assert sorted((query.group, query.direction) for query in asked) == [
+        (group, direction) for group in ("object_first", "subject_first") for direction in ("forward", "reverse")
+    ]
+    assert all(query.prompt.endswith("Answer:") for query in asked)
+    with pytest.raises(UserError, match=r"dataset\.both=true"):
+        check_dataset(table("subject,relation,object\n", questions=True, both=False))

@@ -10,13 +10,14 @@ from permlab.data.texts import people_corpus
 from permlab.errors import UserError
 from permlab.models.causal_lm import load_causal_lm
 from permlab.models.causal_lm_config import CausalLMConfig, ScratchConfig
-from permlab.text.recall import (
+from permlab.text.choices import (
     answer_log_probabilities,
-    answer_queries,
-    encode_queries,
+    choose,
+    likelihood_metrics,
     likelihoods,
     shuffle_answers,
 )
+from permlab.text.recall import answer_queries, encode_queries
 from permlab.text.scores import accuracy, headline_queries, is_right, recall_metrics, recall_table, sentence_bleu
 
 
@@ -106,3 +107,44 @@ def test_each_direction_is_judged_by_its_own_wording():
     found = recall_metrics([forward, reverse], ["Sea", "Ada"])
     assert found["forward_accuracy"] == found["reverse_accuracy"] == 1.0
     assert headline_queries([forward, reverse]) == [forward, reverse]
+
+
+def test_multiple_choice_takes_the_likeliest_answer_per_token(model):
+    """A model that always says one name of three is right where that name is the answer, and nowhere else."""
+    network, tokenizer, queries = model
+    asked = [q for q in queries if q.kind == "name" and q.group == "name_first" and q.wording == "trained"]
+    names = sorted({q.answer for q in asked})
+    assert len(names) == 2
+    found = choose(network, tokenizer, asked, 2, seed=0)
+    pairs = encode_queries(tokenizer, asked)
+    for query, right, (_, answer) in zip(asked, found, pairs):
+        (other,) = (name for name in names if name != query.answer)
+        wrong = Query(query.prompt, other, query.group, query.direction, query.kind)
+        scores = answer_log_probabilities(network, tokenizer, [query, wrong])
+        lengths = [len(answer), len(encode_queries(tokenizer, [wrong])[0][1])]
+        assert right == (scores[0] / lengths[0] > scores[1] / lengths[1])
+    assert choose(network, tokenizer, asked, 3) == [None] * len(asked)  # two names are no three choices
+
+
+def test_the_control_adds_up_rows_as_independent_samples():
+    """Two rows of equal size: the mean of the means, and errors that add in squares."""
+    row = {"direction": "reverse", "group": "name_first", "queries": 10, "difference": 2.0, "t": 4.0}
+    found = likelihood_metrics(
+        [row, {**row, "difference": 1.0, "t": 4.0}, {**row, "group": "both", "difference": 90.0}]
+    )
+    assert found["reverse_likelihood_gain"] == pytest.approx(1.5)
+    error = (0.5**2 + 0.25**2) ** 0.5 / 2  # standard errors 2 / 4 and 1 / 4 of samples of equal size
+    assert found["reverse_likelihood_t"] == pytest.approx(1.5 / error)
+
+
+def test_a_chat_template_frames_the_prompt_and_the_answer_begins_the_reply(model):
+    network, tokenizer, queries = model
+    kept = tokenizer.chat_template
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }} is is{% endfor %}"
+    try:
+        (prompt, answer) = encode_queries(tokenizer, queries[:1], chat=True)[0]
+        assert tokenizer.decode(prompt).endswith("is is") and queries[0].prompt in tokenizer.decode(prompt)
+        assert tokenizer.decode(answer).strip() == queries[0].answer
+        assert len(answer_queries(network, tokenizer, queries[:2], chat=True)) == 2
+    finally:
+        tokenizer.chat_template = kept

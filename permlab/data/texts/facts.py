@@ -17,7 +17,7 @@ import io
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,11 @@ WORDINGS: Mapping[str, tuple[str, ...]] = {
     ),
 }
 """Wordings for any relation that reads as a noun: author, capital, birth year."""
+QUESTIONS: Mapping[str, str] = {
+    "subject_first": "Question: What is the {relation} of {subject}? Answer: {object}",
+    "object_first": "Question: {object} is the {relation} of what? Answer: {subject}",
+}
+"""Question-answer pairs for such relations."""
 
 
 @dataclass
@@ -76,6 +81,8 @@ class FactsConfig:
     """Wordings per direction that are asked only."""
     both: bool = True
     """Write a third of the facts in both directions, as a control; otherwise halves."""
+    questions: bool = False
+    """Also question-answer pairs: those of facts that are written both ways are trained, all others are asked."""
     on_bad_row: str = choice("raise", ON_BAD_ROW)
     """raise ends the run at a bad row; skip leaves it out and says so."""
 
@@ -97,6 +104,10 @@ def check_facts(config: FactsConfig) -> None:
     check_file(config, "wordings")
     check_range("dataset.templates", config.templates, 1)
     check_range("dataset.held_out", config.held_out, 0)
+    if config.questions and not config.both:
+        raise UserError(
+            "dataset.questions=true trains the pairs of facts that are written both ways: dataset.both=true"
+        )
     check_bad_rows(config)
 
 
@@ -105,7 +116,9 @@ def load_facts(config: FactsConfig, seed: int) -> Corpus:
     bad = BadRows(config.on_bad_row)
     facts = read_facts(str(config.path), bad)
     wordings = read_wordings(config.wordings) if config.wordings else {}
-    corpus = facts_corpus(facts, wordings, config.templates, config.held_out, both=config.both, seed=seed)
+    corpus = facts_corpus(
+        facts, wordings, config.templates, config.held_out, both=config.both, questions=config.questions, seed=seed
+    )
     corpus.rejected = bad.rows + corpus.rejected
     return corpus
 
@@ -190,6 +203,7 @@ def facts_corpus(
     held_out: int = 2,
     *,
     both: bool = True,
+    questions: bool = False,
     seed: int = 0,
 ) -> Corpus:
     """Write every fact as training texts and questions.
@@ -202,6 +216,7 @@ def facts_corpus(
         templates: sentences per direction that are trained, the first ones.
         held_out: sentences after them that are asked only.
         both: a third of the facts is written both ways.
+        questions: also question-answer pairs, trained for facts that are written both ways and asked of all others.
         seed: decides which fact is written how.
 
     Raises:
@@ -231,6 +246,15 @@ def facts_corpus(
                     corpus.examples.append(Example(join_units(units), group, units, protected, fact.source))
                 if answers[way][key] == 1:
                     corpus.queries.append(_question(sentence, fact, way, group, written, at < templates))
+            if questions and group == "both":
+                # What a question is like must be seen somewhere; of the facts that are asked about it tells nothing.
+                units = _units(QUESTIONS[way], fact)
+                corpus.examples.append(
+                    Example(join_units(units), group, units, (fact.subject, fact.object), fact.source)
+                )
+            elif questions and answers[way][key] == 1:
+                asked = _question(QUESTIONS[way], fact, way, group, written, True)
+                corpus.queries.append(replace(asked, wording="question"))
     if unasked:
         corpus.rejected.append(f"{unasked} questions that the table answers in several ways")
     return corpus

@@ -96,6 +96,8 @@ def validate(config: Config[SptConfig]) -> None:
             raise UserError(f"task.{key}={value} works in one process: leave it, or hardware.processes=1")
         if value and masked:
             raise UserError(f"task.{key}={value} is for causal models: leave it, or model.objective=causal")
+    if masked and task.evaluation.harness:
+        raise UserError("task.evaluation.harness asks causal models: leave it, or model.objective=causal")
     if masked and config.hardware.processes > 1:
         raise UserError("a masked model is trained in one process: hardware.processes=1")
     if task.general.ratio and task.general.path is None and not WEIGHTS[started_from(config)].pretrained:

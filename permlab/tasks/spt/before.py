@@ -56,7 +56,8 @@ class Asked:
     def __call__(self) -> dict[str, float]:
         """Return forward_accuracy and reverse_accuracy, those of them that are asked; the model's mode stays."""
         training = self._model.training
-        answers = self._answer(self._model, self._tokenizer, self.queries, batch_size=self._settings.batch_size)
+        given = self._settings
+        answers = self._answer(self._model, self._tokenizer, self.queries, batch_size=given.batch_size, chat=given.chat)
         self._model.train(training)
         metrics = recall_metrics(self.queries, answers)
         return {key: metrics[key] for key in ("forward_accuracy", "reverse_accuracy") if key in metrics}
@@ -109,6 +110,30 @@ def context_of(model: Any) -> int | None:
     """Return how many tokens a model can read, or None where it does not say."""
     context = getattr(model.config, "max_position_embeddings", None)
     return context if isinstance(context, int) else None
+
+
+class Harness:
+    """Tasks of lm-evaluation-harness before training and after it."""
+
+    def __init__(self, config: Config[SptConfig], run: Run, model: Any, tokenizer: Any) -> None:
+        self._given, self._seed, self._tokenizer = config.task.evaluation, config.seed, tokenizer
+        self._score(run, model, "_before")
+
+    def report(self, run: Run, model: Any) -> None:
+        """Score the trained model."""
+        self._score(run, model, "")
+
+    def _score(self, run: Run, model: Any, suffix: str) -> None:
+        given = self._given
+        if not given.harness:
+            return
+        from permlab.text.harness import harness_scores
+
+        size, limit = given.batch_size, given.harness_limit
+        found = harness_scores(model, self._tokenizer, given.harness, batch_size=size, limit=limit, seed=self._seed)
+        run.summary(**{f"harness_{name}{suffix}": value for name, value in found.items()})
+        run.say("; ".join(f"{name} {value:.3f}" for name, value in found.items()))
+        run.check_stop()
 
 
 def ask_before(config: Config[SptConfig], run: Run, asked: Asked) -> None:

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from permlab import ranks
 from permlab.config import Config
-from permlab.data import Corpus, Example, limit_examples, limit_queries, load_texts
+from permlab.data import Corpus, Example, limit_examples, load_texts
+from permlab.errors import UserError
 from permlab.hardware import resolve_device, resolve_dtype
 from permlab.models import load_causal_lm, save_causal_lm, write_card
 from permlab.models.table import OBJECTIVES
 from permlab.runs.run import Run
-from permlab.tasks.spt.before import Asked, Kept, ask_before, context_of, with_base
-from permlab.tasks.spt.figures import recall_bars, recall_curve, training_loss, units_histogram
+from permlab.tasks.spt.asking import ask
+from permlab.tasks.spt.before import Asked, Harness, Kept, ask_before, context_of, with_base
+from permlab.tasks.spt.figures import recall_curve, training_loss, units_histogram
 from permlab.tasks.spt.looked_at import corpus_of, units_of
 from permlab.text import OrderedTexts, SegmentedCorpus, make_segmenter
 from permlab.text.masked import Masked
 from permlab.text.mixing import Mixed, pieces_needed
-from permlab.text.recall import encoder, likelihoods
-from permlab.text.scores import headline_queries, headline_wording, is_right, recall_metrics, recall_table
+from permlab.text.recall import encoder
 from permlab.text.settings import Pace
 from permlab.text.training import (
     Hooks,
@@ -40,8 +40,6 @@ CARD = ("forward_accuracy", "reverse_accuracy", "final_loss", "trained_parameter
 """Final numbers that the model's card shows."""
 FEWEST_STEPS = 500
 """Steps below which no model of ours that started from random weights has learned its texts."""
-CONVERGED = 0.9
-"""Forward recall below which a model has not learned what its reverse recall is judged on."""
 
 if TYPE_CHECKING:
     import torch
@@ -72,8 +70,11 @@ def train_and_ask(config: Config[SptConfig], run: Run) -> None:
         f"{trained / 1e6:.2f}M trained parameters, order {task.order}, {run.device}"
     )
     run.summary(trained_parameters=trained, texts=len(examples), vocabulary=len(tokenizer))
+    if task.evaluation.chat and not tokenizer.chat_template:
+        raise UserError("task.evaluation.chat=true needs a tokenizer with a chat template, and this one has none")
     asked = Asked(config, model, tokenizer, corpus)
     ask_before(config, run, asked)
+    harness = Harness(config, run, model, tokenizer)
     ratio = task.general.ratio
     kept = Kept(config, run, model, tokenizer, pieces_needed(len(facts), ratio))
     stream: Stream = facts
@@ -87,6 +88,7 @@ def train_and_ask(config: Config[SptConfig], run: Run) -> None:
         tensors, (model, _) = model, model_for(config, corpus, run.device)
         model.load_state_dict(tensors)
     kept.report(run, model)
+    harness.report(run, model)
     if task.evaluation.save_model:
         save_causal_lm(model, tokenizer, run.artifact("model"))
     ask(config, run, model, tokenizer, corpus)
@@ -277,44 +279,3 @@ def few_steps(steps: int, epochs: float) -> str:
         return ""
     wanted = math.ceil(epochs * FEWEST_STEPS / steps)
     return f"; few for a model from scratch: task.train.epochs={wanted} makes {FEWEST_STEPS}, a smaller batch_size too"
-
-
-# ---- recall -------------------------------------------------------------------------------------------------------
-
-
-def ask(config: Config[SptConfig], run: Run, model: Any, tokenizer: Any, corpus: Corpus) -> None:
-    """Ask every question and report accuracy, BLEU and likelihoods."""
-    settings = config.task.evaluation
-    queries = limit_queries(corpus.queries, settings.limit)
-    if not queries:
-        run.say("the dataset has no questions; nothing to ask")
-        return
-    with run.progress("asking", len(queries)) as bar:
-        answers = OBJECTIVES[config.model.objective].load_answers()(
-            model,
-            tokenizer,
-            queries,
-            batch_size=settings.batch_size,
-            progress=lambda done, total: bar.update(done),
-        )
-    run.check_stop()
-    rows = recall_table(queries, answers)
-    run.table("recall", rows, title=f"recall after training with order={config.task.order}")
-    answered = [
-        {**asdict(query), "continuation": answer, "right": is_right(answer, query.answer)}
-        for query, answer in zip(queries, answers, strict=True)
-    ]
-    run.table("answers", answered, show=False)
-    if settings.likelihood and not OBJECTIVES[config.model.objective].masked:
-        columns = ["direction", "group", "asked", "difference", "t", "p"]
-        compared = likelihoods(model, tokenizer, headline_queries(queries), config.seed)
-        run.table("likelihood", compared, title="log-probability, true minus shuffled answer (nats)", columns=columns)
-    metrics = recall_metrics(queries, answers)
-    run.summary(**metrics)
-    run.figure("recall", recall_bars(rows))
-    known = metrics.get("forward_accuracy")
-    if known is not None and known < CONVERGED and headline_wording(queries, direction="forward") == "trained":
-        run.warn(
-            f"not converged: {known:.2f} of the facts are recalled in the direction they were trained in, so the "
-            "reverse figures say little; raise task.train.epochs"
-        )
