@@ -299,8 +299,7 @@ def activate(modules: Iterable[str]) -> None:
 
 def plugin_folders() -> list[Path]:
     """Return the `conf` folders of plugin packages that have one: their YAML options stand beside ours."""
-    names = [package for _, package in _entry_point_rows()]
-    names += [name.partition(".")[0] for name in _activated]
+    names = [*(package for _, package in _entry_point_rows()), *(name.partition(".")[0] for name in _activated)]
     folders = []
     for name in dict.fromkeys(names):
         spec = importlib.util.find_spec(name)
