@@ -19,7 +19,7 @@ import torch
 from permlab.data.examples import Query
 from permlab.text.batches import NOT_LEARNED
 from permlab.text.orders import OrderedTexts
-from permlab.text.recall import Progress, encode_queries
+from permlab.text.recall import Progress, encode_queries, encoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -58,6 +58,7 @@ def fill_answers(
     *,
     batch_size: int = 128,
     chat: bool = False,
+    closing: str = "",
     progress: Progress | None = None,
 ) -> list[str]:
     """Cover every answer and fill it in, the surest token first.
@@ -70,6 +71,7 @@ def fill_answers(
         queries: what to ask.
         batch_size: questions at a time.
         chat: as of `encode_queries`.
+        closing: what stands behind an answer in the texts that were trained, a full stop.
         progress: called with (done, total).
 
     Returns:
@@ -79,7 +81,9 @@ def fill_answers(
     pairs = encode_queries(tokenizer, queries, chat)
     # By the number of covered tokens: each round fills one of them in every row of a batch.
     order = sorted(range(len(pairs)), key=lambda i: (len(pairs[i][1]), len(pairs[i][0])))
-    ends = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    # Behind another word, where a tokenizer writes it as it does in a text.
+    after = encoder(tokenizer)(["x", f"x{closing}"])
+    ends = after[1][len(after[0]) :] + ([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])
     answers = [""] * len(pairs)
     special = torch.tensor(sorted(set(tokenizer.all_special_ids)))
     for start in range(0, len(order), batch_size):

@@ -10,6 +10,7 @@ from permlab.config import Config
 from permlab.data import Corpus, Query, limit_queries
 from permlab.models.table import OBJECTIVES
 from permlab.runs.run import Run
+from permlab.tasks.spt.before import asker
 from permlab.tasks.spt.figures import recall_bars
 from permlab.text.choices import choose, likelihood_metrics, likelihoods
 from permlab.text.scores import headline_queries, headline_wording, is_right, recall_metrics, recall_table
@@ -29,7 +30,7 @@ def ask(config: Config[SptConfig], run: Run, model: Any, tokenizer: Any, corpus:
         run.say("the dataset has no questions; nothing to ask")
         return
     with run.progress("asking", len(queries)) as bar:
-        answers = OBJECTIVES[config.model.objective].load_answers()(
+        answers = asker(config, corpus)(
             model,
             tokenizer,
             queries,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,12 +46,21 @@ MOST_OWN = 512
 """Pieces that a model writes for its own training: more cost more than the training does."""
 
 
+def asker(config: Config[SptConfig], corpus: Corpus) -> Any:
+    """Return what asks the model: from (model, tokenizer, queries, ...) to answers, see `answer_queries`."""
+    row = OBJECTIVES[config.model.objective]
+    if not row.masked:
+        return row.load_answers()
+    closed = all(example.text.endswith(".") for example in corpus.examples)
+    return partial(row.load_answers(), closing="." if closed else "")
+
+
 class Asked:
     """Forward and reverse recall of the headline questions, at any time of the training."""
 
     def __init__(self, config: Config[SptConfig], model: Any, tokenizer: Any, corpus: Corpus) -> None:
         self._settings, self._model, self._tokenizer = config.task.evaluation, model, tokenizer
-        self._answer = OBJECTIVES[config.model.objective].load_answers()
+        self._answer = asker(config, corpus)
         self.queries = headline_queries(limit_queries(corpus.queries, self._settings.limit))
 
     def __call__(self) -> dict[str, float]:
