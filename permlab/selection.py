@@ -5,6 +5,7 @@ Numbers are read several times, in pieces, and only counted: what is held is a t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 DIGIT = 16
 """Bits of a number that one pass decides."""
+FEW = 1 << 16
+"""Numbers that are sorted rather than counted."""
 
 
 class _Search:
@@ -58,17 +61,32 @@ class _Search:
         return pattern.view(torch.float64 if wide else torch.float32)
 
 
-def kth_magnitudes(chunks: Callable[[], Iterable[Sequence[Tensor | None]]], keep: Callable[[int], int]) -> list[Tensor]:
+def _sorted(piece: Tensor, keep: Callable[[int], int]) -> Tensor:
+    """The same of a few numbers that are all there."""
+    import torch
+
+    wanted = keep(piece.numel())
+    found = piece.detach().abs().flatten().sort(descending=True).values
+    return found[wanted - 1] if wanted > 0 else torch.tensor(float("inf"))
+
+
+def kth_magnitudes(
+    chunks: Callable[[], Iterable[Sequence[Tensor | None]]], keep: Callable[[int], int] | Sequence[Callable[[int], int]]
+) -> list[Tensor]:
     """Per sequence the `keep(its entries)`-th largest absolute value, exactly: what sorting all of it would give.
 
     Args:
         chunks: called once per pass (two for float32, four for float64); gives pieces of all sequences, float32 or
             float64 and the same each time, None where a sequence has nothing there.
-        keep: number of entries -> how many of them are wanted; 0 gives infinity.
+        keep: number of entries -> how many of them are wanted; 0 gives infinity. One for all sequences, or one each.
 
     Returns:
         One scalar per sequence.
     """
+    first = [list(pieces) for pieces in itertools.islice(chunks(), 2)]
+    if len(first) == 1 and all(piece is not None and 0 < piece.numel() <= FEW for piece in first[0]):
+        keeps = [keep] * len(first[0]) if callable(keep) else keep
+        return [_sorted(piece, each) for piece, each in zip(first[0], keeps) if piece is not None]
     searches: list[_Search] = []
     step, most, none = 0, 2, set()
     while step < most:
@@ -79,7 +97,7 @@ def kth_magnitudes(chunks: Callable[[], Iterable[Sequence[Tensor | None]]], keep
                     search.count(piece, step)
         for at, search in enumerate(searches):
             most = max(most, search.bits // DIGIT)
-            search.settle(step, keep)
+            search.settle(step, keep if callable(keep) else keep[at])
             if not step and search.left < 1:
                 none.add(at)
         step += 1

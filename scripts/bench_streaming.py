@@ -19,10 +19,11 @@ from pathlib import Path
 
 import torch
 
+from permlab.merging.table import COMBINES
 from permlab.storage.tensors import SafetensorsStream
 
-PLAIN = ("average", "slerp", "task_arithmetic", "ties", "dare")
-ANCESTRAL = ("task_arithmetic", "ties", "dare")
+PLAIN = tuple(name for name, row in COMBINES.items() if row.streams and not row.files)
+ANCESTRAL = tuple(name for name in PLAIN if "ancestor" in COMBINES[name].needs)
 NETWORKS = ("a", "b", "base")
 
 

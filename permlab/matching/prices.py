@@ -10,6 +10,7 @@ them. Pairs that contradict become candidates too; when there are none, the assi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import numpy as np
@@ -25,6 +26,8 @@ Indices: TypeAlias = "NDArray[np.int64]"
 
 CANDIDATES = 16
 """Pairs per row that a first sparse problem has, on average."""
+WIDE, MORE = 4096, 32
+"""From so many rows on, so many pairs: all pairs are held against the prices once or twice, not four times."""
 STEPS = 2.0**16
 """Steps of a candidate's cost: whole numbers keep rows that bid for columns of nearly equal worth from outbidding each
 other by rounding errors for ever."""
@@ -35,8 +38,8 @@ ROUNDS = 8
 GUESSED = 8
 """Rounds of prices where nothing is to be proved by them."""
 SAMPLE = 1 << 14
-BLOCK = 1 << 24
-"""Entries that are compared at a time."""
+BLOCK = 1 << 18
+"""Entries that are worked on at a time: a mebibyte."""
 
 
 class Prices:
@@ -55,18 +58,37 @@ class Prices:
             quick: the best assignment of the first candidates is taken, without holding all pairs against it.
         """
         # Minimised from here on: what it costs to hold a column, above its price and above what the row pays at least.
-        reduced = np.negative(similarity.detach().cpu().numpy(), dtype=np.float32)
-        noise = NOISE * float(max(-reduced.min(), reduced.max()))
+        given = similarity.detach().cpu().numpy()
         prices = self._kept.get(name)
         if prices is None:
-            prices = np.zeros(len(reduced), dtype=np.float32)
-        reduced -= prices
-        reduced -= reduced.min(1)[:, None]
-        lowest = reduced.min(0)
-        reduced -= lowest
+            prices = np.zeros(len(given), dtype=np.float32)
+        reduced, lowest, largest = _reduced(given, prices)
+        noise = NOISE * largest
         found, change = _solve(reduced, current.numpy(), noise, quick)
         self._kept[name] = prices + lowest + change
         return torch.from_numpy(found)
+
+
+def _blocks(size: int) -> Iterator[slice]:
+    """Rows of a square matrix that stay in the processor's cache while they are worked on."""
+    step = max(1, BLOCK // size)
+    return (slice(start, start + step) for start in range(0, size, step))
+
+
+def _reduced(similarity: Floats, prices: Floats) -> tuple[Floats, Floats, float]:
+    """(costs above the prices of their columns, each row and column reaching down to 0; what columns came down by;
+    the largest similarity either way)."""
+    reduced = np.empty(similarity.shape, dtype=np.float32)
+    lowest, largest = np.full(len(reduced), np.inf, dtype=np.float32), 0.0
+    for rows in _blocks(len(reduced)):
+        block = np.negative(similarity[rows], out=reduced[rows])
+        largest = max(largest, -float(block.min()), float(block.max()))
+        block -= prices
+        block -= block.min(1)[:, None]
+        np.minimum(lowest, block.min(0), out=lowest)
+    for rows in _blocks(len(reduced)):
+        reduced[rows] -= lowest
+    return reduced, lowest, largest
 
 
 def _solve(reduced: Floats, current: Indices, noise: float, quick: bool) -> tuple[Indices, Floats]:
@@ -94,7 +116,7 @@ def _cheap(reduced: Floats, current: Indices) -> Indices:
     size, flat = len(reduced), reduced.ravel()
     # An odd stride meets all columns.
     sample = flat[:: (size * size // SAMPLE) | 1]
-    at = min(len(sample) - 1, len(sample) * CANDIDATES // size)
+    at = min(len(sample) - 1, len(sample) * (MORE if size >= WIDE else CANDIDATES) // size)
     limit = np.partition(sample, at)[at]
     held = np.arange(size) * size + current
     return np.sort(np.concatenate([np.flatnonzero(flat <= limit), held[flat[held] > limit]]))
@@ -134,9 +156,5 @@ def _contradictions(reduced: Floats, found: Indices, prices: Floats, slack: floa
     """Flat indices of pairs that a row would rather hold under these prices."""
     size = len(reduced)
     paid = reduced[np.arange(size), found] - prices[found] - np.float32(slack)
-    step = max(1, BLOCK // size)
-    parts = []
-    for start in range(0, size, step):
-        block = reduced[start : start + step] - prices
-        parts.append(np.flatnonzero(block < paid[start : start + step, None]) + start * size)
+    parts = [np.flatnonzero(reduced[rows] - prices < paid[rows, None]) + rows.start * size for rows in _blocks(size)]
     return np.concatenate(parts)

@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, Any
 from permlab.errors import UserError
 from permlab.keys import choice
 from permlab.matching.setting import MatchOptions, MatchSetting
+from permlab.merging.numbers import Find
 from permlab.merging.table import ALLOCATIONS, COMBINES
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+DTYPES = ("float32", "bfloat16", "float16")
+"""Number types that merged networks are written in."""
 
 
 @dataclass(kw_only=True)
@@ -28,7 +33,23 @@ class MergeOptions(MatchOptions):
     ridge: float | None = None
     """least_squares, regmean: ridge towards the average, relative to the mean diagonal; null takes the method's own."""
     density: float = 0.2
-    """ties, dare: share of every task vector that is kept"""
+    """ties, dare, della, breadcrumbs: share of every change that is kept."""
+    densities: list[float] = field(default_factory=list)
+    """One per network in place of `density`."""
+    scale: float = 1.0
+    """Factor on the merged change since the ancestor (lambda)."""
+    gamma: float = 0.01
+    """breadcrumbs: share of the largest entries of every change that is dropped."""
+    epsilon: float = 0.1
+    """della: the share that is kept moves by so much either way with the rank of an entry."""
+    normalize: bool | None = None
+    """Divide weights by their sum; null is what the method does."""
+    trim_tensors: bool = False
+    """ties: every tensor keeps its share, as in mergekit; otherwise the whole model does, as in the paper."""
+    dtype: str | None = choice(None, DTYPES)
+    """Number type of networks that are merged from files; null is that of the first."""
+    fisher: list[str] = field(default_factory=list)
+    """fisher: .safetensors files with the information of every entry, one per network; empty computes it on texts."""
 
 
 @dataclass
@@ -42,11 +63,13 @@ class Setting(MergeOptions, MatchSetting):
         measure: accuracy of a merged network (one state per head) on data that is not tested on, for the gains of
             greedy and qp; None takes the distance of the weights instead.
         ancestor: what all networks were fine-tuned from.
+        numbers: name of a tensor -> what it is merged with, in place of the numbers above.
     """
 
     own_batches: Sequence[Sequence[Any]] | None = field(default=None, kw_only=True)
     measure: Callable[[Sequence[Mapping[str, Tensor]]], float] | None = field(default=None, kw_only=True)
     ancestor: Mapping[str, Tensor] | None = field(default=None, kw_only=True)
+    numbers: Find | None = field(default=None, kw_only=True)
 
     def data_of(self, count: int) -> Sequence[Sequence[Any]]:
         """Per network its own batches, or the common ones for each of `count` networks."""

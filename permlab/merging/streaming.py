@@ -85,10 +85,15 @@ class Pieces:
         """Names of the tensors that are merged; counters come from the first network."""
         return [name for name, value in self.states[0].items() if value.is_floating_point()]
 
+    def entries_of(self, name: str) -> int:
+        """Most entries of a piece; vectors come whole, as one row."""
+        shape = self.states[0][name].shape
+        return max(self.entries, shape[0]) if len(shape) == 1 else self.entries
+
     def of(self, name: str) -> Iterator[Piece]:
         """All rows of one tensor, from the first to the last."""
         parts = [
-            permuted_pieces(self.spec, name, state[name], permutation, self.entries)
+            permuted_pieces(self.spec, name, state[name], permutation, self.entries_of(name))
             for state, permutation in zip(self.states, self.permutations)
         ]
         base = self.ancestor[name] if self.ancestor is not None else None
@@ -107,18 +112,23 @@ class Pieces:
 class Streamed(Mapping[str, Tensor]):
     """A merged state dict whose tensors are computed when they are asked for, as a whole or in pieces."""
 
-    def __init__(self, read: Pieces, rule: Rule) -> None:
-        self.read, self.rule = read, rule
+    def __init__(self, read: Pieces, rule: Rule, dtype: torch.dtype | None = None) -> None:
+        self.read, self.rule, self.dtype = read, rule, dtype
+
+    def type_of(self, name: str) -> torch.dtype:
+        """The number type of a merged tensor: the one that was asked for, or that of the first network."""
+        stored = self.read.states[0][self.read.spec.tied.get(name, name)]
+        return self.dtype if self.dtype is not None and stored.is_floating_point() else stored.dtype
 
     def pieces(self, name: str) -> Iterator[Tensor]:
-        """Rows of one tensor, in the type that it has in the first network."""
+        """Rows of one tensor, in the type that it has in the merged network."""
         stored = self.read.states[0][name]
         if not stored.is_floating_point():
             base = self.read.ancestor
             yield stored if base is None else base[name]
             return
         for piece in self.read.of(name):
-            yield self.rule(piece).to(stored.dtype)
+            yield self.rule(piece).to(self.type_of(name))
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.read.states[0]:
@@ -146,7 +156,13 @@ def stream(make: MakeRule, networks: Aligned, setting: Setting, ancestral: bool)
     identity: Mapping[str, Tensor] = {}
     moves = [identity] * len(networks.original) if ancestral else networks.matching.permutations
     read = Pieces(networks.spec, networks.original, moves, ancestor_of(setting) if ancestral else None)
-    return Streamed(read, make(read, setting))
+    return Streamed(read, make(read, setting), dtype_of(setting.dtype))
+
+
+def dtype_of(name: str | None) -> torch.dtype | None:
+    """A number type by its name in `DTYPES`."""
+    found: torch.dtype | None = None if name is None else getattr(torch, name)
+    return found
 
 
 def ancestor_of(setting: Setting) -> State:

@@ -16,6 +16,7 @@ from permlab.errors import UserError
 from permlab.matching import Matching
 from permlab.matching.zip import zip_states
 from permlab.merging.networks.states import State
+from permlab.merging.numbers import numbers_of
 from permlab.merging.setting import Setting, mixture_weights
 from permlab.symmetry import Spec, apply, check_same
 
@@ -101,8 +102,10 @@ def combine_average(networks: Aligned, setting: Setting) -> State:
 
 def stream_average(read: Pieces, setting: Setting) -> Rule:
     """`average`, piece by piece."""
-    shares = mixture_weights(read.count, setting.weights or None)
-    return lambda piece: weighted_sum(piece.rows, shares)
+    if setting.weights:
+        mixture_weights(read.count, setting.weights)
+    find = numbers_of(setting, read.count)
+    return lambda piece: weighted_sum(piece.rows, find(piece.name).factors(read.count, normalize=True))
 
 
 def combine_zipped(networks: Aligned, setting: Setting) -> State:

@@ -26,6 +26,7 @@ from permlab.merging.measure.evaluate import eval_mode, labels_of, logits_in
 from permlab.merging.methods.average import average
 from permlab.merging.networks.states import State
 from permlab.merging.setting import Setting, mixture_weights
+from permlab.merging.streaming import stream
 from permlab.symmetry.functional import call, without_duplicates
 
 if TYPE_CHECKING:
@@ -178,6 +179,10 @@ def fisher_average(
 
 def combine_fisher(networks: Aligned, setting: Setting) -> State:
     """`fisher_average` as a row of `COMBINES`: each network's information on its own data, in the common order."""
+    if setting.fisher:
+        from permlab.merging.methods.fisher_files import stream_fisher
+
+        return dict(stream(stream_fisher, networks, setting, ancestral=False))
     fishers = []
     for state, batches in zip(networks.states, setting.data_of(len(networks.states))):
         # Networks with heads of their own know their own classes only; the other outputs were never trained.

@@ -6,9 +6,7 @@ random starts have no common ancestor and no meaningful task vectors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -16,13 +14,8 @@ from torch import Tensor
 from permlab.errors import UserError, check_range
 from permlab.matching.activation import added
 from permlab.merging.networks.states import State
-from permlab.merging.setting import Setting, mixture_weights
-from permlab.merging.streaming import Piece, Pieces, Rule, ancestor_of
-from permlab.selection import kth_magnitudes
+from permlab.merging.setting import mixture_weights
 from permlab.symmetry import check_same, wide
-
-if TYPE_CHECKING:
-    from permlab.merging.aligned import Aligned
 
 
 def _check(base: State, states: Sequence[State]) -> None:
@@ -105,16 +98,19 @@ def ties(
     return _add(base, merged, scale)
 
 
-def elect(vectors: Sequence[Tensor], weights: Sequence[float] | None = None) -> Tensor:
-    """Elect the sign of every entry of trimmed task vectors, and average the entries that carry it."""
+def elect(vectors: Sequence[Tensor], weights: Sequence[float] | None = None, *, mean: bool = True) -> Tensor:
+    """Elect the sign of every entry of trimmed task vectors, and average the entries that carry it, or add them up."""
     stacked = torch.stack(list(vectors))
     share = torch.tensor(list(weights or [1.0] * len(vectors))).to(stacked).view(-1, *[1] * (stacked.dim() - 1))
     sign = (stacked * share).sum(0).sign()  # step 2, elect: the sign with the larger total
     # Trimmed entries do not vote, and must not thin out the mean either.
     agrees = (stacked.sign() == sign) & (stacked != 0)
+    total = (stacked * share * agrees).sum(0)
+    if not mean:
+        return total
     # step 3, disjoint merge: the mean of the entries that agree
     count = (share * agrees).sum(0)
-    return (stacked * share * agrees).sum(0) / count.where(count > 0, 1.0)
+    return total / count.where(count > 0, 1.0)
 
 
 def _kept(keep: float, entries: int) -> int:
@@ -129,48 +125,3 @@ def _trim(vector: dict[str, Tensor], keep: float) -> None:
     threshold = flat.kthvalue(flat.numel() - kept + 1).values
     for value in vector.values():
         value[value.abs() < threshold] = 0
-
-
-def combine_task_arithmetic(networks: Aligned, setting: Setting) -> State:
-    """`task_arithmetic` as a row of `COMBINES`: every change counts in full where no weights are given."""
-    weights = setting.weights or [1.0] * len(networks.original)
-    # Networks fine-tuned from one ancestor still have its order of units: nothing is permuted.
-    return task_arithmetic(ancestor_of(setting), networks.original, weights)
-
-
-def combine_ties(networks: Aligned, setting: Setting) -> State:
-    """`ties` as a row of `COMBINES`."""
-    weights = setting.weights or None
-    return ties(ancestor_of(setting), networks.original, keep=setting.density, weights=weights)
-
-
-def stream_task_arithmetic(read: Pieces, setting: Setting) -> Rule:
-    """`task_arithmetic`, piece by piece."""
-    factors = setting.weights or [1.0] * read.count
-
-    def rule(piece: Piece) -> Tensor:
-        assert piece.base is not None
-        return piece.base + added(factor * change for factor, change in zip(factors, piece.changes))
-
-    return rule
-
-
-def stream_ties(read: Pieces, setting: Setting) -> Rule:
-    """`ties`, piece by piece; the thresholds are counted out first, which reads all networks twice."""
-    mixture_weights(read.count, setting.weights or None)
-    # One type throughout, so that magnitudes of all tensors can be compared bit by bit.
-    doubles = any(read.states[0][name].dtype == torch.float64 for name in read.floating)
-    kind = torch.float64 if doubles else torch.float32
-
-    def changes() -> Iterator[list[Tensor]]:
-        for piece in read.all():
-            yield [change.to(kind) for change in piece.changes]
-
-    limits = kth_magnitudes(changes, partial(_kept, setting.density))
-
-    def rule(piece: Piece) -> Tensor:
-        assert piece.base is not None
-        trimmed = [change.where(change.abs() >= limit, 0.0) for change, limit in zip(piece.changes, limits)]
-        return piece.base + elect(trimmed, setting.weights or None)
-
-    return rule

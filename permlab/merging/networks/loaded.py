@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ class Loaded:
         file_names: name in `stored` -> name in the files, where they differ.
         checks: what `verify` found, and on what (`verified_on`).
         notes: lines worth telling the user.
+        tokenizer: the folder whose tokenizer goes with the merged network; None is the first network's.
     """
 
     kind: str
@@ -49,6 +51,7 @@ class Loaded:
     checks: dict[str, float] = field(default_factory=dict)
     verified_on: str = ""
     notes: list[str] = field(default_factory=list)
+    tokenizer: Path | None = None
 
     @property
     def states(self) -> list[Mapping[str, Tensor]]:

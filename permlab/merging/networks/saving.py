@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from permlab.merging.networks.loaded import Loaded
-from permlab.merging.streaming import pieces_of
+from permlab.merging.streaming import Streamed, pieces_of
 from permlab.models.checkpoints import CONFIG, INDEX, RECORD
 from permlab.storage.cards import card, made_by, table
-from permlab.storage.files import replacing, write_text
+from permlab.storage.files import read_object, replacing, write_text
 from permlab.storage.folders import replacing_folder
 from permlab.storage.tensors import SafetensorsStream
 from permlab.version import __version__
@@ -29,6 +30,8 @@ COPIED = (
     "preprocessor_config.json", "processor_config.json",
 )  # fmt: skip
 """Files of the first network that go with the merged one."""
+TOKENIZER = set(COPIED) - {"generation_config.json", "preprocessor_config.json", "processor_config.json"}
+"""Those of them that come from another network where its tokenizer is wanted."""
 MADE_OF = "made_of.json"
 """Beside shards that wait for the others: what they were computed from."""
 
@@ -41,6 +44,7 @@ def save_network(
     *,
     shard_size: int | str = "5GB",
     kept: Path | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a merged Hugging Face network.
 
@@ -53,6 +57,7 @@ def save_network(
         shard_size: largest file.
         kept: a folder of this file system where finished shards wait for the others: an interrupted merge of the same
             networks in the same way goes on after the last one. It is gone in the end.
+        config: keys of config.json that differ from the first network's.
 
     Raises:
         UserError: the folder holds something else already; nothing is written then.
@@ -64,16 +69,36 @@ def save_network(
     with replacing_folder(out, replace=(out / RECORD).is_file()) as temporary:
         _write_weights(temporary, state, loaded, shard_size, kept, [inputs, record])
         source = loaded.checkpoints[0].folder
-        shutil.copyfile(source / CONFIG, temporary / CONFIG)
+        if changed := dict(config or {}) | _type_of(state):
+            own = read_object(source / CONFIG)
+            own.pop("torch_dtype", None)  # the old name of dtype
+            (temporary / CONFIG).write_text(
+                json.dumps(own | changed, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+            )
+        else:
+            shutil.copyfile(source / CONFIG, temporary / CONFIG)
         for name in COPIED:
-            if (source / name).is_file() and not leaves(source / name):
-                shutil.copyfile(source / name, temporary / name)
+            place = (loaded.tokenizer if name in TOKENIZER and loaded.tokenizer is not None else source) / name
+            if place.is_file() and not leaves(place):
+                shutil.copyfile(place, temporary / name)
         text = json.dumps({"permlab": __version__, **record, "inputs": inputs}, indent=2, sort_keys=True, default=str)
         (temporary / RECORD).write_text(text + "\n", encoding="utf-8")
         (temporary / "README.md").write_text(_card(loaded, inputs, record), encoding="utf-8")
     if kept is not None:
         shutil.rmtree(kept, ignore_errors=True)
     return out
+
+
+def _type_of(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """The number type in config.json, where another one was asked for than the first network has."""
+    wanted = state.dtype if isinstance(state, Streamed) else None
+    return {} if wanted is None else {"dtype": str(wanted).removeprefix("torch.")}
+
+
+def _stated(state: Mapping[str, Tensor], name: str, stored: Tensor) -> Tensor:
+    """Shape and number type of a merged tensor, before anything is computed: no memory is taken."""
+    kind = state.type_of(name) if isinstance(state, Streamed) else stored.dtype
+    return stored if kind == stored.dtype else torch.empty(stored.shape, dtype=kind, device="meta")
 
 
 def leaves(path: Path) -> bool:
@@ -92,7 +117,8 @@ def _write_weights(
     """Shard after shard, each computed as it is written; what an interrupted run left in `kept` is taken over."""
     from huggingface_hub import split_state_dict_into_shards_factory
 
-    stored = {loaded.file_names.get(name, name): loaded.stored[0][name] for name in state if name in loaded.stored[0]}
+    first = loaded.stored[0]
+    stored = {loaded.file_names.get(name, name): _stated(state, name, first[name]) for name in state if name in first}
     own = {loaded.file_names.get(name, name): name for name in state}
     # Shapes and types of the first network say how large the files become before anything is computed.
     plan = split_state_dict_into_shards_factory(

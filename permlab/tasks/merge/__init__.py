@@ -17,6 +17,8 @@ from permlab.merging.table import ALLOCATIONS, COMBINES, RENORMS
 from permlab.tasks.merge.checks import validate_images
 from permlab.tasks.merge.dry_run import plan_images, plan_language
 from permlab.tasks.merge.language import is_language, validate_language
+from permlab.tasks.merge.numbers import check_numbers
+from permlab.tasks.merge.recipe import check_recipe_keys, with_recipe
 from permlab.tasks.merge.settings import MergeConfig as MergeConfig
 from permlab.tasks.merge.table import ANALYSES, STUDIES
 from permlab.tasks.merge.table import LESS_MEMORY as LESS_MEMORY
@@ -38,6 +40,8 @@ def validate(config: Config[MergeConfig]) -> None:
     Raises:
         UserError: with one line that names the key and the remedy.
     """
+    check_recipe_keys(config)
+    config = with_recipe(config)
     task = config.task
     for key, options in (
         ("study", STUDIES), ("match", MATCHES), ("combine", COMBINES), ("renorm", RENORMS),
@@ -54,6 +58,7 @@ def validate(config: Config[MergeConfig]) -> None:
         check_range(f"task.{key}", getattr(task, key), 1)
     if len(task.models) == 1:
         raise UserError("task.models has 1 network: give two or more, or leave it out and pairs are trained here")
+    check_numbers(config, len(task.models) or 2)
     if is_language(config):
         validate_language(config)
     else:
@@ -66,6 +71,7 @@ def plan(config: Config[MergeConfig]) -> dict[str, Any]:
     Raises:
         UserError: for files that are missing or do not fit.
     """
+    config = with_recipe(config)
     return plan_language(config) if is_language(config) else plan_images(config)
 
 
@@ -73,18 +79,19 @@ def footprint(config: Config[MergeConfig]) -> Footprint | None:
     """Memory and time, where networks and data are at hand."""
     from permlab.tasks.merge.needs import footprint
 
-    return footprint(config)
+    return footprint(with_recipe(config))
 
 
 def shares(config: Config[MergeConfig]) -> Shared | None:
     """Return what several processes share: pairs that are trained here."""
-    task = config.task
+    task = with_recipe(config).task
     pairs = task.pairs * max(1, len(set(task.widths)) if STUDIES[task.study].widths else 1)
     return None if task.models else Shared(pairs, f"pairs (task.pairs={task.pairs})")
 
 
 def run(config: Config[MergeConfig], run: Run) -> None:
     """Get the networks, match, combine, judge, write."""
+    config = with_recipe(config)
     if is_language(config):
         from permlab.tasks.merge.language_run import run_language
 

@@ -179,11 +179,3 @@ def check_training(config: Config[MergeConfig]) -> None:
         check_range("task.images", task.images, 2)
     if task.ridge is not None:
         check_range("task.ridge", task.ridge, 0)
-    check_density(task.density)
-
-
-def check_density(density: float) -> None:
-    """Refuse a share of changes that leaves nothing."""
-    check_range("task.density", density, 0, 1)
-    if density == 0:
-        raise UserError("task.density=0 would drop every change: give a share above 0, such as 0.2")

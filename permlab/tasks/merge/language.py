@@ -18,7 +18,8 @@ from permlab.merging.table import COMBINES, RENORMS
 from permlab.models.checkpoints import Checkpoint, open_checkpoint
 from permlab.models.table import MODELS
 from permlab.storage.hub import is_hub_id
-from permlab.tasks.merge.checks import arms_of, check_density, check_weights
+from permlab.tasks.merge.checks import arms_of, check_weights
+from permlab.tasks.merge.numbers import check_files
 from permlab.tasks.merge.settings import MergeConfig
 
 MEMORY_GB = 3.0
@@ -74,7 +75,7 @@ def validate_language(config: Config[MergeConfig]) -> None:
             raise UserError(f"task.{key} is for image networks; drop it for language models")
     for arm in arms_of(config):
         _check_arm(config, arm)
-    check_density(task.density)
+    check_files(config, texts=text_kind(config))
     if task.memory_gb is not None:
         check_range("task.memory_gb", task.memory_gb, 0.25)
     check_range("task.text.held_out", task.text.held_out, 0, 0.9, open_interval=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -21,6 +22,7 @@ from permlab.matching import Matching
 from permlab.matching.memory import Memory
 from permlab.matching.table import MATCHES
 from permlab.merging import Setting, Subject, load_networks, save_network
+from permlab.merging.combines import COMBINES
 from permlab.merging.measure.evaluate import LANGUAGE_MODELS
 from permlab.merging.merge import combine_stored
 from permlab.merging.networks.language import (
@@ -44,7 +46,9 @@ from permlab.tasks.merge.checks import arms_of
 from permlab.tasks.merge.language import memory_cap, text_kind
 from permlab.tasks.merge.loop import Measured, each_case
 from permlab.tasks.merge.needs import merging_needs
+from permlab.tasks.merge.on_texts import best_scale, text_information
 from permlab.tasks.merge.pairs import device_of, kept_network, setting_of
+from permlab.tasks.merge.recipe import numbers_given, recorded, run_stack
 from permlab.tasks.merge.report import judge, pair_numbers, planned, report
 from permlab.tasks.merge.settings import MergeConfig
 from permlab.tasks.merge.table import LESS_MEMORY
@@ -58,7 +62,8 @@ def run_language(config: Config[MergeConfig], run: Run) -> None:
     """Get the networks, match, merge, score, write."""
     quiet_transformers()
     if config.task.models:
-        run_models(config, run)
+        if not run_stack(config, run):
+            run_models(config, run)
     else:
         run_trained(config, run)
 
@@ -175,7 +180,9 @@ def subject_of(config: Config[MergeConfig], run: Run, loaded: Loaded) -> Subject
     scoring = dataclasses.replace(config.task.text, max_tokens=min(limits))
     tokenizer, device = tokenizer_of(loaded), device_of(config)
     texts, held = split_texts(texts_of(config), scoring.held_out, config.seed)
-    needs_data = any("data" in MATCHES[each.arm.match].needs for each in planned(config))
+    informed = not config.task.fisher and any(COMBINES[each.arm.combine].files for each in planned(config))
+    needs_data = informed or bool(config.task.scales)
+    needs_data |= any("data" in MATCHES[each.arm.match].needs for each in planned(config))
     # The networks were not trained here, so all texts are scored unless activations are read on some of them.
     scored = held if needs_data else [*held, *texts]
     sets = {"test": token_batches(tokenizer, scored, scoring, device, end=False)}
@@ -188,11 +195,17 @@ def subject_of(config: Config[MergeConfig], run: Run, loaded: Loaded) -> Subject
     states = [{name: value.to(device) for name, value in state.items()} for state in loaded.states]
     buffers_to(loaded.module, device)
     setting = setting_of(
-        config, run, fit, 0, seed=config.seed, ancestor=loaded.ancestor, progress=news(run)
+        config, run, fit, 0, seed=config.seed, ancestor=loaded.ancestor, progress=news(run),
+        **numbers_given(config, loaded.config),
     )  # fmt: skip
-    return Subject(
+    subject = Subject(
         loaded.module, loaded.spec, states, sets, setting, LANGUAGE_MODELS, names=loaded.names, seed=config.seed
     )
+    if informed:
+        setting.fisher = text_information(run, subject)
+    if config.task.scales:
+        setting.scale = best_scale(config, run, subject)
+    return subject
 
 
 def texts_of(config: Config[MergeConfig]) -> list[Example]:
@@ -218,7 +231,7 @@ def merge_only(config: Config[MergeConfig], run: Run, loaded: Loaded) -> None:
     rows: list[Row] = []
     setting = setting_of(
         config, run, [], 0, seed=config.seed, ancestor=loaded.ancestor, progress=news(run), keep_scores=False,
-        memory=memory_of(config),
+        memory=memory_of(config), **numbers_given(config, loaded.config),
     )  # fmt: skip
     # Not run, and read a few rows at a time: a subject without data, on views of the files.
     subject = Subject(cast(nn.Module, loaded.module), loaded.spec, loaded.stored, {}, setting)
@@ -261,9 +274,11 @@ def write_merged(config: Config[MergeConfig], run: Run, loaded: Loaded, matching
     """The merge of the configured arm as artifacts/model, and its permutations beside it."""
     arm = arms_of(config)[0]
     state = combine_stored(arm, loaded.spec, loaded.stored, matching, setting)
-    weights = applied_weights(arm.combine, len(loaded.stored), setting.weights)
+    weights = [] if setting.numbers else applied_weights(arm.combine, len(loaded.stored), setting.weights)
     record = {"method": arm.label, "arm": arm.text, "weights": weights, "seed": config.seed}
-    record |= {"density": setting.density, "verified_on": loaded.verified_on}
+    record |= {"density": setting.density, "verified_on": loaded.verified_on, **recorded(config, setting.scale)}
+    if config.task.tokenizer is not None:
+        loaded.tokenizer = Path(config.task.tokenizer).expanduser()
     shards = run.dir / "checkpoints" / "shards"
     folder = save_network(run.artifact("model"), state, loaded, record, shard_size=SHARD, kept=shards)
     save_matching(run, matching)

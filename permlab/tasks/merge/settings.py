@@ -23,6 +23,12 @@ class MergeConfig(PairOptions, MergeOptions):
     """Networks to merge: Hugging Face folders, or .safetensors files of `model`; empty trains them here."""
     ancestor: str | None = None
     """combine=task_arithmetic|ties: the network that all were fine-tuned from."""
+    recipe: str | None = None
+    """A merge written down in mergekit's YAML, in place of models, ancestor, combine, weights and the like."""
+    tokenizer: str | None = None
+    """The folder whose tokenizer goes with the merge; null is the first network's."""
+    scales: list[float] = field(default_factory=list)
+    """Values of `scale` tried on the texts that are not held out; the best one is taken. Empty takes `scale`."""
     match: str = choice("weight", MATCHES)
     """How units of the networks are matched before they are merged."""
     combine: str = choice("average", COMBINES)
