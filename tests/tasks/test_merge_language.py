@@ -354,7 +354,7 @@ REFUSED = {
     "match": (["task.models=[A,B]", "task.match=straight_through"], "language models take match identity, random"),
     "combine": (
         ["task.models=[A,B]", "task.combine=least_squares"],
-        "and combine average, task_arithmetic, ties, dare, slerp",
+        "and combine average, fisher, task_arithmetic, ties, dare, dare_ties",
     ),
     "no data": (["task.models=[A,B]", "task.match=activation"], "match=activation reads activations on texts"),
     "ancestor": (["task.models=[A,B]", "task.match=identity", "task.combine=ties"], "set task.ancestor=DIR"),
