@@ -16,6 +16,7 @@ from permlab.matching.table import MATCHES, SIMILARITIES
 from permlab.merging.table import ALLOCATIONS, COMBINES, RENORMS
 from permlab.tasks.merge.checks import validate_images
 from permlab.tasks.merge.dry_run import plan_images, plan_language
+from permlab.tasks.merge.extract import plan_extraction, run_extraction, validate_extraction
 from permlab.tasks.merge.language import is_language, validate_language
 from permlab.tasks.merge.numbers import check_numbers
 from permlab.tasks.merge.recipe import check_recipe_keys, with_recipe
@@ -41,6 +42,9 @@ def validate(config: Config[MergeConfig]) -> None:
         UserError: with one line that names the key and the remedy.
     """
     check_recipe_keys(config)
+    if config.task.extract_rank is not None:
+        validate_extraction(config)
+        return
     config = with_recipe(config)
     task = config.task
     for key, options in (
@@ -71,12 +75,16 @@ def plan(config: Config[MergeConfig]) -> dict[str, Any]:
     Raises:
         UserError: for files that are missing or do not fit.
     """
+    if config.task.extract_rank is not None:
+        return plan_extraction(config)
     config = with_recipe(config)
     return plan_language(config) if is_language(config) else plan_images(config)
 
 
 def footprint(config: Config[MergeConfig]) -> Footprint | None:
     """Memory and time, where networks and data are at hand."""
+    if config.task.extract_rank is not None:
+        return None
     from permlab.tasks.merge.needs import footprint
 
     return footprint(with_recipe(config))
@@ -91,6 +99,9 @@ def shares(config: Config[MergeConfig]) -> Shared | None:
 
 def run(config: Config[MergeConfig], run: Run) -> None:
     """Get the networks, match, combine, judge, write."""
+    if config.task.extract_rank is not None:
+        run_extraction(config, run)
+        return
     config = with_recipe(config)
     if is_language(config):
         from permlab.tasks.merge.language_run import run_language

@@ -27,6 +27,8 @@ class MergeConfig(PairOptions, MergeOptions):
     """A merge written down in mergekit's YAML, in place of models, ancestor, combine, weights and the like."""
     tokenizer: str | None = None
     """The folder whose tokenizer goes with the merge; null is the first network's."""
+    extract_rank: int | None = None
+    """Merge nothing: write what fine-tuning changed since `ancestor` in every network as a LoRA of this rank."""
     scales: list[float] = field(default_factory=list)
     """Values of `scale` tried on the texts that are not held out; the best one is taken. Empty takes `scale`."""
     match: str = choice("weight", MATCHES)
