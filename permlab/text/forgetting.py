@@ -71,8 +71,9 @@ def own_text(
     if not sequences:
         return []
     model.eval()
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    ids = torch.full((sequences, 1), int(start), device=model.device)
+    marks = (tokenizer.bos_token_id, tokenizer.eos_token_id, 0)  # a tokenizer without marks starts anywhere
+    start = next(int(mark) for mark in marks if mark is not None)
+    ids = torch.full((sequences, 1), start, device=model.device)
     draws = torch.Generator().manual_seed(seed)
     past: Any = None
     step = ids

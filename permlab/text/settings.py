@@ -128,8 +128,8 @@ class Pace(NamedTuple):
 
 
 @dataclass
-class GeneralSettings:
-    """General text on which a pretrained model is scored before and after: what it forgets."""
+class GeneralText:
+    """General text on which a model is scored, whatever else it is for."""
 
     path: str | None = None
     """A .txt or .jsonl file, a folder of `datasets` or a hub id; null draws text from the model itself."""
@@ -139,6 +139,12 @@ class GeneralSettings:
     """Pieces of text; 0 measures nothing."""
     tokens: int = 64
     """Of each piece."""
+
+
+@dataclass
+class GeneralSettings(GeneralText):
+    """General text on which a pretrained model is scored before and after: what it forgets."""
+
     ratio: float = 0.0
     """Share of the trained texts that are pieces of such text, other ones than those that are scored."""
 
@@ -275,7 +281,7 @@ def check_training(settings: TrainingSettings, prefix: str = "") -> None:
         check_range(f"{prefix}{key}", getattr(settings, key), 1)
 
 
-def check_general(settings: GeneralSettings, prefix: str = "") -> None:
+def check_general(settings: GeneralText, prefix: str = "") -> None:
     """Check ranges, and that a file that can only be local is there.
 
     Raises:
@@ -283,7 +289,8 @@ def check_general(settings: GeneralSettings, prefix: str = "") -> None:
     """
     check_range(f"{prefix}sequences", settings.sequences, 0)
     check_range(f"{prefix}tokens", settings.tokens, 4)
-    check_range(f"{prefix}ratio", settings.ratio, 0, 0.9)
+    if isinstance(settings, GeneralSettings):
+        check_range(f"{prefix}ratio", settings.ratio, 0, 0.9)
     if settings.path and not Path(settings.path).exists():
         check_local(settings.path, f"{prefix}path=")
 

@@ -37,6 +37,7 @@ def low_rank(weight, rank=2):
     return 0.1 * torch.randn(weight.shape[0], rank) @ torch.randn(rank, weight.shape[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama-tied", "gpt2"])
 def test_a_change_of_low_rank_comes_back_as_peft_loads_it(tmp_path, monkeypatch, name, capsys):
     torch.manual_seed(0)
@@ -70,6 +71,7 @@ def test_what_is_kept_is_the_energy_of_the_leading_singular_values(tmp_path):
     assert adapter.rest() == []
 
 
+@pytest.mark.slow
 def test_what_no_linear_layer_holds_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     model = network("llama-tied", 0)

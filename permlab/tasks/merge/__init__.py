@@ -17,6 +17,7 @@ from permlab.merging.table import ALLOCATIONS, COMBINES, RENORMS
 from permlab.tasks.merge.checks import validate_images
 from permlab.tasks.merge.dry_run import plan_images, plan_language
 from permlab.tasks.merge.extract import plan_extraction, run_extraction, validate_extraction
+from permlab.tasks.merge.health import validate_health
 from permlab.tasks.merge.language import is_language, validate_language
 from permlab.tasks.merge.numbers import check_numbers
 from permlab.tasks.merge.recipe import check_recipe_keys, with_recipe
@@ -65,6 +66,7 @@ def validate(config: Config[MergeConfig]) -> None:
     check_numbers(config, len(task.models) or 2)
     if is_language(config):
         validate_language(config)
+        validate_health(config)
     else:
         validate_images(config)
 

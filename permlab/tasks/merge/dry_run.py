@@ -13,6 +13,7 @@ from permlab.models.availability import check_available
 from permlab.models.vision_config import norm_of
 from permlab.runs.readiness import Told
 from permlab.storage.hub import is_hub_id, look_up
+from permlab.tasks.merge.health import plan_health
 from permlab.tasks.merge.language import local_checkpoints, text_kind
 from permlab.tasks.merge.report import planned
 from permlab.tasks.merge.settings import MergeConfig
@@ -114,7 +115,8 @@ def plan_language(config: Config[MergeConfig]) -> dict[str, Any]:
         lines["texts"] = lambda: texts_line(config)
     elif task.models:
         lines["dataset"] = "none: the merge is written, not scored"
-
+    if task.models:
+        lines["health"] = lambda: plan_health(config)
     return lines | {"arms": ", ".join(each.label for each in planned(config))}
 
 

@@ -88,7 +88,7 @@ def run_extraction(config: Config[MergeConfig], run: Run) -> None:
         adapter = ExtractedAdapter(base, tuned, modules, task.extract_rank, config.seed)
         if not adapter.modules:
             raise UserError(f"{path} names its linear layers differently from its architecture: none was found")
-        raw = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": task.ancestor}
+        raw: dict[str, Any] = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": task.ancestor}
         raw |= {"fan_in_fan_out": any(modules.values())}
         folder = run.artifact(f"adapters/{tuned.name}")
         write_adapter(folder, adapter, LoraSettings.from_json(raw))
@@ -102,8 +102,8 @@ def run_extraction(config: Config[MergeConfig], run: Run) -> None:
         lost = (
             "" if not rest else f"; {left / (whole + left):.1%} of it is in {len(rest)} other tensors, which it lacks"
         )
-        share = f"{held / max(whole, 1e-30):.1%} of the change of {len(adapter.modules)} modules"
-        run.say(f"{folder}: rank {task.extract_rank} keeps {share}{lost}")
+        told = f"{held / max(whole, 1e-30):.1%} of the change of {len(adapter.modules)} modules"
+        run.say(f"{folder}: rank {task.extract_rank} keeps {told}{lost}")
         run.check_stop()
     run.table(
         "extracted", rows, title="What fine-tuning changed (Frobenius norm), and the share of its square that is kept"

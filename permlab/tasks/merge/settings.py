@@ -10,6 +10,19 @@ from permlab.merging.networks.options import EndpointTraining, PairOptions, Text
 from permlab.merging.setting import MergeOptions
 from permlab.merging.table import COMBINES, RENORMS
 from permlab.tasks.merge.table import ANALYSES, STUDIES
+from permlab.text.settings import GeneralText
+
+
+@dataclass
+class HealthText(GeneralText):
+    """Text on which a merged language model is asked whether it still speaks, beside the networks it was made of."""
+
+    factor: float = 2.0
+    """A perplexity so many times that of the worst network merged is a warning."""
+    harness: list[str] = field(default_factory=list)
+    """Tasks of lm-evaluation-harness, for all of them: `[arc_easy]`; needs `permlab[lm-eval]`."""
+    harness_limit: int | None = None
+    """Questions of each of these tasks; null = all."""
 
 
 @dataclass
@@ -49,5 +62,6 @@ class MergeConfig(PairOptions, MergeOptions):
     """study=width: widths tried; empty takes model.width only."""
     analyses: list[str] = choice(list(ANALYSES), ANALYSES)
     """study=lmc: what is measured, any of them."""
+    general: HealthText = field(default_factory=HealthText)
     text: TextScoring = field(default_factory=TextScoring)
     train: EndpointTraining = field(default_factory=EndpointTraining)

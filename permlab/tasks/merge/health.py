@@ -1,0 +1,189 @@
+"""Does a merged language model still speak? `permlab task=merge task.models=[A,B] task.general.path=FILE.txt`
+
+A perplexity far above that of the networks that were merged foretells that the model fails at its tasks, and costs
+less than the tasks do (arXiv 2402.09656). One network stands in memory at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from permlab.config import Config
+from permlab.errors import UserError, check_range
+from permlab.footprint import on_cpu
+from permlab.hardware import size_text
+from permlab.models.checkpoints import Checkpoint, open_checkpoint
+from permlab.storage.hub import is_hub_id
+from permlab.tables import Row
+from permlab.tasks.merge.language import memory_cap, speaks
+from permlab.tasks.merge.settings import MergeConfig
+from permlab.text.settings import check_general
+
+if TYPE_CHECKING:
+    from permlab.runs.run import Run
+    from permlab.text.forgetting import Blocks
+
+MOST = 150e6
+"""Parameters of the largest network that a CPU is given unasked: larger ones take minutes."""
+TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+WIDE = 4
+"""Bytes of a weight while a network is scored: float32, as the merges are compared."""
+
+
+def validate_health(config: Config[MergeConfig]) -> None:
+    """Check `task.general`.
+
+    Raises:
+        UserError: naming the key.
+    """
+    given = config.task.general
+    check_general(given, "task.general.")
+    check_range("task.general.factor", given.factor, 1)
+    if given.harness_limit is not None:
+        check_range("task.general.harness_limit", given.harness_limit, 1)
+    if given.harness and find_spec("lm_eval") is None:
+        raise UserError(
+            f"task.general.harness={given.harness} needs lm-evaluation-harness: pip install 'permlab[lm-eval]'"
+        )
+
+
+def left_out(config: Config[MergeConfig], network: Checkpoint) -> str:
+    """Why a network is not scored, or nothing: large ones are, where a text is given or tasks are."""
+    given, needed = config.task.general, float(WIDE * network.parameters)
+    if not speaks(network) or not (given.sequences or given.harness):
+        return "not asked for"
+    if not any((network.folder / name).is_file() for name in TOKENIZERS):
+        return f"{network.path} has no tokenizer"
+    if given.path is not None or given.harness:
+        return ""
+    if on_cpu(config.hardware) and network.parameters > MOST:
+        return f"{network.parameters / 1e9:.2g}B parameters take a CPU minutes: task.general.path=FILE has it done"
+    if needed > memory_cap(config):
+        return f"it takes {size_text(needed)}: task.general.path=FILE or a higher task.memory_gb has it done"
+    return ""
+
+
+def plan_health(config: Config[MergeConfig]) -> str:
+    """The line of a dry run."""
+    if is_hub_id(config.task.models[0]):
+        return "known when the networks are there"
+    reason = left_out(config, open_checkpoint(config.task.models[0]))
+    return f"not asked: {reason}" if reason else f"perplexity on {source_of(config)}"
+
+
+def check_health(config: Config[MergeConfig], run: Run, merged: Path) -> None:
+    """Score the networks that were merged, their ancestor and the merge on one text; warn when the merge is far off."""
+    task = config.task
+    opened = [("merged", open_checkpoint(path)) for path in task.models]
+    if task.ancestor is not None:
+        opened.append(("ancestor", open_checkpoint(task.ancestor)))
+    reason = left_out(config, opened[0][1])
+    if reason:
+        if reason != "not asked for":
+            run.say(f"the merge was not asked whether it still speaks: {reason}")
+        return
+    opened.append(("merge", open_checkpoint(str(merged))))
+    if task.general.path is None and len({each.config.get("vocab_size") for _, each in opened}) > 1:
+        run.say(
+            "the merge was not asked whether it still speaks: vocabularies differ, which takes task.general.path=FILE"
+        )
+        return
+    rows = scored(config, run, opened)
+    run.table("health", rows, title=f"Loss (nats a token) and perplexity on {source_of(config)}")
+    losses = {kind: [float(row["loss"]) for row in rows if row["role"] == kind] for kind in ("merged", "merge")}
+    if not losses["merge"] or not task.general.sequences:
+        return
+    worst, own = max(losses["merged"]), losses["merge"][0]
+    ratio = perplexity(own - worst)
+    run.summary(health_loss=own, health_perplexity=perplexity(own), perplexity_ratio=ratio)
+    told = f"perplexity {perplexity(own):.4g} on {source_of(config)}, {ratio:.3g} times the worst network merged"
+    run.say(told)
+    if not ratio <= task.general.factor:  # NaN too
+        run.warn(
+            f"{told}: the merge may have collapsed; try other task.weights, a smaller task.scale, or task.match=weight"
+        )
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss), without overflow."""
+    return math.exp(min(loss, 700.0))
+
+
+def source_of(config: Config[MergeConfig]) -> str:
+    """What the text is, in words."""
+    given = config.task.general
+    writers = "the ancestor" if config.task.ancestor else "the networks merged"
+    return f"{given.path}" if given.path is not None else f"text that {writers} wrote"
+
+
+def scored(config: Config[MergeConfig], run: Run, networks: list[tuple[str, Checkpoint]]) -> list[Row]:
+    """One row per network: loss, perplexity and the scores of tasks."""
+    from permlab.text.forgetting import loss_per_token
+    from permlab.text.harness import harness_scores
+
+    given = config.task.general
+    text = Text(config, networks)
+    rows: list[Row] = []
+    with run.progress("asking the merge", len(networks)) as bar:
+        for done, (role, checkpoint) in enumerate(networks, start=1):
+            row: Row = {"network": checkpoint.name if role != "merge" else "the merge", "role": role}
+            with loaded(checkpoint, run.device) as (model, tokenizer):
+                if given.sequences:
+                    row["loss"] = loss_per_token(model, text.blocks(tokenizer))
+                    row["perplexity"] = perplexity(row["loss"])
+                if given.harness:
+                    row |= harness_scores(model, tokenizer, given.harness, limit=given.harness_limit, seed=config.seed)
+            rows.append(row)
+            bar.update(done)
+            run.check_stop()
+    return rows
+
+
+class Text:
+    """The pieces of text: those of a file, or what the ancestor or the networks themselves write.
+
+    Pieces of a file are cut anew for every tokenizer; what a network writes are tokens of its own.
+    """
+
+    def __init__(self, config: Config[MergeConfig], networks: list[tuple[str, Checkpoint]]) -> None:
+        self.given, self.written = config.task.general, list[list[int]]()
+        if self.given.path is None and self.given.sequences:
+            self._write(config, networks)
+
+    def blocks(self, tokenizer: Any) -> Blocks:
+        """Pieces in the tokens of a network."""
+        from permlab.text.forgetting import read_general, text_blocks
+
+        if self.written or self.given.path is None:
+            return self.written
+        texts = read_general(self.given.path, self.given.split)
+        return text_blocks(tokenizer, texts, sequences=self.given.sequences, tokens=self.given.tokens)
+
+    def _write(self, config: Config[MergeConfig], networks: list[tuple[str, Checkpoint]]) -> None:
+        from permlab.hardware import resolve_device
+        from permlab.text.forgetting import own_text
+
+        ancestors = [each for role, each in networks if role == "ancestor"]
+        writers = ancestors or [each for role, each in networks if role == "merged"]
+        share = max(1, self.given.sequences // len(writers))
+        for number, each in enumerate(writers):
+            with loaded(each, resolve_device(config.hardware)) as (model, tokenizer):
+                tokens = min(self.given.tokens, getattr(model.config, "max_position_embeddings", self.given.tokens))
+                seed = config.seed + number
+                self.written += own_text(model, tokenizer, sequences=share, tokens=tokens, seed=seed)
+
+
+@contextmanager
+def loaded(checkpoint: Checkpoint, device: Any) -> Iterator[tuple[Any, Any]]:
+    """A network in float32 with its tokenizer; gone afterwards."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = str(checkpoint.folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    yield model.to(device).eval(), AutoTokenizer.from_pretrained(folder)
