@@ -260,9 +260,10 @@ def test_stopping_cancels_what_was_not_asked(tmp_path):
         texts = [Example(f"{n} {text}") for n in range(50) for text in TEXTS]
         with pytest.raises(KeyboardInterrupt):
             segment_corpus(texts, segmenter, progress=stop)
+        time.sleep(1)  # what was on its way arrives
         asked = len(player.requests)
-        time.sleep(0.1)
-        assert len(player.requests) == asked < 400
+        time.sleep(0.3)
+        assert len(player.requests) == asked < 40
     assert (tmp_path / "c.jsonl").read_text().count("\n") == 2
 
 
