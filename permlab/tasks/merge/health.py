@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config
-from permlab.errors import UserError, check_range
+from permlab.errors import UserError, check_range, first_line
 from permlab.footprint import on_cpu
 from permlab.hardware import size_text
 from permlab.models.checkpoints import Checkpoint, open_checkpoint
@@ -57,7 +57,7 @@ def left_out(config: Config[MergeConfig], network: Checkpoint) -> str:
     given, needed = config.task.general, float(WIDE * network.parameters)
     if not speaks(network) or not (given.sequences or given.harness):
         return "not asked for"
-    if not any((network.folder / name).is_file() for name in TOKENIZERS):
+    if not speaking(network):
         return f"{network.path} has no tokenizer"
     if given.path is not None or given.harness:
         return ""
@@ -66,6 +66,11 @@ def left_out(config: Config[MergeConfig], network: Checkpoint) -> str:
     if needed > memory_cap(config):
         return f"it takes {size_text(needed)}: task.general.path=FILE or a higher task.memory_gb has it done"
     return ""
+
+
+def speaking(network: Checkpoint) -> bool:
+    """Whether a tokenizer lies beside a network."""
+    return any((network.folder / name).is_file() for name in TOKENIZERS)
 
 
 def plan_health(config: Config[MergeConfig]) -> str:
@@ -93,7 +98,11 @@ def check_health(config: Config[MergeConfig], run: Run, merged: Path) -> None:
             "the merge was not asked whether it still speaks: vocabularies differ, which takes task.general.path=FILE"
         )
         return
-    rows = scored(config, run, opened)
+    try:
+        rows = scored(config, run, opened)
+    except (UserError, ValueError, OSError, ImportError) as error:  # of a tokenizer or a text; the merge is written
+        run.warn(f"the merge was not asked whether it still speaks: {first_line(error)}")
+        return
     run.table("health", rows, title=f"Loss (nats a token) and perplexity on {source_of(config)}")
     losses = {kind: [float(row["loss"]) for row in rows if row["role"] == kind] for kind in ("merged", "merge")}
     if not losses["merge"] or not task.general.sequences:
@@ -132,7 +141,7 @@ def scored(config: Config[MergeConfig], run: Run, networks: list[tuple[str, Chec
     with run.progress("asking the merge", len(networks)) as bar:
         for done, (role, checkpoint) in enumerate(networks, start=1):
             row: Row = {"network": checkpoint.name if role != "merge" else "the merge", "role": role}
-            with loaded(checkpoint, run.device) as (model, tokenizer):
+            with loaded(checkpoint, networks[0][1], run.device) as (model, tokenizer):
                 if given.sequences:
                     row["loss"] = loss_per_token(model, text.blocks(tokenizer))
                     row["perplexity"] = perplexity(row["loss"])
@@ -172,18 +181,18 @@ class Text:
         writers = ancestors or [each for role, each in networks if role == "merged"]
         share = max(1, self.given.sequences // len(writers))
         for number, each in enumerate(writers):
-            with loaded(each, resolve_device(config.hardware)) as (model, tokenizer):
+            with loaded(each, networks[0][1], resolve_device(config.hardware)) as (model, tokenizer):
                 tokens = min(self.given.tokens, getattr(model.config, "max_position_embeddings", self.given.tokens))
                 seed = config.seed + number
                 self.written += own_text(model, tokenizer, sequences=share, tokens=tokens, seed=seed)
 
 
 @contextmanager
-def loaded(checkpoint: Checkpoint, device: Any) -> Iterator[tuple[Any, Any]]:
-    """A network in float32 with its tokenizer; gone afterwards."""
+def loaded(checkpoint: Checkpoint, first: Checkpoint, device: Any) -> Iterator[tuple[Any, Any]]:
+    """A network in float32 with its tokenizer, or the first network's where it has none; gone afterwards."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = str(checkpoint.folder)
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    yield model.to(device).eval(), AutoTokenizer.from_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(str(checkpoint.folder), dtype=torch.float32)
+    tokens = checkpoint if speaking(checkpoint) else first
+    yield model.to(device).eval(), AutoTokenizer.from_pretrained(str(tokens.folder))
