@@ -18,7 +18,7 @@ from permlab.reports.naming import ASIDE, as_text, decisive, differing_keys
 from permlab.rules import Outcome, Rule, flatten, look_up, parse_rule, same
 from permlab.tables import Row, Spread, counted, plain, spread
 
-PLACES = ("path", "folder", "units", "file", "threads", "workers", "device", "hardware.name")
+PLACES = ("path", "corpus", "folder", "units", "file", "threads", "workers", "device", "hardware.name")
 """Last parts of keys that say where something lies or on what it runs, not what is done."""
 SIGNS = {"<=": "≤", ">=": "≥", "==": "=", "!=": "≠"}
 MOST_CHANGED = 4

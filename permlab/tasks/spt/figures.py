@@ -103,7 +103,7 @@ def recall_by_arm(groups: list[tuple[dict[str, str], list[dict[str, float]]]]) -
             ax.plot(values, [place + shift] * len(values), "o", color=figures.PALETTE["black"], markersize=2)
             ax.text(max(mean, *values) + 0.015, place + shift, f"{mean:.2f}", va="center", fontsize=7)
     ax.set_yticks(range(len(arms)), [", ".join(v.values()).replace("_", " ") for v, _ in reversed(arms)])
-    ax.set(xlim=(0, 1.1), xlabel="accuracy (exact prefix match)")
+    ax.set(xlim=(0, 1.1), xlabel="accuracy (the answer, word for word)")
     ax.grid(axis="y", visible=False)
     ax.legend(ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     return {"recall_by_arm": figure}

@@ -41,7 +41,7 @@ def board(collection: Collection, out: Output) -> list[Block]:
     alt = "Forward and reverse recall: " + "; ".join(f"{w['configuration']} reverse {w['reverse']}" for w in words[:12])
     return [
         out.table(collection.prefix("leaderboard"), words, "Leaderboard", note=note),
-        out.figure(collection.prefix("leaderboard"), drawn(rows), alt, "Recall with intervals over facts."),
+        out.figure(collection.prefix("recall-intervals"), drawn(rows), alt, "Recall with intervals over facts."),
     ]
 
 
