@@ -68,6 +68,19 @@ def left_out(config: Config[MergeConfig], network: Checkpoint) -> str:
     return ""
 
 
+def check_text(config: Config[MergeConfig]) -> None:
+    """Read the text before anything is merged.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    given = config.task.general
+    if given.path is not None and given.sequences:
+        from permlab.text.forgetting import read_general
+
+        read_general(given.path, given.split)
+
+
 def speaking(network: Checkpoint) -> bool:
     """Whether a tokenizer lies beside a network."""
     return any((network.folder / name).is_file() for name in TOKENIZERS)
