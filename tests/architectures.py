@@ -7,20 +7,30 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertForSequenceClassification,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
     ViTConfig,
     ViTForImageClassification,
 )
 
 from permlab.models.vision import build_vision_model
-from permlab.symmetry import declare, declare_huggingface
+from permlab.symmetry import declare, declare_huggingface, flat_experts
 
 VISION = {
     "mlp": dict(name="mlp", width=24),
@@ -41,11 +51,22 @@ HUGGINGFACE = {
     "llama-tied": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA, tie_word_embeddings=True)),
     "llama-bias": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA, attention_bias=True, mlp_bias=True)),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**LLAMA, head_dim=8)),
+    "gemma3": lambda: Gemma3ForCausalLM(Gemma3TextConfig(**LLAMA, head_dim=8, **SPECIAL)),
+    "olmo2": lambda: Olmo2ForCausalLM(Olmo2Config(**LLAMA, **SPECIAL)),
     "phi3": lambda: Phi3ForCausalLM(Phi3Config(**LLAMA, **SPECIAL)),
     "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**GPT2)),
     "bert": lambda: BertForSequenceClassification(BertConfig(**BERT)),
     "bert-mlm": lambda: BertForMaskedLM(BertConfig(**BERT)),
     "vit": lambda: ViTForImageClassification(ViTConfig(**SHARED, image_size=16, patch_size=4)),
+}
+
+ROUTED = dict(num_experts=8, num_experts_per_tok=2, moe_intermediate_size=12)
+EXPERTS = {
+    "mixtral": lambda: MixtralForCausalLM(MixtralConfig(**LLAMA, num_local_experts=8)),
+    "qwen2-moe": lambda: Qwen2MoeForCausalLM(
+        Qwen2MoeConfig(**LLAMA, **ROUTED, shared_expert_intermediate_size=20, mlp_only_layers=[0])
+    ),
+    "qwen3-moe": lambda: Qwen3MoeForCausalLM(Qwen3MoeConfig(**LLAMA, **ROUTED, head_dim=8)),
 }
 
 
@@ -55,9 +76,18 @@ def build(name, seed=0):
     if name in VISION:
         model = build_vision_model(shape=(1, 8, 8), classes=10, **VISION[name]).eval()
         return model, (torch.randn(3, 1, 8, 8),), declare(model)
-    model = HUGGINGFACE[name]().eval()
+    model = HUGGINGFACE[name]().eval() if name in HUGGINGFACE else experts(name)
     if name == "vit":
         inputs = {"pixel_values": torch.randn(2, 3, 16, 16)}
     else:
         inputs = {"input_ids": torch.randint(3, 101, (2, 9))}
     return model, inputs, declare_huggingface(model.config, model.state_dict())
+
+
+def experts(name):
+    """A mixture of experts whose routers and experts are all different, as matrices."""
+    model = EXPERTS[name]().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return flat_experts(model)

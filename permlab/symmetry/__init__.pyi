@@ -1,4 +1,6 @@
 from .declared import declare as declare
+from .experts import flat_experts as flat_experts
+from .experts import folded_experts as folded_experts
 from .groups import ChannelGroup as ChannelGroup
 from .groups import Group as Group
 from .groups import HeadGroup as HeadGroup

@@ -1,6 +1,7 @@
 """Permutation symmetries of `transformers` models, from their config: `declare_huggingface(config, state)`.
 
-Covers the Llama family (llama, mistral, qwen2, qwen3, gemma, gemma2, phi3), GPT-2, BERT and ViT, bare or with a head.
+Covers the Llama family (llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3, olmo2, phi3), its mixtures of experts
+(mixtral, qwen2_moe, qwen3_moe, made matrices by `flat_experts`), GPT-2, BERT and ViT, bare or with a head.
 The tensor names come from the state dict, so that plain safetensors files do. Under rotary position embeddings no
 permutation inside a q/k head is free; heads that share a key/value head move with it.
 """
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from permlab.errors import UserError, did_you_mean
 from permlab.symmetry.declared import use_attention
+from permlab.symmetry.experts import expert_group
 from permlab.symmetry.groups import HeadGroup
 from permlab.symmetry.spec import Block, Spec
 from permlab.symmetry.table import SYMMETRIES
@@ -108,13 +110,14 @@ def declare_llama(b: Builder) -> None:
         b.use(f"{name}.self_attn.qkv_proj.weight", 0, *packed)
         b.use(f"{name}.self_attn.qkv_proj.weight", 1, stream)
         b.linear(f"{name}.self_attn.o_proj", Block(group, "output"), stream)
-        hidden = spec.channel(f"layers.{number}.mlp", config.intermediate_size)
-        # act(gate) * up is elementwise: both matrices write the same hidden units.
-        b.linear(f"{name}.mlp.gate_proj", stream, hidden)
-        b.linear(f"{name}.mlp.up_proj", stream, hidden)
-        b.use(f"{name}.mlp.gate_up_proj.weight", 0, Block(hidden), Block(hidden, offset=config.intermediate_size))
-        b.use(f"{name}.mlp.gate_up_proj.weight", 1, stream)
-        b.linear(f"{name}.mlp.down_proj", hidden, stream)
+        # Norms over all heads at once follow them (OLMo 2); those inside a head are in its fixed order.
+        for space, count in (("query", heads), ("key", kv)):
+            if len(b.state.get(f"{name}.self_attn.{space[0]}_norm.weight", ())) == count * dim > dim:
+                b.use(f"{name}.self_attn.{space[0]}_norm.weight", 0, Block(group, space))
+        _gated(b, f"{name}.mlp", f"layers.{number}.mlp", stream)
+        _gated(b, f"{name}.mlp.shared_expert", f"layers.{number}.shared_expert", stream)
+        b.use(f"{name}.mlp.shared_expert_gate.weight", 1, stream)
+        _experts(b, f"{name}.mlp", f"layers.{number}.experts", stream)
         for norm in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
             b.vector(f"{name}.{norm}_layernorm", stream)
     b.vector(f"{root}norm", stream)
@@ -123,6 +126,39 @@ def declare_llama(b: Builder) -> None:
     # Without a prefix it is the bare decoder, which ties nothing and returns the stream itself.
     if not classifier and not (root and b.head(stream, "lm_head.weight", f"{root}embed_tokens.weight")):
         spec.pin(stream, HEADLESS)
+
+
+def _gated(b: Builder, name: str, group: str, stream: str) -> None:
+    """An MLP whose act(gate) * up is elementwise: both matrices write the same hidden units."""
+    packed, down = f"{name}.gate_up_proj.weight", f"{name}.down_proj.weight"
+    if down not in b.state:
+        return
+    size = b.state[down].shape[1]
+    hidden = b.spec.channel(group, size)
+    b.linear(f"{name}.gate_proj", stream, hidden)
+    b.linear(f"{name}.up_proj", stream, hidden)
+    b.use(packed, 0, Block(hidden), Block(hidden, offset=size))
+    b.use(packed, 1, stream)
+    b.linear(f"{name}.down_proj", hidden, stream)
+
+
+def _experts(b: Builder, name: str, group: str, stream: str) -> None:
+    """Experts as matrices (`permlab.symmetry.experts`): whole ones move with their rows of the router."""
+    router, down = f"{name}.gate.weight", f"{name}.experts.down_proj.weight"
+    if router not in b.state:
+        return
+    if down not in b.state:
+        raise UserError(
+            f"the {b.config.model_type} model has stacked experts: make them matrices with "
+            "permlab.symmetry.flat_experts(model) before its symmetry is declared"
+        )
+    count = len(b.state[router])
+    experts = b.spec.heads(expert_group(group, count, b.state[down].shape[1] // count))
+    b.use(router, 0, Block(experts, "head"))
+    b.use(router, 1, stream)
+    for part in ("gate_proj", "up_proj"):
+        b.linear(f"{name}.experts.{part}", stream, Block(experts, "value"))
+    b.linear(f"{name}.experts.down_proj", Block(experts, "output"), stream)
 
 
 def declare_gpt2(b: Builder) -> None:

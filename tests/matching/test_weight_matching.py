@@ -4,7 +4,7 @@ from itertools import pairwise, permutations
 
 import pytest
 import torch
-from architectures import HUGGINGFACE, VISION, build
+from architectures import EXPERTS, HUGGINGFACE, VISION, build
 
 from permlab.errors import UserError
 from permlab.matching import Matching, identity_matching, random_matching, weight_matching, weight_matching_many
@@ -61,7 +61,7 @@ def test_steps_are_told_one_group_at_a_time_and_only_get_closer(sparse, monkeypa
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1])
-@pytest.mark.parametrize("name", [*VISION, *HUGGINGFACE])
+@pytest.mark.parametrize("name", [*VISION, *HUGGINGFACE, *EXPERTS])
 def test_a_planted_permutation_is_recovered_exactly(name, noise):
     spec, a, b, permutation = planted(name, noise)
     matching = weight_matching(spec, a, b)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from architectures import HUGGINGFACE, LLAMA, VISION, build
+from architectures import EXPERTS, HUGGINGFACE, LLAMA, VISION, build
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, LlamaConfig, LlamaModel, OPTConfig
 
@@ -11,7 +11,7 @@ from permlab.models.vision import build_vision_model
 from permlab.symmetry import SYMMETRIES, Block, HeadGroup, Spec, apply, declare, declare_huggingface, verify
 
 
-@pytest.mark.parametrize("name", [*VISION, *HUGGINGFACE])
+@pytest.mark.parametrize("name", [*VISION, *HUGGINGFACE, *EXPERTS])
 def test_declared_groups_leave_the_function_alone(name):
     model, inputs, spec = build(name)
     before = {key: value.clone() for key, value in model.state_dict().items()}

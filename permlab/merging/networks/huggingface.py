@@ -125,6 +125,11 @@ def _check_type(each: Checkpoint) -> None:
             f"{each.path} is of model type '{kind}', whose permutations are not declared; supported are "
             f"{', '.join(SYMMETRIES)}"
         )
+    if SYMMETRIES[kind].experts:
+        raise UserError(
+            f"{each.path} is a mixture of experts ({kind}): those are matched and merged from Python, with "
+            "permlab.symmetry.flat_experts"
+        )
 
 
 def _config(each: Checkpoint) -> Any:
