@@ -10,8 +10,11 @@ import torch
 from permlab.errors import UserError
 from permlab.symmetry import Spec
 
-ASSIGNED = 16
-"""Bytes per pair of units while an assignment is solved: float32 costs, their float64 copy, masks."""
+ASSIGNED = 24
+"""Bytes per pair of units while an assignment is solved: float32 costs, what they are reduced to, masks, and two more
+where products are added up."""
+PIECES = 16
+"""Bytes per entry of a piece: both networks' in float32, gathered before, packed for the product."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Memory:
         left = self.most
         for name in groups:
             size = max(spec.groups[name].spaces().values())
-            needed = size * size * ASSIGNED + 8 * self.piece
+            needed = size * size * ASSIGNED + PIECES * self.piece
             if needed > self.most:
                 raise UserError(
                     f"memory_gb={self.most / 2**30:.3g} is too little for {name}, whose {size} units take "

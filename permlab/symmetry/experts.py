@@ -87,7 +87,7 @@ def flat_experts(model: nn.Module) -> nn.Module:
 
 
 def folded_experts(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state dict of a flat model as `transformers` has it; the number of experts is that of the router's rows."""
+    """Return a state dict of a flat model as `transformers` has it; there are as many experts as rows of the router."""
     result: dict[str, Tensor] = {}
     for name, value in state.items():
         before, found, part = name.rpartition("experts.")
