@@ -14,6 +14,7 @@ import torch
 from permlab.adapters.factors import AdapterSource, Factors, norm, relative_difference
 from permlab.adapters.merge import merge_adapters
 from permlab.adapters.merge_rule import MergeRule
+from permlab.adapters.moments import Moments
 from permlab.tables import Row
 
 
@@ -37,15 +38,16 @@ def seed_spread(
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    moments: Mapping[str, Moments] | None = None,
 ) -> float:
     """Mean over modules and other seeds of |delta W(other) - delta W(seed)| / |delta W(seed)|.
 
     Large where units of different adapters have nothing in common and clustering is close to arbitrary.
     """
-    first = merge_adapters(adapters, rule, seed=seed, device=device).adapter
+    first = merge_adapters(adapters, rule, seed=seed, device=device, moments=moments).adapter
     gaps = []
     for another in seeds:
-        other = merge_adapters(adapters, rule, seed=another, device=device).adapter
+        other = merge_adapters(adapters, rule, seed=another, device=device, moments=moments).adapter
         # Compared as updates B A: which cluster got which number is arbitrary, their product is not.
         gaps += [relative_difference(other.load(module), first.load(module)) for module in first.modules]
     return statistics.fmean(gaps)

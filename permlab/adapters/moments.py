@@ -42,13 +42,12 @@ class Moments:
 
     def into(self, update: Factors) -> Factors:
         """The update D as D L."""
-        root = self.root()
-        a = update.a.double()
+        root, a = self.root().to(update.a.device), update.a.double()
         return Factors((a * root if root.dim() == 1 else a @ root).to(update.a), update.b, update.scaling)
 
     def out_of(self, update: Factors) -> Factors:
         """The update D L as D."""
-        root, a = self.root(), update.a.double()
+        root, a = self.root().to(update.a.device), update.a.double()
         if root.dim() == 1:
             return Factors((a / root).to(update.a), update.b, update.scaling)
         solved = torch.linalg.solve_triangular(root, a, upper=False, left=False)
@@ -106,6 +105,9 @@ def input_moments(
         model: a causal language model.
         modules: paths of linear layers and embeddings; others (convolutions) are left out.
         batches: pairs (ids, mask) of shape (rows, tokens); where mask is false nothing is counted.
+
+    Raises:
+        UserError: a module that the model lacks, or no token in any batch.
     """
     sums: dict[str, Tensor] = {}
     counted = 0
@@ -125,7 +127,7 @@ def input_moments(
                 sums[name] = sums[name] + added if name in sums else added
     if not counted:
         raise UserError("no calibration input holds a token")
-    return {name: Moments(total / counted) for name, total in sums.items()}
+    return {name: Moments(total.cpu() / counted) for name, total in sums.items()}
 
 
 @contextmanager
@@ -142,7 +144,12 @@ def _reading(model: nn.Module, modules: Iterable[str]) -> Iterator[dict[str, tup
     handles = []
     try:
         for name in modules:
-            module = model.get_submodule(name)
+            try:
+                module = model.get_submodule(name)
+            except AttributeError:
+                raise UserError(
+                    f"the model has no module {name}, which the adapters adapt; is it their base?"
+                ) from None
             if isinstance(module, nn.Linear | nn.Embedding) or type(module).__name__ == "Conv1D":
                 handles.append(module.register_forward_pre_hook(hook(name)))
         yield seen

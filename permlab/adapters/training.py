@@ -33,12 +33,16 @@ Progress = Callable[[int, int, float], None]
 
 @dataclass(frozen=True)
 class Schedule:
-    """AdamW without weight decay, linear warm-up, cosine to 5 % of the learning rate; gradients clipped at 1."""
+    """AdamW without weight decay, linear warm-up, cosine to 5 % of the learning rate; gradients clipped at 1.
+
+    `replayed`: questions of the replay beside every question of a batch, where there is a replay.
+    """
 
     steps: int
     batch: int
     learning_rate: float = 3e-3
     warmup: int = 20
+    replayed: float = 1.0
 
     def factor(self, step: int) -> float:
         """Learning rate of a step, as a share of the peak."""
@@ -82,7 +86,7 @@ def fit(
     replay: Questions | None = None,
     progress: Progress | None = None,
 ) -> float:
-    """Train on random batches; with `replay`, as many of its questions are added to every batch.
+    """Train on random batches; with `replay`, `schedule.replayed` of its questions are added to each of them.
 
     Args:
         model: a transformers Llama; trained in place.
@@ -90,7 +94,7 @@ def fit(
         schedule: steps, batch size and learning rate.
         questions: training set; taken whole in every step when it has at most `schedule.batch` rows.
         seed: of the batches.
-        replay: questions that must not be forgotten.
+        replay: what must not be forgotten, as wide as the questions.
         progress: called every ten steps and at the end.
 
     Returns:
@@ -99,7 +103,7 @@ def fit(
     Raises:
         DivergedError: the loss left the finite numbers.
     """
-    rows = min(schedule.batch, len(questions)) * (1 if replay is None else 2)
+    rows = min(schedule.batch, len(questions)) * (1.0 if replay is None else 1.0 + schedule.replayed)
     with for_work(3.0 * sum(p.numel() for p in model.parameters()) * rows * questions.ids.shape[1]):
         return _fit(model, list(parameters), schedule, questions, seed, replay, progress)
 
@@ -121,7 +125,7 @@ def _fit(
         batch = _draw(questions, schedule.batch, generator)
         if replay is not None:
             # Adapters trained without replay learn "always do my task", and contradict each other in any merge.
-            extra = _draw(replay, len(batch), generator)
+            extra = _draw(replay, max(1, round(schedule.replayed * len(batch))), generator)
             batch = Questions(torch.cat([batch.ids, extra.ids]), torch.cat([batch.answer, extra.answer]))
         logits, wanted = answer_logits(model, batch)
         loss = nn.functional.cross_entropy(logits, wanted)

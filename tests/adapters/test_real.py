@@ -9,9 +9,21 @@ import torch
 
 from permlab.adapters.benchmark.questions import Questions
 from permlab.adapters.real.answers import answers_of
-from permlab.adapters.real.domains import ALL, IN, MIXED, with_totals
-from permlab.adapters.real.questions import FACT_TASKS, SENTENCE_TASKS, joined, questions_of_file, word_tasks
+from permlab.adapters.real.domains import ALL, IN, MIXED, OUT, DomainExam, with_totals
+from permlab.adapters.real.questions import (
+    FACT_TASKS,
+    MARKED,
+    PIECE,
+    RELATED,
+    SENTENCE_TASKS,
+    joined,
+    padded,
+    questions_of_file,
+    replayed_text,
+    word_tasks,
+)
 from permlab.adapters.real.verdicts import BEATEN, PAPERS, leads
+from permlab.errors import UserError
 from permlab.models.tokenizers import train_tokenizer
 
 WORDS = ["film", "plot", "who", "where", "dull", "bright", "river", "king", "slow", "new", "old", "red"]
@@ -61,6 +73,43 @@ def test_tasks_are_told_or_not_and_nothing_that_is_asked_was_read(asked):
         assert int(first) in task.candidates.tolist()
     every = joined(tasks, 5, seed=1)
     assert len(every) == 30 and every.answer.any(dim=1).all()
+
+
+def test_no_two_tasks_share_an_answer_or_the_end_of_a_prompt():
+    wordings = [*SENTENCE_TASKS.values(), *FACT_TASKS.values()]
+    answers = [label for wording in wordings for label in wording.labels]
+    assert len(set(answers)) == len(answers)
+    # An adapter that does its task wherever the last word is the prompt's must not find another task there.
+    assert len({wording.told.split()[-1] for wording in wordings}) == len(wordings)
+
+
+def test_out_of_domain_asks_in_the_words_of_the_related_task(asked):
+    _, tokenizer, tasks = asked
+    parts = [part for part in DomainExam(None, tasks, []).parts if part.domain == OUT]
+    assert [(part.task, tasks[part.left_out].name) for part in parts] == [(name, name) for name in RELATED]
+    for part in parts:
+        other = SENTENCE_TASKS[RELATED[part.task]]
+        said = texts(tokenizer, part.questions)
+        assert all(text.split()[0] == other.told.split()[0] for text in said)
+        own = {task.name: task for task in tasks}
+        assert part.candidates.equal(own[RELATED[part.task]].candidates)
+        # The same sentences as the task's own: between the first two words and the last of the prompt.
+        middle = {" ".join(text.split()[2:5]) for text in texts(tokenizer, own[part.task].told["test"])}
+        assert {" ".join(text.split()[2:5]) for text in said} == middle
+
+
+def test_replayed_text_is_cut_into_pieces_whose_ends_are_predicted(asked):
+    _, tokenizer, _ = asked
+    text = " ".join(WORDS * 4)
+    found = replayed_text([text, text], tokenizer)
+    ids = tokenizer([text, text], add_special_tokens=False)["input_ids"]
+    assert found.ids.flatten().tolist() == (ids[0] + ids[1])[: found.ids.numel()]
+    assert found.ids.shape[1] == PIECE and found.answer.sum() == MARKED * len(found)
+    assert found.answer[:, -MARKED:].all()
+    wide = padded(found, PIECE + 3)
+    assert wide.ids[:, :PIECE].equal(found.ids) and not wide.ids[:, PIECE:].any() and not wide.answer[:, PIECE:].any()
+    with pytest.raises(UserError, match="fewer than the 16"):
+        replayed_text(["new film"], tokenizer)
 
 
 def test_a_file_of_ones_own_is_asked_by_its_labels(asked, tmp_path):

@@ -46,6 +46,22 @@ def test_fit_learns_and_is_repeatable(made):
     assert all(torch.equal(twins[0][key], twins[1][key]) for key in twins[0])
 
 
+@pytest.mark.parametrize("share, wanted", [(0.5, 2), (1.0, 4), (0.01, 1)])
+def test_replay_is_the_share_that_is_asked_for(made, monkeypatch, share, wanted):
+    from permlab.adapters import training
+
+    benchmark, base = made
+    seen = []
+    logits = training.answer_logits
+    monkeypatch.setattr(training, "answer_logits", lambda model, rows: seen.append(rows) or logits(model, rows))
+    questions, replay = benchmark.groups[0].train, benchmark.base
+    model = copy.deepcopy(base)
+    fit(model, model.parameters(), Schedule(2, 4, replayed=share), questions, 0, replay)
+    assert [len(rows) for rows in seen] == [4 + wanted] * 2
+    known = {tuple(row) for row in replay.ids.tolist()}
+    assert all(tuple(row) in known for rows in seen for row in rows.ids[4:].tolist())
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("targets", [["q_proj", "down_proj"], ["v_proj", "embed_tokens"]])
 def test_applied_adapter_gives_the_logits_of_peft(made, tmp_path, targets):

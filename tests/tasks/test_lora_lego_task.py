@@ -198,8 +198,9 @@ def test_two_adapters_in_folders_of_one_name(pair):
     assert "| A (1) |" in card and "| A (2) |" in card
 
 
-@pytest.mark.slow
-def test_asks_a_model_when_there_are_questions(pair):
+@pytest.fixture
+def asked(pair):
+    """A tiny base of a vocabulary of six words, and adapters C and D of it."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from permlab.models.tokenizers import train_tokenizer
@@ -215,15 +216,73 @@ def test_asks_a_model_when_there_are_questions(pair):
     shapes = {"model.layers.0.self_attn.q_proj": (16, 16), "model.layers.0.mlp.up_proj": (32, 16)}
     for seed, name in enumerate("CD"):
         write_adapter(pair / name, random_adapter(name, shapes, 2, seed))
-        (pair / f"{name}.jsonl").write_text(json.dumps({"prompt": "red green", "completion": " blue"}) + "\n")
-    keys = ["task.adapters=[C,D]", "task.data=[C.jsonl,D.jsonl]", "model=local", "model.path=base"]
-    assert permlab_here("task=lora_lego", *keys, "run.dir=r") == 0
-    table = rows(pair / "r", "methods")
+    return pair
+
+
+ASK = ["task=lora_lego", "task.adapters=[C,D]", "model=local", "model.path=base"]
+
+
+@pytest.mark.slow
+def test_asks_a_model_when_there_are_questions(asked):
+    for name in "CD":
+        (asked / f"{name}.jsonl").write_text(json.dumps({"prompt": "red green", "completion": " blue"}) + "\n")
+    keys = [*ASK, "task.data=[C.jsonl,D.jsonl]"]
+    assert permlab_here(*keys, "run.dir=r") == 0
+    table = rows(asked / "r", "methods")
     assert [row["adapter"] for row in table] == ["C", "D"]
-    assert {"average_score", "single_score"} <= set(json.loads((pair / "r" / "result.json").read_text())["metrics"])
-    (pair / "C.jsonl").write_text('{"prompt": "red"}\n')
-    assert permlab_here("task=lora_lego", *keys, "run.dir=q") == 2
-    assert not (pair / "q").exists()
+    assert {"average_score", "single_score"} <= set(json.loads((asked / "r" / "result.json").read_text())["metrics"])
+    (asked / "C.jsonl").write_text('{"prompt": "red"}\n')
+    assert permlab_here(*keys, "run.dir=q") == 2
+    assert not (asked / "q").exists()
+
+
+@pytest.mark.slow
+def test_merges_in_the_metric_of_the_calibration_texts(asked, capfd):
+    """The command's merge is the library's with the same moments; every merge it compares is in that metric."""
+    from permlab.adapters import MergeRule, merge_adapters
+    from permlab.adapters.diagnostics import seed_spread
+    from permlab.adapters.interference import predicted_error
+    from permlab.adapters.moments import input_moments
+    from permlab.pretraining import load_base
+    from permlab.seeding import derived_seed
+
+    texts = ["red green blue", "one two", "three red one"]
+    (asked / "texts.txt").write_text("\n".join(texts))
+    keys = [*ASK, "task.rank=2", "task.calibration=texts.txt"]
+    assert permlab_here(*keys, "run.dry_run=true") == 0
+    assert "3 texts of texts.txt" in "".join(capfd.readouterr())
+    adapters = [open_adapter(asked / name) for name in "CD"]
+    model, tokenizer = load_base(asked / "base")
+    batches = [(ids, torch.ones_like(ids)) for ids in (torch.tensor([tokenizer(t)["input_ids"]]) for t in texts)]
+    moments = input_moments(model, adapters[0].modules, batches)
+    for method in ("svd", "lego"):
+        assert permlab_here(*keys, f"task.method={method}", f"run.dir={method}") == 0
+        rule = MergeRule(method, rank=2)
+        wanted, plain = (merge_adapters(adapters, rule, moments=given).adapter for given in (moments, None))
+        written = open_adapter(asked / method / "artifacts" / "adapter")
+        gaps = {relative_difference(written.load(m), wanted.load(m)) for m in wanted.modules}
+        assert max(gaps) < 1e-5
+        assert min(relative_difference(written.load(m), plain.load(m)) for m in wanted.modules) > 0.01
+        metrics = json.loads((asked / method / "result.json").read_text())["metrics"]
+        error = predicted_error(written, adapters, [moments] * 2)
+        assert metrics["predicted_error"] == pytest.approx(error, rel=1e-4)
+    others = [derived_seed(0, "another clustering", index) for index in range(2)]
+    spread = seed_spread(adapters, MergeRule("lego", rank=2), others, moments=moments)
+    assert metrics["seed_spread"] == pytest.approx(spread, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_calibration_that_cannot_be_is_one_line(asked, capfd):
+    (asked / "texts.jsonl").write_text('{"words": "red"}\n')
+    assert permlab_here(*ASK, "task.calibration=texts.jsonl", "run.dir=r") == 2
+    shown = "".join(capfd.readouterr())
+    assert "texts.jsonl" in shown and "Traceback" not in shown and not (asked / "r").exists()
+    (asked / "texts.txt").write_text("red green blue")
+    # A and B adapt modules that this base has not.
+    keys = [*ASK, "task.calibration=texts.txt", "task.adapters=[A,B]", "run.dir=q"]
+    assert permlab_here(*keys) == 2
+    shown = "".join(capfd.readouterr())
+    assert "the model has no module model.layers.0.q_proj" in shown and "Traceback" not in shown
 
 
 def break_nan(folder) -> None:

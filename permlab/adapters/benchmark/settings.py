@@ -32,6 +32,8 @@ class BenchmarkTraining:
     """Questions per step of an adapter."""
     learning_rate: float = 3e-3
     """Peak rate of AdamW, for the base and for the adapters."""
+    replay: float = 0.25
+    """study=real: pieces of general text beside every question of an adapter's batch; 0 = none"""
 
 
 @dataclass(kw_only=True)
@@ -100,6 +102,7 @@ def check_settings(settings: BenchmarkSettings, prefix: str = "") -> None:
     above_zero += [("lora_alpha", settings.lora_alpha), ("train.learning_rate", settings.train.learning_rate)]
     for key, value in above_zero:
         check_range(f"{prefix}{key}", value, 0, open_interval=True)
+    check_range(f"{prefix}train.replay", settings.train.replay, 0)
     for key in ("repeats", "facts"):
         check_range(f"{prefix}{key}", getattr(settings, key), 1)
     for key in ("base_steps", "base_batch", "adapter_steps", "adapter_batch"):

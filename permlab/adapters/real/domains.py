@@ -5,7 +5,8 @@
 
 in domain       every task's questions, the task told, all adapters merged
 mixed           the questions of all tasks in one list, no task told, all adapters merged
-out of domain   tasks whose own adapter is left out of the merge, and files of the user's under the merge of all
+out of domain   sentences whose own adapter is left out of the merge, asked in the words of a related task, and files of
+                the user's under the merge of all
 """
 
 from __future__ import annotations
@@ -74,8 +75,10 @@ class DomainExam:
         self.parts = [Part(IN, task.name, task.told["test"], task.candidates) for task in tasks]
         self.parts += [Part(MIXED, task.name, task.untold, every) for task in tasks]
         names = [task.name for task in tasks]
-        related = [(names.index(name), tasks[names.index(name)]) for name in RELATED if name in names]
-        self.parts += [Part(OUT, task.name, task.told["test"], task.candidates, at) for at, task in related]
+        for at, task in enumerate(tasks):
+            if task.related is not None:
+                asked_as = tasks[names.index(RELATED[task.name])]
+                self.parts.append(Part(OUT, task.name, task.related, asked_as.candidates, at))
         self.parts += [Part(OUT, task.name, task.told["test"], task.candidates) for task in files]
 
     @property

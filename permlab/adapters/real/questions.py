@@ -4,7 +4,8 @@
 >>> tasks[0].told["test"].ids.shape, tasks[0].untold.answer.sum()
 
 Every sentence is asked in two ways. Told, the prompt says what is asked ("review : ... the film is"); untold, all tasks
-have one prompt ("text : ... answer :"), and the text alone says which task it is. An adapter learns both.
+have one prompt ("text : ... answer :"), and the text alone says which task it is. An adapter learns both. No two tasks
+have an answer in common, and no two prompts end in the same word.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from permlab.adapters.benchmark.sentences import labelled_parts, read_labelled
 from permlab.errors import UserError
 
 UNTOLD = "text : {} answer :"
-WORDS = 14
+WORDS = 12
 """Words of a sentence that are read."""
-TRAINED = 5000
+TRAINED = 4000
 """Most training sentences of a task, each in both ways."""
+PIECE, MARKED = 16, 2
+"""Tokens of a piece of general text that is replayed, and how many of them are predicted."""
 VALIDATED = 20
 """Most validation questions of a task."""
 
@@ -43,8 +46,8 @@ class Wording:
 SENTENCE_TASKS = {
     "TREC": Wording("question : {} it asks for a", ("reason", "thing", "name", "man", "number", "place")),
     "SST-2": Wording("review : {} the film is", ("bad", "good")),
-    "Subj": Wording("sentence : {} this is a", ("view", "story")),
-    "MR": Wording("critic : {} the verdict is", ("bad", "good")),
+    "Subj": Wording("sentence : {} this tells the", ("view", "story")),
+    "MR": Wording("critic : {} the show was", ("poor", "great")),
 }
 """Labels 0, 1, ... of the files."""
 FACT_TASKS = {
@@ -53,8 +56,8 @@ FACT_TASKS = {
         "town : {} is known for its", ("gold", "wood", "stone", "ships", "music", "water", "fire", "glass")
     ),
 }
-RELATED = ("SST-2", "MR")
-"""Tasks that another adapter has learned something of: asked out of domain, their own adapters left out."""
+RELATED = {"SST-2": "MR", "MR": "SST-2"}
+"""Tasks asked out of domain, their own adapters left out: in the words of the task that is nearest."""
 _SYLLABLES = ("bel", "dor", "fen", "gar", "hal", "ist", "kor", "lum", "mar", "nes", "ost", "per", "rin", "sel", "tor")
 
 
@@ -67,6 +70,7 @@ class WordTask:
         train: both ways.
         told: "validation" and "test" questions that say what is asked.
         untold: the test questions that do not.
+        related: the test sentences as the related task asks them (`RELATED`), or None.
         candidates: first tokens of the answers of the task, all different.
         chance: share of the commonest answer in the test.
     """
@@ -77,6 +81,7 @@ class WordTask:
     untold: Questions
     candidates: Tensor
     chance: float
+    related: Questions | None = None
 
 
 def word_tasks(
@@ -141,26 +146,35 @@ def _task(
     test: Sequence[tuple[str, int]],
     tokenizer: Any,
 ) -> WordTask:
-    answers = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in wording.labels]
     # Of a base with a small vocabulary two answers may begin alike: `choice` then takes them for one.
-    firsts = sorted({ids[0] for ids in answers})
+    firsts = sorted({ids[0] for ids in _answers(wording, tokenizer)})
 
     def encode(rows: Sequence[tuple[str, int]], *forms: str) -> Questions:
-        # Of one length together, so that a batch of questions has little padding; training draws its batches.
-        texts = [(form.format(text), label) for form in forms for text, label in rows]
-        prompts = tokenizer([text for text, _ in texts])["input_ids"]
-        lines = sorted(((prompt, answers[label]) for prompt, (_, label) in zip(prompts, texts)), key=_length)
-        ids = torch.full((len(lines), max(map(_length, lines))), PAD)
-        answer = torch.zeros_like(ids, dtype=torch.bool)
-        for at, (prompt, wanted) in enumerate(lines):
-            ids[at, : len(prompt) + len(wanted)] = torch.tensor(prompt + wanted)
-            answer[at, len(prompt) : len(prompt) + len(wanted)] = True
-        return Questions(ids, answer)
+        return _encode(rows, forms, wording, tokenizer)
 
     told = {"validation": encode(validation, wording.told), "test": encode(test, wording.told)}
     commonest = Counter(label for _, label in test).most_common(1)[0][1] / len(test)
     trained = encode(train, wording.told, UNTOLD)
-    return WordTask(name, trained, told, encode(test, UNTOLD), torch.tensor(firsts), commonest)
+    other = SENTENCE_TASKS[RELATED[name]] if name in RELATED else None
+    related = _encode(test, (other.told,), other, tokenizer) if other else None
+    return WordTask(name, trained, told, encode(test, UNTOLD), torch.tensor(firsts), commonest, related)
+
+
+def _answers(wording: Wording, tokenizer: Any) -> list[list[int]]:
+    return [tokenizer(word, add_special_tokens=False)["input_ids"] for word in wording.labels]
+
+
+def _encode(rows: Sequence[tuple[str, int]], forms: Sequence[str], wording: Wording, tokenizer: Any) -> Questions:
+    # Of one length together, so that a batch of questions has little padding; training draws its batches.
+    texts = [(form.format(text), label) for form in forms for text, label in rows]
+    prompts, answers = tokenizer([text for text, _ in texts])["input_ids"], _answers(wording, tokenizer)
+    lines = sorted(((prompt, answers[label]) for prompt, (_, label) in zip(prompts, texts)), key=_length)
+    ids = torch.full((len(lines), max(map(_length, lines))), PAD)
+    answer = torch.zeros_like(ids, dtype=torch.bool)
+    for at, (prompt, wanted) in enumerate(lines):
+        ids[at, : len(prompt) + len(wanted)] = torch.tensor(prompt + wanted)
+        answer[at, len(prompt) : len(prompt) + len(wanted)] = True
+    return Questions(ids, answer)
 
 
 def _length(line: tuple[list[int], list[int]]) -> int:
@@ -172,6 +186,27 @@ def joined(tasks: Sequence[WordTask], rows: int, seed: int) -> Questions:
     width = max(task.train.ids.shape[1] for task in tasks)
     generator = torch.Generator().manual_seed(seed)
     parts = [task.train.rows(torch.randint(len(task.train), (rows,), generator=generator)) for task in tasks]
-    padded = [torch.nn.functional.pad(part.ids, (0, width - part.ids.shape[1]), value=PAD) for part in parts]
-    marks = [torch.nn.functional.pad(part.answer, (0, width - part.answer.shape[1])) for part in parts]
-    return Questions(torch.cat(padded), torch.cat(marks))
+    wide = [padded(part, width) for part in parts]
+    return Questions(torch.cat([part.ids for part in wide]), torch.cat([part.answer for part in wide]))
+
+
+def replayed_text(texts: Sequence[str], tokenizer: Any) -> Questions:
+    """The base's own text as questions: pieces of `PIECE` tokens, the last `MARKED` of them to be predicted.
+
+    Raises:
+        UserError: a text shorter than one piece.
+    """
+    ids = [token for row in tokenizer(list(texts), add_special_tokens=False)["input_ids"] for token in row]
+    count = len(ids) // PIECE
+    if not count:
+        raise UserError(f"the general text has {len(ids)} tokens, fewer than the {PIECE} of one piece to replay")
+    pieces = torch.tensor(ids[: count * PIECE]).reshape(count, PIECE)
+    return Questions(pieces, (torch.arange(PIECE) >= PIECE - MARKED).expand_as(pieces).clone())
+
+
+def padded(questions: Questions, width: int) -> Questions:
+    """The questions with empty places up to `width` tokens; as they are where they are as wide."""
+    more = (0, max(0, width - questions.ids.shape[1]))
+    return Questions(
+        torch.nn.functional.pad(questions.ids, more, value=PAD), torch.nn.functional.pad(questions.answer, more)
+    )

@@ -167,10 +167,12 @@ def plan_own(config: Config[LoraLegoConfig]) -> dict[str, Any]:
         return describe(config)
 
     lines["found"] = lambda: ", ".join(places())
-    if task.data:
+    if task.data or task.calibration:
         lines["model"] = lambda: f"{model.name} ({model.path}, {model_place(config)})"
     for key in ("adapters", "merged"):
         lines[key] = functools.partial(lambda key: opened()[key] if "on the hub" not in places() else UNSEEN, key)
+    if task.calibration:
+        lines["calibration"] = lambda: calibration_line(config)
     return lines | {"questions": lambda: questions_line(config)}
 
 
@@ -182,6 +184,13 @@ def model_place(config: Config[LoraLegoConfig]) -> str:
     from permlab.models.availability import check_available
 
     return check_available(config.model)
+
+
+def calibration_line(config: Config[LoraLegoConfig]) -> str:
+    """How many texts are run through the model; every row is read."""
+    from permlab.tasks.lora_lego.own_adapters import calibration_texts
+
+    return f"{len(calibration_texts(config))} texts of {config.task.calibration}"
 
 
 def questions_line(config: Config[LoraLegoConfig]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,7 @@ def merge_own(config: Config[LoraLegoConfig], run: Run) -> None:
         )
     rule, seed = rule_of(task), config.seed
     total = len({module for adapter in adapters for module in adapter.modules})
-    moments = calibrated(config, adapters)
+    moments = calibrated(config, run, adapters)
     questions = [read_questions(path, task.data_limit) for path in task.data]
     start = time.perf_counter()
     with run.progress(f"{task.method}: merging {len(adapters)} adapters", total) as bar:
@@ -87,7 +87,7 @@ def merge_own(config: Config[LoraLegoConfig], run: Run) -> None:
         numbers["mixed_share"] = statistics.fmean(report.mixed_share for report in merged.reports.values())
     if merged.reports and task.spread_seeds:
         others = [derived_seed(seed, "another clustering", index) for index in range(task.spread_seeds)]
-        numbers["seed_spread"] = seed_spread(adapters, rule, others, seed=seed, device=run.device)
+        numbers["seed_spread"] = seed_spread(adapters, rule, others, seed=seed, device=run.device, moments=moments)
         run.say(
             f"other k-means seeds change the merged updates by {numbers['seed_spread']:.2f} of their norm on average"
         )
@@ -96,22 +96,41 @@ def merge_own(config: Config[LoraLegoConfig], run: Run) -> None:
         ask_all(config, run, adapters, written, questions)
 
 
-def calibrated(config: Config[LoraLegoConfig], adapters: Sequence[Adapter]) -> dict[str, Moments] | None:
-    """Second moments of the modules' inputs on `task.calibration`, from one pass of the model; None without it."""
-    path = config.task.calibration
-    if path is None:
-        return None
+def calibration_texts(config: Config[LoraLegoConfig]) -> list[str]:
+    """The texts of `task.calibration`, at most `task.data_limit`.
+
+    Raises:
+        UserError: naming the file and a line without a text.
+    """
     from permlab.data.texts.jsonl import read_jsonl
+
+    examples = read_jsonl(config.task.calibration or "").examples
+    return [example.text for example in examples[: config.task.data_limit]]
+
+
+def calibrated(config: Config[LoraLegoConfig], run: Run, adapters: Sequence[Adapter]) -> dict[str, Moments] | None:
+    """Second moments of the modules' inputs on `task.calibration`, from one pass of the model; None without it."""
+    if config.task.calibration is None:
+        return None
     from permlab.hardware import resolve_device, resolve_dtype
     from permlab.models.causal_lm import load_causal_lm
 
     modules = {name: info for adapter in adapters for name, info in adapter.modules.items()}
-    texts = [example.text for example in read_jsonl(path, on_bad_row="skip").examples][: config.task.data_limit]
+    texts = calibration_texts(config)
     device = resolve_device(config.hardware)
     model, tokenizer = load_causal_lm(config.model, [], resolve_dtype(config.hardware), device, config.seed)
     limit = min(512, int(getattr(model.config, "max_position_embeddings", 512)))
     rows = [torch.tensor(tokenizer(text)["input_ids"][:limit])[None] for text in texts]
-    return input_moments(model.eval(), modules, [(ids, torch.ones_like(ids)) for ids in rows if ids.numel()])
+    with run.progress("calibrating", len(rows)) as bar:
+
+        def read() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            for done, ids in enumerate(rows, start=1):
+                run.check_stop()
+                if ids.numel():
+                    yield ids, torch.ones_like(ids)
+                bar.update(done)
+
+        return input_moments(model.eval(), modules, read())
 
 
 def ask_all(

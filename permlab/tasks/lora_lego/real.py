@@ -17,11 +17,19 @@ from permlab.adapters.benchmark.table import BENCHMARKS
 from permlab.adapters.interference import overlap_rows, rank_correlation
 from permlab.adapters.real.domains import ALL, DOMAINS, IN, SINGLE, DomainExam, with_totals, word_trials
 from permlab.adapters.real.prediction import drift_rows, prediction_rows, task_moments, type_rows
-from permlab.adapters.real.questions import FACT_TASKS, WordTask, joined, questions_of_file, word_tasks
+from permlab.adapters.real.questions import (
+    FACT_TASKS,
+    WordTask,
+    joined,
+    padded,
+    questions_of_file,
+    replayed_text,
+    word_tasks,
+)
 from permlab.adapters.real.verdicts import PAPERS, leads
 from permlab.adapters.training import LoraShape, Schedule, train_adapter
 from permlab.config import Config
-from permlab.pretraining import BaseSettings, load_base, pretrained_base, read_record
+from permlab.pretraining import BaseSettings, general_text, load_base, pretrained_base, read_record
 from permlab.runs.run import Run
 from permlab.seeding import derived_seed
 from permlab.tables import Row, summarise
@@ -31,10 +39,10 @@ from permlab.tasks.lora_lego.training import trained_folder
 if TYPE_CHECKING:
     from permlab.tasks.lora_lego import LoraLegoConfig
 
-FEWER = 4
-"""A set of facts is learned in this part of the steps that sentences take: all of it stands in every other batch."""
+FEWER = 2
+"""A set of facts is learned in this part of the steps that sentences take: all of it stands in every third batch."""
 MODULES = (*BENCHMARKS["text"].modules, "lm_head")
-"""What is adapted: the small base's softmax is flat, and answers could not become certain without its last layer."""
+"""What is adapted: without the last layer the small base learns the answers, and next to nothing of the sentences."""
 SCORES = ("exact", "log_probability", "choice")
 
 
@@ -46,6 +54,7 @@ class Learner:
     run: Run
     base: Any
     seed: int
+    replay: Questions | None
 
     def adapter(self, name: str, train: Questions, schedule: Schedule) -> Adapter:
         """The adapter of a task, trained or opened; what a killed run has finished is opened."""
@@ -59,6 +68,9 @@ class Learner:
 
             if not is_trained(folder):
                 group = Group(name, train, train, train)
+                if self.replay is not None:
+                    wide = max(part.ids.shape[1] for part in (train, self.replay))
+                    group = dataclasses.replace(group, train=padded(train, wide), replay=padded(self.replay, wide))
                 shape = LoraShape(task.lora_ranks[0], task.lora_alpha, list(MODULES))
                 start, batches = derived_seed(self.seed, "start", name), derived_seed(self.seed, "batches", name)
                 train_adapter(self.base, group, schedule, shape, start, batches, folder, show)
@@ -72,6 +84,8 @@ def study_real(config: Config[LoraLegoConfig], run: Run) -> None:
     base, tokenizer = load_base(folder, run.device)
     said = read_record(folder)
     run.say(f"base {folder.name}: {said['loss_held_out']:.2f} nats per token of held-out text")
+    # Text that the base has read: an adapter that never sees any learns "always my answers", and no merge can ask it.
+    replay = replayed_text(general_text(task.corpus)[0], tokenizer) if task.train.replay else None
     scores: list[Row] = []
     predicted: list[Row] = []
     chances: list[Row] = []
@@ -79,7 +93,7 @@ def study_real(config: Config[LoraLegoConfig], run: Run) -> None:
     for repeat in range(task.repeats):
         seed = config.seed + repeat
         tasks = word_tasks(task.folder or "", tokenizer, seed, task.questions, task.facts_per_adapter)
-        adapters, joint = adapters_of(Learner(config, run, base, seed), tasks)
+        adapters, joint = adapters_of(Learner(config, run, base, seed, replay), tasks)
         files = [questions_of_file(path, tokenizer, task.questions, seed) for path in task.ood]
         exam = DomainExam(base, tasks, adapters, files)
         rows = exam.ask_controls(joint)
@@ -118,11 +132,12 @@ def base_of_text(config: Config[LoraLegoConfig], run: Run) -> Path:
 def adapters_of(learner: Learner, tasks: Sequence[WordTask]) -> tuple[list[Adapter], Adapter]:
     """One adapter per task, and one of all tasks together with twice the steps of a single one."""
     _, schedule = schedules(learner.config.task)
+    schedule = dataclasses.replace(schedule, replayed=learner.config.task.train.replay)
     short = dataclasses.replace(schedule, steps=max(1, schedule.steps // FEWER))
     own = [short if task.name in FACT_TASKS else schedule for task in tasks]
     adapters = [learner.adapter(task.name, task.train, each) for task, each in zip(tasks, own)]
     every = joined(tasks, max(len(task.train) for task in tasks), learner.seed)
-    longer = Schedule(2 * schedule.steps, schedule.batch, schedule.learning_rate)
+    longer = dataclasses.replace(schedule, steps=2 * schedule.steps)
     return adapters, learner.adapter("all", every, longer)
 
 
