@@ -106,3 +106,24 @@ def test_a_permuted_copy_merges_into_itself():
     merged, report = lego_module([one, other], [1.0, 1.0], 4, MergeRule("lego", rank=4, clustering="matching"), seed=0)
     torch.testing.assert_close(merged.b @ merged.a, one.b @ one.a * one.scaling, rtol=1e-4, atol=1e-5)
     assert report.inertia_share < 1e-9 and report.mixed_share == 1.0
+
+
+@pytest.mark.slow
+def test_rows_tell_matching_from_kmeans_and_find_what_was_planted():
+    """Planted groups come back exactly by matching; under noise matching, unlike k-means, gives them on every seed."""
+    from permlab.adapters.benchmark.clusterings import clustering_rows, recovery
+
+    rows = clustering_rows(seed=1)
+    found = {(row["adapters"], row["clustering"]): row for row in rows}
+    assert len(found) == 12
+    assert found["planted", "matching"]["error"] < 1e-5 and found["planted", "matching"]["purity"] == 1.0
+    assert found["planted", "random"]["error"] > 0.3 and found["unrelated", "kmeans"]["error"] is None
+    noisy, kmeans = found["planted, noise", "matching"], found["planted, noise", "kmeans"]
+    assert noisy["purity"] > 0.99 and noisy["purity"] >= kmeans["purity"]
+    assert noisy["seed_spread"] < 0.02 and noisy["error"] < 1.0
+    for name in ("unrelated", "planted", "planted, noise"):
+        assert found[name, "matching"]["doubled"] == found[name, "matching"]["one_adapter"] == 0.0
+    assert found["unrelated", "kmeans"]["doubled"] > 0 and found["unrelated", "kmeans"]["one_adapter"] > 0
+    numbers = recovery(rows)
+    assert numbers["planted_error_matching"] == found["planted", "matching"]["error"]
+    assert numbers["seed_spread_kmeans"] > 0.5 > numbers["seed_spread_matching"]

@@ -76,7 +76,7 @@ def merge_lego_batch(
         return pool_units(updates, weights, rule.gauge)
 
     pools: list[Pool] = list(each(pooled, inputs))
-    gram = torch.stack([_gram(pool, rule.features) for pool in pools])
+    gram = torch.stack([gram_of(pool, rule.features) for pool in pools])
     # LoRA-LEGO, rank-wise clustering: k-means over the units (a_i, b_i) of all adapters together.
     group = CLUSTERINGS[rule.clustering].load()
     owners = torch.stack([pool.owner for pool in pools])
@@ -84,7 +84,7 @@ def merge_lego_batch(
     results = []
     for index, pool in enumerate(pools):
         clusters = found.one(index)
-        merged = _rebuild(pool, clusters, rank, rule)
+        merged = rebuild(pool, clusters, rank, rule)
         total = float(torch.diagonal(gram[index]).sum())
         results.append((merged, _report(pool, clusters, merged, rank, total)))
     return results
@@ -120,14 +120,14 @@ def size_per_half(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return torch.linalg.vector_norm(a, dim=1), torch.linalg.vector_norm(b, dim=1)
 
 
-def _gram(pool: Pool, features: str) -> Tensor:
+def gram_of(pool: Pool, features: str) -> Tensor:
     """Inner products of the units, float64: near-duplicates (adapters that share A) cancel in float32."""
     a, b = FEATURES[features].load()(pool.a.double(), pool.b.double())
     gram: Tensor = a @ a.T + b @ b.T
     return gram
 
 
-def _rebuild(pool: Pool, clusters: Clusters, k: int, rule: MergeRule) -> Factors:
+def rebuild(pool: Pool, clusters: Clusters, k: int, rule: MergeRule) -> Factors:
     """Centroids, both reweightings, and the factors of the merged update."""
     hot = torch.nn.functional.one_hot(clusters.labels, k).to(pool.a.dtype)
     share = (hot / hot.sum(dim=0)).T

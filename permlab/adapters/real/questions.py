@@ -5,7 +5,8 @@
 
 Every sentence is asked in two ways. Told, the prompt says what is asked ("review : ... the film is"); untold, all tasks
 have one prompt ("text : ... answer :"), and the text alone says which task it is. An adapter learns both. No two tasks
-have an answer in common, and no two prompts end in the same word.
+have an answer in common, and no two prompts end in the same word. `asked_at_random` are the prompts around other text,
+their answers drawn: what a base learns beforehand, as the paper's bases know how a question is answered.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from permlab.errors import UserError
 UNTOLD = "text : {} answer :"
 WORDS = 12
 """Words of a sentence that are read."""
-TRAINED = 4000
+TRAINED = 3000
 """Most training sentences of a task, each in both ways."""
-PIECE, MARKED = 16, 2
+PIECE, MARKED = 16, 4
 """Tokens of a piece of general text that is replayed, and how many of them are predicted."""
 VALIDATED = 20
 """Most validation questions of a task."""
@@ -186,8 +187,30 @@ def joined(tasks: Sequence[WordTask], rows: int, seed: int) -> Questions:
     width = max(task.train.ids.shape[1] for task in tasks)
     generator = torch.Generator().manual_seed(seed)
     parts = [task.train.rows(torch.randint(len(task.train), (rows,), generator=generator)) for task in tasks]
-    wide = [padded(part, width) for part in parts]
-    return Questions(torch.cat([part.ids for part in wide]), torch.cat([part.answer for part in wide]))
+    return _together([padded(part, width) for part in parts])
+
+
+def asked_at_random(texts: Sequence[str], tokenizer: Any, count: int, seed: int) -> Questions:
+    """Every prompt `count` times, told and untold, around snippets of general text or new names, answers drawn."""
+    draw = random.Random(f"{seed} format")
+    long = [words for words in (text.lower().split() for text in texts) if len(words) >= WORDS]
+    parts = []
+    for name, wording in {**SENTENCE_TASKS, **FACT_TASKS}.items():
+        around = _entities(draw, count) if name in FACT_TASKS else [_snippet(draw, long) for _ in range(count)]
+        rows = [(text, draw.randrange(len(wording.labels))) for text in around]
+        parts.append(_encode(rows, (wording.told, UNTOLD), wording, tokenizer))
+    width = max(part.ids.shape[1] for part in parts)
+    return _together([padded(part, width) for part in parts])
+
+
+def _snippet(draw: random.Random, texts: Sequence[Sequence[str]]) -> str:
+    words = draw.choice(texts)
+    start = draw.randrange(len(words) - WORDS + 1)
+    return " ".join(words[start : start + draw.randint(4, WORDS)])
+
+
+def _together(parts: Sequence[Questions]) -> Questions:
+    return Questions(torch.cat([part.ids for part in parts]), torch.cat([part.answer for part in parts]))
 
 
 def replayed_text(texts: Sequence[str], tokenizer: Any) -> Questions:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from permlab.adapters import Adapter, open_adapter
 from permlab.adapters.benchmark.prepare import is_trained
 from permlab.adapters.benchmark.questions import Group, Questions
@@ -19,7 +21,9 @@ from permlab.adapters.real.domains import ALL, DOMAINS, IN, SINGLE, DomainExam, 
 from permlab.adapters.real.prediction import drift_rows, prediction_rows, task_moments, type_rows
 from permlab.adapters.real.questions import (
     FACT_TASKS,
+    PIECE,
     WordTask,
+    asked_at_random,
     joined,
     padded,
     questions_of_file,
@@ -27,11 +31,12 @@ from permlab.adapters.real.questions import (
     word_tasks,
 )
 from permlab.adapters.real.verdicts import PAPERS, leads
-from permlab.adapters.training import LoraShape, Schedule, train_adapter
+from permlab.adapters.training import LoraShape, Schedule, fit, train_adapter
 from permlab.config import Config
 from permlab.pretraining import BaseSettings, general_text, load_base, pretrained_base, read_record
 from permlab.runs.run import Run
 from permlab.seeding import derived_seed
+from permlab.storage.folders import replacing_folder
 from permlab.tables import Row, summarise
 from permlab.tasks.lora_lego import figures_real as figures
 from permlab.tasks.lora_lego.training import trained_folder
@@ -41,8 +46,8 @@ if TYPE_CHECKING:
 
 FEWER = 2
 """A set of facts is learned in this part of the steps that sentences take: all of it stands in every third batch."""
-MODULES = (*BENCHMARKS["text"].modules, "lm_head")
-"""What is adapted: without the last layer the small base learns the answers, and next to nothing of the sentences."""
+FORMAT_STEPS, FORMAT_ROWS = 300, 300
+"""Steps in which the base learns how questions are answered, where `train.base_steps` says nothing; rows per prompt."""
 SCORES = ("exact", "log_probability", "choice")
 
 
@@ -71,7 +76,7 @@ class Learner:
                 if self.replay is not None:
                     wide = max(part.ids.shape[1] for part in (train, self.replay))
                     group = dataclasses.replace(group, train=padded(train, wide), replay=padded(self.replay, wide))
-                shape = LoraShape(task.lora_ranks[0], task.lora_alpha, list(MODULES))
+                shape = LoraShape(task.lora_ranks[0], task.lora_alpha, list(BENCHMARKS["text"].modules))
                 start, batches = derived_seed(self.seed, "start", name), derived_seed(self.seed, "batches", name)
                 train_adapter(self.base, group, schedule, shape, start, batches, folder, show)
         return open_adapter(folder)
@@ -84,8 +89,10 @@ def study_real(config: Config[LoraLegoConfig], run: Run) -> None:
     base, tokenizer = load_base(folder, run.device)
     said = read_record(folder)
     run.say(f"base {folder.name}: {said['loss_held_out']:.2f} nats per token of held-out text")
+    texts, _ = general_text(task.corpus)
     # Text that the base has read: an adapter that never sees any learns "always my answers", and no merge can ask it.
-    replay = replayed_text(general_text(task.corpus)[0], tokenizer) if task.train.replay else None
+    replay = replayed_text(texts, tokenizer) if task.train.replay else None
+    base = answering(config, run, base, asked_at_random(texts, tokenizer, FORMAT_ROWS, config.seed), replay)
     scores: list[Row] = []
     predicted: list[Row] = []
     chances: list[Row] = []
@@ -129,8 +136,32 @@ def base_of_text(config: Config[LoraLegoConfig], run: Run) -> Path:
         return pretrained_base(settings, Path(config.run.root) / "bases", device=run.device, progress=show)
 
 
+def answering(config: Config[LoraLegoConfig], run: Run, base: Any, asked: Questions, replay: Questions | None) -> Any:
+    """The base after it has learned which words answer which prompt, and nothing more; one for all seeds."""
+    folder = trained_folder(run, config.seed) / "base"
+    task = config.task
+    rate, share = task.train.learning_rate, task.train.replay
+    schedule = Schedule(task.train.base_steps or FORMAT_STEPS, schedules(task)[1].batch, rate, replayed=share)
+    if not is_trained(folder):
+        with run.progress("base, how questions are answered", schedule.steps) as bar:
+
+            def show(done: int, _total: int, loss: float) -> None:
+                bar.update(done, loss=loss)
+                run.check_stop()
+
+            wide = max(asked.ids.shape[1], PIECE)
+            kept = None if replay is None else padded(replay, wide)
+            seed = derived_seed(config.seed, "format")
+            fit(base, base.parameters(), schedule, padded(asked, wide), seed, kept, progress=show)
+        with replacing_folder(folder, replace=True) as part:
+            base.save_pretrained(part)
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(run.device).eval()
+
+
 def adapters_of(learner: Learner, tasks: Sequence[WordTask]) -> tuple[list[Adapter], Adapter]:
-    """One adapter per task, and one of all tasks together with twice the steps of a single one."""
+    """One adapter per task, and one of all tasks together."""
     _, schedule = schedules(learner.config.task)
     schedule = dataclasses.replace(schedule, replayed=learner.config.task.train.replay)
     short = dataclasses.replace(schedule, steps=max(1, schedule.steps // FEWER))

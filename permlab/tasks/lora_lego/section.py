@@ -23,6 +23,7 @@ TITLES = {
     "gauges": "Merge with a copy of the same function: relative error by gauge",
     "norms": "Norm of the merged update over the mean norm of the inputs",
     "seeds": "Five k-means seeds: difference of the merged update",
+    "clusterings": "Groups by k-means, by matching and at random, at k = r, over 20 seeds",
     "modules": "Merged modules",
     "in_domain": "In domain: each task told, its questions under the merge of all adapters; means over tasks",
     "mixed": "Mixed: the questions of all tasks in one list, no task told",

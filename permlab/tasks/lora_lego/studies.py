@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from permlab.adapters import Adapter, merge_adapters, write_merge
-from permlab.adapters.benchmark import identities
+from permlab.adapters.benchmark import clusterings, identities
 from permlab.adapters.benchmark.exam import ask_singles, make_exam
 from permlab.adapters.benchmark.peft_check import peft_output_gap
 from permlab.adapters.benchmark.prune import prune_all
@@ -133,7 +133,7 @@ def study_pruning(config: Config[LoraLegoConfig], run: Run) -> None:
 
 
 def study_identities(config: Config[LoraLegoConfig], run: Run) -> None:
-    """Four tables and one figure; `identities_held` counts what holds to float32 precision."""
+    """Five tables and one figure; `identities_held` counts what holds to float32 precision."""
     seed = config.seed
     exact = identities.identity_rows(seed)
     run.table("identities", exact, title="Identities on random adapters, relative error of delta W")
@@ -143,5 +143,8 @@ def study_identities(config: Config[LoraLegoConfig], run: Run) -> None:
     run.table("norms", norms, title="|merged| / mean |input| on random adapters")
     spread = identities.seed_rows(seed)
     run.table("seeds", spread, title="Five k-means seeds: difference of the merged delta W")
-    run.summary(**identities.headline(exact, gauges, norms, spread))
+    groups = clusterings.clustering_rows(seed)
+    said = f"{clusterings.COUNT} random adapters, k = r, {clusterings.SEEDS} seeds: groups by k-means and by matching"
+    run.table("clusterings", groups, title=said)
+    run.summary(**identities.headline(exact, gauges, norms, spread), **clusterings.recovery(groups))
     run.figure("gauges", figures.draw_gauges(gauges, [each.label for each in identities.REWRITINGS]))
