@@ -16,6 +16,7 @@ from permlab.adapters.real.questions import (
     PIECE,
     RELATED,
     SENTENCE_TASKS,
+    asked_at_random,
     joined,
     padded,
     questions_of_file,
@@ -96,6 +97,26 @@ def test_out_of_domain_asks_in_the_words_of_the_related_task(asked):
         # The same sentences as the task's own: between the first two words and the last of the prompt.
         middle = {" ".join(text.split()[2:5]) for text in texts(tokenizer, own[part.task].told["test"])}
         assert {" ".join(text.split()[2:5]) for text in said} == middle
+
+
+def test_a_base_learns_the_prompts_around_other_text_with_answers_drawn(asked):
+    _, tokenizer, tasks = asked
+    general = " ".join(f"word{number}" for number in range(40))
+    found = asked_at_random([general], tokenizer, 90, seed=3)
+    assert len(found) == 2 * 90 * len(tasks)
+    said = texts(tokenizer, found)
+    read = {text for task in tasks for text in texts(tokenizer, task.train)}
+    assert not read & set(said)
+    for name, wording in {**SENTENCE_TASKS, **FACT_TASKS}.items():
+        start, end = wording.told.split(" {} ")
+        told = [text.strip() for text in said if text.strip().startswith(f"{start} ") and f" {end} " in text]
+        assert len(told) == 90
+        assert {text.split()[-1] for text in told} == set(wording.labels), name
+        assert name in FACT_TASKS or all("word" in text for text in told)
+    untold = [text.strip() for text in said if text.strip().startswith("text :")]
+    assert len(untold) == 90 * len(tasks)
+    again = asked_at_random([general], tokenizer, 90, seed=3)
+    assert again.ids.equal(found.ids) and not asked_at_random([general], tokenizer, 90, seed=4).ids.equal(found.ids)
 
 
 def test_replayed_text_is_cut_into_pieces_whose_ends_are_predicted(asked):

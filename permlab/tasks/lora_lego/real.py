@@ -189,7 +189,9 @@ def write(run: Run, scores: list[Row], predicted: list[Row], tables: dict[str, l
     means = summarise(scores, keys, (*SCORES, "scale"), count="repeats")
     run.table("tasks", means, show=False)
     for domain in DOMAINS:
-        rows = [row for row in means if row["domain"] == domain and row["task"] == ALL]
+        whole = [row for row in means if row["domain"] == domain and row["task"] == ALL]
+        # What is the same in every row of this table stands in its title.
+        rows = [{name: value for name, value in row.items() if name not in keys[:2]} for row in whole]
         shown = ["method", "scale_rule", "scale", "exact", "exact_sd", "choice", "log_probability"]
         run.table(domain.replace(" ", "_"), rows, title=f"{domain.capitalize()}: all tasks", columns=shown)
     run.figure("domains", figures.draw_domains(means))
