@@ -59,7 +59,7 @@ def clustering_rows(seed: int) -> list[Row]:
 
 def _module_row(
     adapters: Sequence[MemoryAdapter], module: str, clustering: str, seed: int, planted: MemoryAdapter | None
-) -> dict[str, float | None]:
+) -> Row:
     rule = MergeRule("lego", rank=RANK, clustering=clustering)
     pool = pool_units([adapter.load(module) for adapter in adapters], [1.0] * len(adapters), rule.gauge)
     seeds = [derived_seed(seed, "clustering", index) for index in range(SEEDS)]

@@ -157,7 +157,8 @@ def answering(config: Config[LoraLegoConfig], run: Run, base: Any, asked: Questi
             base.save_pretrained(part)
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(run.device).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model.to(run.device).eval()
 
 
 def adapters_of(learner: Learner, tasks: Sequence[WordTask]) -> tuple[list[Adapter], Adapter]:
