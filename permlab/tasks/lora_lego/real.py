@@ -17,7 +17,7 @@ from permlab.adapters.benchmark.questions import Group, Questions
 from permlab.adapters.benchmark.settings import schedules
 from permlab.adapters.benchmark.table import BENCHMARKS
 from permlab.adapters.interference import overlap_rows, rank_correlation
-from permlab.adapters.real.domains import ALL, DOMAINS, IN, SINGLE, DomainExam, with_totals, word_trials
+from permlab.adapters.real.domains import ALL, DOMAINS, IN, NONE, SINGLE, DomainExam, with_totals, word_trials
 from permlab.adapters.real.prediction import drift_rows, prediction_rows, task_moments, type_rows
 from permlab.adapters.real.questions import (
     FACT_TASKS,
@@ -217,4 +217,18 @@ def write(run: Run, scores: list[Row], predicted: list[Row], tables: dict[str, l
     for row in compared:
         stem = f"{row['domain'].replace(' ', '_')}_{row['rule']}_lead"
         numbers[stem] = min(numbers.get(stem, row["lead"]), row["lead"])
-    run.summary(**numbers, **correlation)
+    run.summary(**numbers, **correlation, over_base_lowest=over_base(scores))
+
+
+def over_base(scores: Sequence[Row]) -> float:
+    """What LEGO as in the paper answers more than the base without an adapter, in its worst domain and seed.
+
+    A merge that harms less than others do is ahead of them; it has merged something where it is ahead of this too.
+    """
+    found = {
+        (row["method"], row["domain"], row["seed"]): row["exact"]
+        for row in scores
+        if row["task"] == ALL and row["scale_rule"] == "1"
+    }
+    ahead = [value - found[NONE, domain, seed] for (method, domain, seed), value in found.items() if method == PAPERS]
+    return float(min(ahead))
