@@ -70,6 +70,7 @@ def test_a_recipe_of_three_networks_loads_in_transformers_with_the_expected_logi
     assert "merge_method: ties" in record["recipe"] and record["weights"] == [] and len(record["inputs"]) == 4
 
 
+@pytest.mark.slow
 def test_stacked_layers_and_another_number_type_load_too(tmp_path):
     save(tmp_path)
     assert merge(written(RECIPES["stacked layers"], dtype="bfloat16"), "dataset=none") == 0
@@ -77,6 +78,16 @@ def test_stacked_layers_and_another_number_type_load_too(tmp_path):
     assert len(found.model.layers) == 4 and found.dtype == torch.bfloat16
     layer = found.model.layers[3].mlp.up_proj.weight
     assert torch.equal(layer, state("b")["model.layers.2.mlp.up_proj.weight"].bfloat16())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("source", "owner"), [("union", "a"), ("base", "base"), ("model:b", "b"), ("./b", "b")])
+def test_the_tokenizer_is_that_of_the_network_that_is_named(source, owner, tmp_path):
+    save(tmp_path)
+    for name in ("base", "a", "b"):
+        Path(name, "tokenizer_config.json").write_text(json.dumps({"of": name}))
+    assert merge(written(RECIPES["TIES"], tokenizer_source=source), "dataset=none") == 0
+    assert json.loads(Path("run/artifacts/model/tokenizer_config.json").read_text()) == {"of": owner}
 
 
 @pytest.mark.parametrize(
@@ -101,6 +112,7 @@ def test_a_recipe_beside_keys_that_say_the_same_is_refused(keys, line, tmp_path,
         (["task.fisher=[x.safetensors,y.safetensors]"], "task.fisher belongs to task.combine=fisher"),
         (["task.scale=0.5"], "task.scale is about changes since an ancestor"),
         (["task.dtype=int8"], "task.dtype=int8"),
+        (["task.tokenizer=c.json"], "task.tokenizer=c.json is no folder"),
         (["task.combine=ties", "task.ancestor=base", "task.match=identity", "task.scales=[1,2]"], "compared on texts"),
         (
             ["task.combine=ties", "task.ancestor=base", "task.match=identity", "task.densities=[1]"],
@@ -114,6 +126,7 @@ def test_keys_that_no_arm_has_a_use_for_are_one_line(keys, line, tmp_path, capsy
     assert line in capsys.readouterr().err and not Path("run").exists()
 
 
+@pytest.mark.slow
 def test_fisher_information_from_files_weighs_every_entry(tmp_path):
     save(tmp_path)
     ones = {name: torch.ones_like(value) for name, value in state("a").items()}

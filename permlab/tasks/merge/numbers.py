@@ -55,6 +55,8 @@ def check_files(config: Config[MergeConfig], *, texts: bool) -> None:
     task = config.task
     if task.dtype is not None and task.dtype not in DTYPES:
         raise UserError(f"task.dtype={task.dtype} is not known (known: {', '.join(DTYPES)})")
+    if task.tokenizer is not None and not Path(task.tokenizer).expanduser().is_dir():
+        raise UserError(f"task.tokenizer={task.tokenizer} is no folder: give the one of a network with its tokenizer")
     if task.scales and not texts:
         raise UserError("task.scales are compared on texts: set dataset=jsonl dataset.path=FILE, or give task.scale")
     reading = [row for row in (COMBINES[arm.combine] for arm in arms_of(config)) if row.files]

@@ -56,8 +56,13 @@ def check_recipe_keys(config: Config[MergeConfig]) -> None:
 
 
 def tokenizer_of(recipe: Recipe) -> str | None:
-    """The folder that a recipe takes its tokenizer from, or "union"."""
+    """The folder that a recipe takes its tokenizer from; None is that of the first network.
+
+    Networks of different vocabularies are refused when they are compared, so that a union is the vocabulary of each.
+    """
     named = recipe.tokenizer
+    if named == "union":
+        return None
     if named == "base":
         return recipe.base or recipe.models[0]
     if isinstance(named, str) and named.startswith("model:"):
