@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -78,6 +79,10 @@ def test_stacked_layers_and_another_number_type_load_too(tmp_path):
     assert len(found.model.layers) == 4 and found.dtype == torch.bfloat16
     layer = found.model.layers[3].mlp.up_proj.weight
     assert torch.equal(layer, state("b")["model.layers.2.mlp.up_proj.weight"].bfloat16())
+    shutil.rmtree("run")
+    twice = {"merge_method": "passthrough", "slices": [{"sources": [{"model": "a", "layer_range": [0, 3]}]}] * 2}
+    assert merge(written(json.loads(json.dumps(twice))), "dataset=none") == 0
+    assert len(AutoModelForCausalLM.from_pretrained("run/artifacts/model").model.layers) == 6
 
 
 @pytest.mark.slow

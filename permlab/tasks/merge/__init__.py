@@ -20,7 +20,7 @@ from permlab.tasks.merge.extract import plan_extraction, run_extraction, validat
 from permlab.tasks.merge.health import validate_health
 from permlab.tasks.merge.language import is_language, validate_language
 from permlab.tasks.merge.numbers import check_numbers
-from permlab.tasks.merge.recipe import check_recipe_keys, with_recipe
+from permlab.tasks.merge.recipe import check_recipe_keys, stacks, with_recipe
 from permlab.tasks.merge.settings import MergeConfig as MergeConfig
 from permlab.tasks.merge.table import ANALYSES, STUDIES
 from permlab.tasks.merge.table import LESS_MEMORY as LESS_MEMORY
@@ -61,7 +61,7 @@ def validate(config: Config[MergeConfig]) -> None:
         raise UserError(f"task.points={task.points} has no midpoint: use an odd number")
     for key in ("restarts", "steps", "pairs"):
         check_range(f"task.{key}", getattr(task, key), 1)
-    if len(task.models) == 1:
+    if len(task.models) == 1 and not stacks(config):
         raise UserError("task.models has 1 network: give two or more, or leave it out and pairs are trained here")
     check_numbers(config, len(task.models) or 2)
     if is_language(config):

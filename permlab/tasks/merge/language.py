@@ -20,6 +20,7 @@ from permlab.models.table import MODELS
 from permlab.storage.hub import is_hub_id
 from permlab.tasks.merge.checks import arms_of, check_weights
 from permlab.tasks.merge.numbers import check_files
+from permlab.tasks.merge.recipe import stacks
 from permlab.tasks.merge.settings import MergeConfig
 
 MEMORY_GB = 3.0
@@ -107,7 +108,7 @@ def _check_arm(config: Config[MergeConfig], arm: Arm) -> None:
 
 def _check_models(config: Config[MergeConfig]) -> None:
     task = config.task
-    if len(task.models) < 2:
+    if len(task.models) < 2 and not stacks(config):
         raise UserError(f"task.models has {len(task.models)} network: merging needs two or more")
     check_weights(config, len(task.models))
     for arm in arms_of(config):

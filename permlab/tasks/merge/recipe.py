@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config
 from permlab.errors import UserError
 from permlab.merging.combines import COMBINES
 from permlab.merging.recipes.reading import Recipe, read_recipe
 from permlab.merging.setting import MergeOptions
-from permlab.runs.run import Run
 from permlab.tasks.merge.settings import MergeConfig
+
+if TYPE_CHECKING:
+    from permlab.runs.run import Run
 
 ELSEWHERE = ("weights", "density", "densities", "scale", "gamma", "epsilon", "normalize", "trim_tensors", "dtype")
 """Keys of `task` that a recipe takes the place of, beside the networks."""
@@ -73,6 +75,12 @@ def tokenizer_of(recipe: Recipe) -> str | None:
 def recipe_of(config: Config[MergeConfig]) -> Recipe | None:
     """The recipe, read again."""
     return None if config.task.recipe is None else read_recipe(config.task.recipe)
+
+
+def stacks(config: Config[MergeConfig]) -> bool:
+    """Whether layers are stacked, which one network alone is enough for."""
+    recipe = recipe_of(config)
+    return recipe is not None and bool(recipe.slices)
 
 
 def numbers_given(config: Config[MergeConfig], network: Any) -> dict[str, Any]:
