@@ -84,6 +84,16 @@ class Recipe:
         """The network that changes are taken from, where the method takes any."""
         return self.base if not self.slices and "ancestor" in COMBINES[self.combine].needs else None
 
+    @property
+    def tokenizer_folder(self) -> str | None:
+        """The network that the tokenizer comes from; None is the first one.
+
+        Networks of different vocabularies are refused when they are compared: a union is the vocabulary of each.
+        """
+        if self.tokenizer == "base":
+            return self.base or self.models[0]
+        return None if self.tokenizer in (None, "union") else self.tokenizer.removeprefix("model:")
+
     def value(self, key: str, name: str, layers: int, k: int | None = None, default: Any = None) -> Any:
         """A parameter of one tensor: that of network `k`, else that of all, else the default."""
         own = [self.own[k]] if k is not None else []

@@ -43,7 +43,7 @@ def with_recipe(config: Config[MergeConfig]) -> Config[MergeConfig]:
     }
     changed["dtype"] = recipe.dtype
     if recipe.tokenizer is not None and task.tokenizer is None:
-        changed["tokenizer"] = tokenizer_of(recipe)
+        changed["tokenizer"] = recipe.tokenizer_folder
     return dataclasses.replace(config, task=dataclasses.replace(task, **changed))
 
 
@@ -55,21 +55,6 @@ def check_recipe_keys(config: Config[MergeConfig]) -> None:
     """
     if config.task.recipe is not None and config.task.models:
         raise UserError("task.models and task.recipe say the same thing: drop one of them")
-
-
-def tokenizer_of(recipe: Recipe) -> str | None:
-    """The folder that a recipe takes its tokenizer from; None is that of the first network.
-
-    Networks of different vocabularies are refused when they are compared, so that a union is the vocabulary of each.
-    """
-    named = recipe.tokenizer
-    if named == "union":
-        return None
-    if named == "base":
-        return recipe.base or recipe.models[0]
-    if isinstance(named, str) and named.startswith("model:"):
-        return named.removeprefix("model:")
-    return named
 
 
 def recipe_of(config: Config[MergeConfig]) -> Recipe | None:
