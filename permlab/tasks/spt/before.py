@@ -127,13 +127,10 @@ class Harness:
 
     def __init__(self, config: Config[SptConfig], run: Run, model: Any, tokenizer: Any) -> None:
         self._given, self._seed, self._tokenizer = config.task.evaluation, config.seed, tokenizer
-        self._score(run, model, "_before")
+        self.report(run, model, "_before")
 
-    def report(self, run: Run, model: Any) -> None:
-        """Score the trained model."""
-        self._score(run, model, "")
-
-    def _score(self, run: Run, model: Any, suffix: str) -> None:
+    def report(self, run: Run, model: Any, suffix: str = "") -> None:
+        """Score the model."""
         given = self._given
         if not given.harness:
             return

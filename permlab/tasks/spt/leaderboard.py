@@ -8,7 +8,7 @@ The answers of all seeds are taken together; facts of different seeds are differ
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from permlab import figures
 from permlab.reports.aggregate import Group
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from permlab.text.intervals import Interval
 
 DIRECTIONS = ("forward", "reverse")
-MOST_ROWS = 60
-"""Configurations in the figure; the table has all."""
 
 
 def standings(groups: Iterable[Group]) -> list[Row]:
@@ -35,7 +33,9 @@ def standings(groups: Iterable[Group]) -> list[Row]:
         for direction in DIRECTIONS:
             asked = headline(answers, direction)
             facts = [(r["run_seed"], r.get("fact") or r["prompt"]) for r in asked]
-            row[direction] = clustered_interval([is_true(r["right"]) for r in asked], facts) if asked else None
+            row[direction] = (
+                clustered_interval([str(r["right"]).lower() == "true" for r in asked], facts) if asked else None
+            )
         row["facts"] = max((row[each].facts for each in DIRECTIONS if row[each]), default=0)
         forgotten = group.spread("forgotten")
         if forgotten:
@@ -52,24 +52,18 @@ def headline(answers: Sequence[Row], direction: str) -> list[Row]:
     return trained if 2 * len(trained) >= len(asked) else [row for row in asked if row["wording"] == "held_out"]
 
 
-def is_true(value: Any) -> bool:
-    """Read a truth value as a CSV brings it."""
-    return str(value).lower() in ("true", "1", "1.0")
-
-
 def drawn(rows: Sequence[Row]) -> Figure:
     """Draw a row per configuration: both directions, with their intervals."""
-    shown = list(rows)[:MOST_ROWS]
-    figure, ax = figures.new(width=2, height=0.8 + 0.2 * len(shown))
+    figure, ax = figures.new(width=2, height=0.8 + 0.2 * len(rows))
     for direction, shift in zip(DIRECTIONS, (-0.15, 0.15)):
-        there = [(place + shift, row[direction]) for place, row in enumerate(shown) if row[direction]]
+        there = [(place + shift, row[direction]) for place, row in enumerate(rows) if row[direction]]
         found: list[Interval] = [each for _, each in there]
         shares = [each.share for each in found]
         reach = [[e.share - e.low for e in found], [e.high - e.share for e in found]]
         color = figures.color(direction)
         ax.errorbar(shares, [y for y, _ in there], xerr=reach, fmt="o", color=color, markersize=3, label=direction)
-    ax.set_yticks(range(len(shown)), [row["configuration"].replace("_", " ") for row in shown])
-    ax.set_ylim(len(shown) - 0.5, -0.5)
+    ax.set_yticks(range(len(rows)), [row["configuration"].replace("_", " ") for row in rows])
+    ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set(xlim=(-0.03, 1.03), xlabel="share of right answers, 95 % interval over facts")
     ax.legend(ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     return figure

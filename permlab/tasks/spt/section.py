@@ -34,8 +34,7 @@ def board(collection: Collection, out: Output) -> list[Block]:
     if not rows:
         return []
     note = (
-        "Share of right answers with its interval of 95 %: bootstrap over facts, with all questions of a fact, over "
-        "all seeds. Forgotten: rise of the loss on general text, nats a token."
+        "Right answers, 95 % intervals by bootstrap over facts of all seeds; forgotten: nats a token on general text."
     )
     words = [{**row, **{each: str(row[each] or "") for each in DIRECTIONS}} for row in rows]
     alt = "Forward and reverse recall: " + "; ".join(f"{w['configuration']} reverse {w['reverse']}" for w in words[:12])
