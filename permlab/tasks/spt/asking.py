@@ -63,8 +63,7 @@ def compare(
     config: Config[SptConfig], run: Run, model: Any, tokenizer: Any, queries: Sequence[Query]
 ) -> dict[str, float]:
     """Compare answers by log-probability, as far as that is wanted; returns the numbers of the headline."""
-    settings, asked = config.task.evaluation, headline_queries(queries)
-    metrics: dict[str, float] = {}
+    settings, asked, metrics = config.task.evaluation, headline_queries(queries), dict[str, float]()
     if settings.likelihood:
         columns = ["direction", "group", "asked", "difference", "t", "p"]
         compared = likelihoods(model, tokenizer, asked, config.seed, settings.chat)

@@ -136,8 +136,8 @@ class Harness:
             return
         from permlab.text.harness import harness_scores
 
-        size, limit = given.batch_size, given.harness_limit
-        found = harness_scores(model, self._tokenizer, given.harness, batch_size=size, limit=limit, seed=self._seed)
+        options: dict[str, Any] = {"batch_size": given.batch_size, "limit": given.harness_limit, "seed": self._seed}
+        found = harness_scores(model, self._tokenizer, given.harness, **options)
         run.summary(**{f"harness_{name}{suffix}": value for name, value in found.items()})
         run.say("; ".join(f"{name} {value:.3f}" for name, value in found.items()))
         run.check_stop()
