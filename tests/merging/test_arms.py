@@ -87,6 +87,8 @@ def test_stored_networks_are_combined_tensor_by_tensor():
     wanted = average([states[0], moved], [1, 3])
     assert all(torch.equal(stored[name], value) for name, value in wanted.items())
     with pytest.raises(UserError, match="runs the networks"):
+        combine_stored(Arm("weight", "regmean"), spec, states, matching, Setting())
+    with pytest.raises(UserError, match="0 files for 2 networks"):  # which stand for running them
         combine_stored(Arm("weight", "fisher"), spec, states, matching, Setting())
 
 

@@ -47,6 +47,7 @@ def logits(model):
     return model.eval()(input_ids=torch.arange(3, 12)[None]).logits
 
 
+@pytest.mark.slow
 def test_a_recipe_of_three_networks_loads_in_transformers_with_the_expected_logits(tmp_path):
     save(tmp_path)
     assert merge(written(RECIPES["TIES"], dtype="float32"), "dataset=none") == 0

@@ -28,6 +28,7 @@ def test_all_right_and_none_right_have_the_interval_of_the_binomial():
         assert clustered_interval([False] * count, range(count)).high == pytest.approx(beta.ppf(0.975, 1, count))
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_truth_about_as_often_as_it_says():
     """Facts known with probability 0.6, four questions each, answered alike nine times of ten."""
     rng = np.random.default_rng(1)
