@@ -46,7 +46,7 @@ def test_a_way_to_combine_is_one_file_and_one_row(installed, tmp_path, tmp_path_
     folder = overlay(
         tmp_path_factory.mktemp("copy"),
         {"permlab/merging/methods/louder.py": METHOD},
-        {"permlab/merging/table.py": (OPENING, ROW)},
+        {"permlab/merging/combines.py": (OPENING, ROW)},
     )
     path = {"PYTHONPATH": str(folder)}
     done = installed(

@@ -112,7 +112,7 @@ def test_every_experiment_composes(driver, name, tmp_path):
     step = driver.steps_of(name)[0]
     for folder in step.needs:
         (tmp_path / folder).mkdir()
-        for file in {"text_classification": FILES, "general_text": ["a.txt"]}.get(folder, ()):
+        for file in {"text_classification": FILES, "general_text": ["a.txt", "wikitext2_test.txt"]}.get(folder, ()):
             (tmp_path / folder / file).touch()
     sweep = driver.all_experiments()[name].sweep
     first = [f"{key}={values.split(',')[0]}" for key, values in sweep.items() if not set("[(") & set(values)]
