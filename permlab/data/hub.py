@@ -119,18 +119,14 @@ def load_hub_pictures(config: HubConfig) -> ImageData:
     )
 
 
-TEXT_FILES = (".txt", ".jsonl", ".json", ".csv")
-"""Endings of files; a data set of the hub has none, and asking for one without a network takes half a minute."""
-
-
 def check_local(id_or_path: str, prefix: str = "") -> None:
     """Refuse what can only be a folder or a file and is not there: `./data`, `/data`, `~/data`, `a/b/c`, `a.txt`.
 
     Raises:
         UserError: naming the path.
     """
-    local = id_or_path.startswith((".", "/", "~")) or id_or_path.count("/") > 1 or id_or_path.endswith(TEXT_FILES)
-    if local and not Path(id_or_path).expanduser().exists():
+    local = id_or_path.startswith((".", "/", "~")) or id_or_path.endswith((".txt", ".jsonl", ".csv"))
+    if (local or id_or_path.count("/") > 1) and not Path(id_or_path).expanduser().exists():
         raise UserError(f"{prefix}{id_or_path} does not exist: give a dataset folder or a hub id such as owner/name")
 
 

@@ -28,10 +28,9 @@ from permlab.runs.readiness import describe_plan
 TASKS = registry.table("tasks").choices
 MODELS, DATA = shipped.names("model"), shipped.names("dataset")
 KINDS = shipped.kinds("model")
-BUILT = ("tiny-llama", "one-block-llama", "bert-tiny")
-"""Language models that need no folder."""
 CAUSAL = ("tiny-llama", "one-block-llama")
-"""Of these, those that write from left to right."""
+BUILT = (*CAUSAL, "bert-tiny")
+"""Language models that need no folder."""
 TINY = {
     "spt": [
         *(
