@@ -133,13 +133,13 @@ def pretrained_base(
     return folder
 
 
-def load_base(folder: Path, device: torch.device | str = "cpu") -> tuple[Any, Any]:
-    """The model in evaluation mode and float32, and its tokenizer."""
+def load_base(folder: Path, device: torch.device | str = "cpu", tokenizer: Path | None = None) -> tuple[Any, Any]:
+    """The model in evaluation mode and float32, and its tokenizer or that of another folder."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     quiet_transformers()
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return model.to(device).eval(), AutoTokenizer.from_pretrained(folder)
+    return model.to(device).eval(), AutoTokenizer.from_pretrained(tokenizer or folder)
 
 
 def read_record(folder: Path) -> dict[str, Any]:

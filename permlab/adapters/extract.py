@@ -16,8 +16,7 @@ from torch import Tensor
 
 from permlab.adapters.factors import Factors, ModuleInfo
 from permlab.adapters.spaces import factorise
-from permlab.errors import UserError
-from permlab.models.checkpoints import Checkpoint
+from permlab.models.checkpoints import Checkpoint, check_tuned
 from permlab.storage.tensors import FLOATS, OpenTensors
 
 
@@ -42,16 +41,13 @@ class ExtractedAdapter:
         seed: of the decomposition of large modules.
 
     Raises:
-        UserError: other tensors in the two, or no rank.
+        UserError: other tensors in the two.
     """
 
     def __init__(
         self, base: Checkpoint, tuned: Checkpoint, modules: Mapping[str, bool], rank: int, seed: int = 0
     ) -> None:
-        if {name: info.shape for name, info in base.tensors.items()} != {
-            name: info.shape for name, info in tuned.tensors.items()
-        }:
-            raise UserError(f"{tuned.path} has other tensors than {base.path}: it was not fine-tuned from it")
+        check_tuned(base, tuned)
         self.name, self.rank, self.seed = tuned.name, rank, seed
         self._base, self._tuned = OpenTensors(base.tensors), OpenTensors(tuned.tensors)
         self._turned = {module: turned for module, turned in modules.items() if f"{module}.weight" in tuned.tensors}

@@ -98,6 +98,20 @@ def open_checkpoint(path: str) -> Checkpoint:
     return Checkpoint(path, "file", place.parent, _checked(path, read_header(place)))
 
 
+def check_tuned(base: Checkpoint, tuned: Checkpoint) -> None:
+    """Refuse a network that was not fine-tuned from the other.
+
+    Raises:
+        UserError: with the first tensor that differs.
+    """
+    for name in sorted(base.tensors.keys() | tuned.tensors.keys()):
+        shapes = [list(each.tensors[name].shape) if name in each.tensors else "none" for each in (base, tuned)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"{tuned.path} was not fine-tuned from {base.path}: {name} is {shapes[1]} there and {shapes[0]} here"
+            )
+
+
 def _open_folder(path: str, folder: Path) -> Checkpoint:
     if (folder / "adapter_config.json").is_file() and not (folder / CONFIG).is_file():
         raise UserError(f"{path} is a LoRA adapter, not a whole network: merge adapters with task=lora_lego")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -306,9 +307,16 @@ def check_recall(settings: RecallSettings, prefix: str = "") -> None:
         check_range(f"{prefix}limit", settings.limit, 1)
     if settings.choices:
         check_range(f"{prefix}choices", settings.choices, 2, 100)
-    if settings.harness_limit is not None:
-        check_range(f"{prefix}harness_limit", settings.harness_limit, 1)
-    if settings.harness and find_spec("lm_eval") is None:
-        raise UserError(
-            f"{prefix}harness={settings.harness} needs lm-evaluation-harness: pip install 'permlab[lm-eval]'"
-        )
+    check_harness(settings.harness, settings.harness_limit, prefix)
+
+
+def check_harness(tasks: Sequence[str], limit: int | None, prefix: str = "") -> None:
+    """Refuse tasks of lm-evaluation-harness where it is not installed.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    if limit is not None:
+        check_range(f"{prefix}harness_limit", limit, 1)
+    if tasks and find_spec("lm_eval") is None:
+        raise UserError(f"{prefix}harness={tasks} needs lm-evaluation-harness: pip install 'permlab[lm-eval]'")

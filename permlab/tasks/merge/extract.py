@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config
 from permlab.errors import UserError, check_range
-from permlab.models.checkpoints import Checkpoint, open_checkpoint
+from permlab.models.checkpoints import check_tuned, open_checkpoint
 from permlab.storage.hub import is_hub_id
 from permlab.tasks.merge.language import speaks
 from permlab.tasks.merge.settings import MergeConfig
@@ -40,21 +40,7 @@ def validate_extraction(config: Config[MergeConfig]) -> None:
             raise UserError(f"{each.path} is no causal language model, whose linear layers task.extract_rank takes")
     if len(local) > len(task.models):
         for each in local[1:]:
-            compare(local[0], each)
-
-
-def compare(base: Checkpoint, tuned: Checkpoint) -> None:
-    """Refuse a network that was not fine-tuned from the other.
-
-    Raises:
-        UserError: with the first tensor that differs.
-    """
-    for name in sorted(base.tensors.keys() | tuned.tensors.keys()):
-        shapes = [list(each.tensors[name].shape) if name in each.tensors else "none" for each in (base, tuned)]
-        if shapes[0] != shapes[1]:
-            raise UserError(
-                f"{tuned.path} was not fine-tuned from {base.path}: {name} is {shapes[1]} there and {shapes[0]} here"
-            )
+            check_tuned(local[0], each)
 
 
 def plan_extraction(config: Config[MergeConfig]) -> dict[str, Any]:
@@ -84,7 +70,6 @@ def run_extraction(config: Config[MergeConfig], run: Run) -> None:
     rows, kept, changed = [], 0.0, 0.0
     for path in task.models:
         tuned = open_checkpoint(path)
-        compare(base, tuned)
         adapter = ExtractedAdapter(base, tuned, modules, task.extract_rank, config.seed)
         if not adapter.modules:
             raise UserError(f"{path} names its linear layers differently from its architecture: none was found")

@@ -7,9 +7,7 @@ less than the tasks do (arXiv 2402.09656). One network stands in memory at a tim
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.util import find_spec
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +20,7 @@ from permlab.storage.hub import is_hub_id
 from permlab.tables import Row
 from permlab.tasks.merge.language import memory_cap, speaks
 from permlab.tasks.merge.settings import MergeConfig
-from permlab.text.settings import check_general
+from permlab.text.settings import check_general, check_harness
 
 if TYPE_CHECKING:
     from permlab.runs.run import Run
@@ -44,12 +42,7 @@ def validate_health(config: Config[MergeConfig]) -> None:
     given = config.task.general
     check_general(given, "task.general.")
     check_range("task.general.factor", given.factor, 1)
-    if given.harness_limit is not None:
-        check_range("task.general.harness_limit", given.harness_limit, 1)
-    if given.harness and find_spec("lm_eval") is None:
-        raise UserError(
-            f"task.general.harness={given.harness} needs lm-evaluation-harness: pip install 'permlab[lm-eval]'"
-        )
+    check_harness(given.harness, given.harness_limit, "task.general.")
 
 
 def left_out(config: Config[MergeConfig], network: Checkpoint) -> str:
@@ -68,17 +61,18 @@ def left_out(config: Config[MergeConfig], network: Checkpoint) -> str:
     return ""
 
 
-def check_text(config: Config[MergeConfig]) -> None:
-    """Read the text before anything is merged.
+def general_texts(config: Config[MergeConfig]) -> list[str]:
+    """The text of `task.general.path`, read before anything is merged; empty where the networks write it.
 
     Raises:
         UserError: it cannot be had.
     """
     given = config.task.general
-    if given.path is not None and given.sequences:
-        from permlab.text.forgetting import read_general
+    if given.path is None or not given.sequences:
+        return []
+    from permlab.text.forgetting import read_general
 
-        read_general(given.path, given.split)
+    return read_general(given.path, given.split)
 
 
 def speaking(network: Checkpoint) -> bool:
@@ -94,8 +88,11 @@ def plan_health(config: Config[MergeConfig]) -> str:
     return f"not asked: {reason}" if reason else f"perplexity on {source_of(config)}"
 
 
-def check_health(config: Config[MergeConfig], run: Run, merged: Path) -> None:
-    """Score the networks that were merged, their ancestor and the merge on one text; warn when the merge is far off."""
+def check_health(config: Config[MergeConfig], run: Run, texts: list[str], merged: Path) -> None:
+    """Score the networks that were merged, their ancestor and the merge on one text; warn when the merge is far off.
+
+    `texts`: of `general_texts`.
+    """
     task = config.task
     opened = [("merged", open_checkpoint(path)) for path in task.models]
     if task.ancestor is not None:
@@ -112,7 +109,7 @@ def check_health(config: Config[MergeConfig], run: Run, merged: Path) -> None:
         )
         return
     try:
-        rows = scored(config, run, opened)
+        rows = scored(config, run, texts, opened)
     except (UserError, ValueError, OSError, ImportError) as error:  # of a tokenizer or a text; the merge is written
         run.warn(f"the merge was not asked whether it still speaks: {first_line(error)}")
         return
@@ -143,69 +140,72 @@ def source_of(config: Config[MergeConfig]) -> str:
     return f"{given.path}" if given.path is not None else f"text that {writers} wrote"
 
 
-def scored(config: Config[MergeConfig], run: Run, networks: list[tuple[str, Checkpoint]]) -> list[Row]:
+def scored(
+    config: Config[MergeConfig], run: Run, texts: list[str], networks: list[tuple[str, Checkpoint]]
+) -> list[Row]:
     """One row per network: loss, perplexity and the scores of tasks."""
-    from permlab.text.forgetting import loss_per_token
-    from permlab.text.harness import harness_scores
-
-    given = config.task.general
-    text = Text(config, networks)
+    written = [] if texts else text_of(config, run.device, networks)
     rows: list[Row] = []
     with run.progress("asking the merge", len(networks)) as bar:
         for done, (role, checkpoint) in enumerate(networks, start=1):
             row: Row = {"network": checkpoint.name if role != "merge" else "the merge", "role": role}
-            with loaded(checkpoint, networks[0][1], run.device) as (model, tokenizer):
-                if given.sequences:
-                    row["loss"] = loss_per_token(model, text.blocks(tokenizer))
-                    row["perplexity"] = perplexity(row["loss"])
-                if given.harness:
-                    row |= harness_scores(model, tokenizer, given.harness, limit=given.harness_limit, seed=config.seed)
-            rows.append(row)
+            rows.append(row | scores_of(config, run.device, checkpoint, networks[0][1], texts, written))
             bar.update(done)
             run.check_stop()
     return rows
 
 
-class Text:
-    """The pieces of text: those of a file, or what the ancestor or the networks themselves write.
+def scores_of(
+    config: Config[MergeConfig], device: Any, network: Checkpoint, first: Checkpoint, texts: list[str], written: Blocks
+) -> Row:
+    """Scores of one network, which is gone afterwards.
 
-    Pieces of a file are cut anew for every tokenizer; what a network writes are tokens of its own.
+    Args:
+        config: of the run.
+        device: where it is run.
+        network: the network.
+        first: the network whose tokenizer those have that bring none.
+        texts: cut into pieces of the network's own tokens.
+        written: pieces that take their place where there are no texts.
     """
+    from permlab.text.forgetting import loss_per_token, text_blocks
+    from permlab.text.harness import harness_scores
 
-    def __init__(self, config: Config[MergeConfig], networks: list[tuple[str, Checkpoint]]) -> None:
-        self.given, self.written = config.task.general, list[list[int]]()
-        if self.given.path is None and self.given.sequences:
-            self._write(config, networks)
-
-    def blocks(self, tokenizer: Any) -> Blocks:
-        """Pieces in the tokens of a network."""
-        from permlab.text.forgetting import read_general, text_blocks
-
-        if self.written or self.given.path is None:
-            return self.written
-        texts = read_general(self.given.path, self.given.split)
-        return text_blocks(tokenizer, texts, sequences=self.given.sequences, tokens=self.given.tokens)
-
-    def _write(self, config: Config[MergeConfig], networks: list[tuple[str, Checkpoint]]) -> None:
-        from permlab.hardware import resolve_device
-        from permlab.text.forgetting import own_text
-
-        ancestors = [each for role, each in networks if role == "ancestor"]
-        writers = ancestors or [each for role, each in networks if role == "merged"]
-        share = max(1, self.given.sequences // len(writers))
-        for number, each in enumerate(writers):
-            with loaded(each, networks[0][1], resolve_device(config.hardware)) as (model, tokenizer):
-                tokens = min(self.given.tokens, getattr(model.config, "max_position_embeddings", self.given.tokens))
-                seed = config.seed + number
-                self.written += own_text(model, tokenizer, sequences=share, tokens=tokens, seed=seed)
+    given, row = config.task.general, Row()
+    model, tokenizer = loaded(network, first, device)
+    if given.sequences:
+        sizes = {"sequences": given.sequences, "tokens": given.tokens}
+        row["loss"] = loss_per_token(model, text_blocks(tokenizer, texts, **sizes) if texts else written)
+        row["perplexity"] = perplexity(row["loss"])
+    if given.harness:
+        row |= harness_scores(model, tokenizer, given.harness, limit=given.harness_limit, seed=config.seed)
+    return row
 
 
-@contextmanager
-def loaded(checkpoint: Checkpoint, first: Checkpoint, device: Any) -> Iterator[tuple[Any, Any]]:
-    """A network in float32 with its tokenizer, or the first network's where it has none; gone afterwards."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def text_of(config: Config[MergeConfig], device: Any, networks: list[tuple[str, Checkpoint]]) -> Blocks:
+    """What the ancestor writes, or else the networks themselves, in tokens."""
+    given = config.task.general
+    found: Blocks = []
+    ancestors = [each for role, each in networks if role == "ancestor"]
+    writers = ancestors or [each for role, each in networks if role == "merged"]
+    for number, each in enumerate(writers if given.sequences else []):
+        found += written_by(config, device, each, networks[0][1], number, max(1, given.sequences // len(writers)))
+    return found
 
-    model: Any = AutoModelForCausalLM.from_pretrained(str(checkpoint.folder), dtype=torch.float32)
-    tokens = checkpoint if speaking(checkpoint) else first
-    yield model.to(device).eval(), AutoTokenizer.from_pretrained(str(tokens.folder))
+
+def written_by(
+    config: Config[MergeConfig], device: Any, network: Checkpoint, first: Checkpoint, number: int, count: int
+) -> Blocks:
+    """`count` pieces that one network writes; it is gone afterwards."""
+    from permlab.text.forgetting import own_text
+
+    model, tokenizer = loaded(network, first, device)
+    tokens = min(config.task.general.tokens, getattr(model.config, "max_position_embeddings", sys.maxsize))
+    return own_text(model, tokenizer, sequences=count, tokens=tokens, seed=config.seed + number)
+
+
+def loaded(network: Checkpoint, first: Checkpoint, device: Any) -> tuple[Any, Any]:
+    """A network in float32 with its tokenizer, or the first network's where it has none."""
+    from permlab.pretraining import load_base
+
+    return load_base(network.folder, device, None if speaking(network) else first.folder)

@@ -43,7 +43,7 @@ from permlab.storage.files import replacing
 from permlab.symmetry import declare_huggingface
 from permlab.tables import Row
 from permlab.tasks.merge.checks import arms_of
-from permlab.tasks.merge.health import check_health, check_text
+from permlab.tasks.merge.health import check_health, general_texts
 from permlab.tasks.merge.language import memory_cap, text_kind
 from permlab.tasks.merge.loop import Measured, each_case
 from permlab.tasks.merge.needs import merging_needs
@@ -63,10 +63,10 @@ def run_language(config: Config[MergeConfig], run: Run) -> None:
     """Get the networks, match, merge, score, write."""
     quiet_transformers()
     if config.task.models:
-        check_text(config)
+        texts = general_texts(config)
         if not run_stack(config, run):
             run_models(config, run)
-        check_health(config, run, run.artifact("model"))
+        check_health(config, run, texts, run.artifact("model"))
     else:
         run_trained(config, run)
 
