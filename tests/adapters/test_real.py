@@ -9,7 +9,7 @@ import torch
 
 from permlab.adapters.benchmark.questions import Questions
 from permlab.adapters.real.answers import answers_of
-from permlab.adapters.real.domains import ALL, IN, MIXED, OUT, DomainExam, with_totals
+from permlab.adapters.real.domains import ALL, IN, MIXED, OUT, DomainExam, over_draws, with_totals
 from permlab.adapters.real.questions import (
     FACT_TASKS,
     MARKED,
@@ -167,6 +167,20 @@ def test_a_list_counts_its_questions_and_a_domain_its_tasks():
     ]
     whole = {r["domain"]: r["exact"] for r in with_totals(rows) if r["task"] == ALL}
     assert whole == {IN: 0.5, MIXED: 0.75}
+
+
+def test_draws_of_clusters_are_totalled_one_by_one_and_count_as_their_mean():
+    rows = [
+        row("lego", IN, task, exact) | {"draw": draw}
+        for draw, both in enumerate(((0.2, 0.4), (0.4, 0.8)))
+        for task, exact in zip("ab", both)
+    ]
+    found = over_draws(with_totals([*rows, row("ties", IN, "a", 0.5)]))
+    [whole] = [r for r in found if r["task"] == ALL and r["method"] == "lego"]
+    # Totals of the draws are 0.3 and 0.6: their mean, and their deviation.
+    assert whole["exact"] == pytest.approx(0.45) and whole["draws"] == 2
+    assert whole["draw_sd"] == pytest.approx(0.3 / 2**0.5)
+    assert {(r["draws"], r["draw_sd"]) for r in found if r["method"] == "ties"} == {(1, None)}
 
 
 def test_leads_are_those_of_lego():

@@ -56,6 +56,8 @@ class BenchmarkSettings:
     """independent: every adapter starts from its own A; shared: all start from one A."""
     repeats: int = 1
     """Seeds: seed, seed + 1, ...; base, adapters, clustering and test split are all drawn anew."""
+    draws: int = 5
+    """study=real: draws of LEGO's clusters per seed, of which the mean counts"""
     lora_ranks: list[int] = field(default_factory=lambda: [8])
     """Ranks of the trained adapters, repeated as often as needed."""
     lora_alpha: float = 16.0
@@ -103,7 +105,7 @@ def check_settings(settings: BenchmarkSettings, prefix: str = "") -> None:
     for key, value in above_zero:
         check_range(f"{prefix}{key}", value, 0, open_interval=True)
     check_range(f"{prefix}train.replay", settings.train.replay, 0)
-    for key in ("repeats", "facts"):
+    for key in ("repeats", "facts", "draws"):
         check_range(f"{prefix}{key}", getattr(settings, key), 1)
     for key in ("base_steps", "base_batch", "adapter_steps", "adapter_batch"):
         if getattr(settings.train, key) is not None:

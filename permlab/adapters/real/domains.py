@@ -34,6 +34,7 @@ from permlab.tables import Row
 
 IN, MIXED, OUT = DOMAINS = ("in domain", "mixed", "out of domain")
 SINGLE, ENSEMBLE, JOINT, NONE = CONTROLS = ("single adapters", "ensemble of outputs", "joint training", "no adapter")
+SCORES = ("exact", "log_probability", "choice")
 ALL = "all"
 """The task that stands for a whole domain."""
 
@@ -136,8 +137,7 @@ class DomainExam:
             if part.domain != OUT:
                 rows.append(_control(SINGLE, part, scores[names.index(part.task)]))
             else:
-                columns = ("exact", "log_probability", "choice")
-                means = {name: statistics.fmean(getattr(each, name) for each in scores) for name in columns}
+                means = {name: statistics.fmean(getattr(each, name) for each in scores) for name in SCORES}
                 rows.append(_control(SINGLE, part, Answers(**means, count=scores[0].count)))
             together = torch.stack([found[at][place] for at in having]).mean(dim=0)
             rows.append(_control(ENSEMBLE, part, answers_of(together, part.questions, part.candidates)))
@@ -171,12 +171,31 @@ def with_totals(rows: Sequence[Row]) -> list[Row]:
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row.get("seed"), row["method"], row["scale_rule"], row["domain"]), []).append(row)
+        which = (row.get("seed"), row.get("draw"), row["method"], row["scale_rule"], row["domain"])
+        groups.setdefault(which, []).append(row)
     made = list(rows)
-    for (_, _, _, domain), members in groups.items():
+    for (*_, domain), members in groups.items():
         weights = [row["count"] if domain == MIXED else 1 for row in members]
         line = dict(members[0]) | {"task": ALL, "count": sum(row["count"] for row in members), "left_out": None}
-        for name in ("exact", "log_probability", "choice"):
+        for name in SCORES:
             line[name] = sum(row[name] * weight for row, weight in zip(members, weights)) / sum(weights)
         made.append(line)
+    return made
+
+
+def over_draws(rows: Sequence[Row]) -> list[Row]:
+    """The rows with every merge's draws of its clusters as one, their mean: what a user with one draw may expect.
+
+    `draw_sd` is the deviation of `exact` between the draws of a seed, None where there is one draw.
+    """
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        which = (row.get("seed"), row["method"], row["scale_rule"], row["domain"], row["task"])
+        groups.setdefault(which, []).append(row)
+    made: list[Row] = []
+    for members in groups.values():
+        line = {name: value for name, value in members[0].items() if name != "draw"}
+        line |= {name: statistics.fmean(row[name] for row in members) for name in (*SCORES, "scale")}
+        exact = [row["exact"] for row in members]
+        made.append(line | {"draws": len(members), "draw_sd": statistics.stdev(exact) if len(exact) > 1 else None})
     return made

@@ -17,7 +17,18 @@ from permlab.adapters.benchmark.questions import Group, Questions
 from permlab.adapters.benchmark.settings import schedules
 from permlab.adapters.benchmark.table import BENCHMARKS
 from permlab.adapters.interference import overlap_rows, rank_correlation
-from permlab.adapters.real.domains import ALL, DOMAINS, IN, NONE, SINGLE, DomainExam, with_totals, word_trials
+from permlab.adapters.real.domains import (
+    ALL,
+    DOMAINS,
+    IN,
+    NONE,
+    SCORES,
+    SINGLE,
+    DomainExam,
+    over_draws,
+    with_totals,
+    word_trials,
+)
 from permlab.adapters.real.prediction import drift_rows, prediction_rows, task_moments, type_rows
 from permlab.adapters.real.questions import (
     FACT_TASKS,
@@ -48,7 +59,6 @@ FEWER = 2
 """A set of facts is learned in this part of the steps that sentences take: all of it stands in every third batch."""
 FORMAT_STEPS, FORMAT_ROWS = 300, 300
 """Steps in which the base learns how questions are answered, where `train.base_steps` says nothing; rows per prompt."""
-SCORES = ("exact", "log_probability", "choice")
 
 
 @dataclass(frozen=True)
@@ -107,13 +117,17 @@ def study_real(config: Config[LoraLegoConfig], run: Run) -> None:
         trials = word_trials(task.lora_ranks[0])
         with run.progress(f"seed {seed}, merging", len(trials)) as bar:
             for done, trial in enumerate(trials, start=1):
-                rows += exam.ask_merge(trial.rule, trial.label, task.scales, seed)
+                for draw in range(task.draws if "clustering" in trial.rule.row.reads else 1):
+                    start = derived_seed(seed, "clusters", draw) if draw else seed
+                    asked = exam.ask_merge(trial.rule, trial.label, task.scales, start)
+                    rows += [row | {"draw": draw} for row in asked]
                 bar.update(done)
                 run.check_stop()
         merges = {trial.label: exam.merged(trial.rule, None, seed) for trial in trials}
         own = task_moments(base, tasks, adapters[0])
-        scores += [{"seed": seed} | row for row in with_totals(rows)]
-        predicted += [{"seed": seed} | row for row in prediction_rows(exam, merges, rows, own)]
+        scores += [{"seed": seed} | row for row in over_draws(with_totals(rows))]
+        first = [row for row in rows if not row.get("draw")]
+        predicted += [{"seed": seed} | row for row in prediction_rows(exam, merges, first, own)]
         found = {"overlap": overlap_rows(adapters), "types": type_rows(merges, adapters, own)}
         for name, part in (found | {"drift": drift_rows(exam, merges)}).items():
             tables[name] += [{"seed": seed} | row for row in part]
@@ -187,13 +201,13 @@ def write(run: Run, scores: list[Row], predicted: list[Row], tables: dict[str, l
     """Tables, figures and the numbers of the result."""
     run.table("scores", scores, show=False)
     keys = ("domain", "task", "method", "family", "scale_rule")
-    means = summarise(scores, keys, (*SCORES, "scale"), count="repeats")
+    means = summarise(scores, keys, (*SCORES, "scale", "draw_sd"), count="repeats")
     run.table("tasks", means, show=False)
     for domain in DOMAINS:
         whole = [row for row in means if row["domain"] == domain and row["task"] == ALL]
         # What is the same in every row of this table stands in its title.
         rows = [{name: value for name, value in row.items() if name not in keys[:2]} for row in whole]
-        shown = ["method", "scale_rule", "scale", "exact", "exact_sd", "choice", "log_probability"]
+        shown = ["method", "scale_rule", "scale", "exact", "exact_sd", "draw_sd", "choice", "log_probability"]
         run.table(domain.replace(" ", "_"), rows, title=f"{domain.capitalize()}: all tasks", columns=shown)
     run.figure("domains", figures.draw_domains(means))
     compared = leads(scores)
