@@ -29,6 +29,7 @@ from permlab.merging.aligned import Aligned
 from permlab.merging.arm import Arm, check_arm
 from permlab.merging.methods.average import align
 from permlab.merging.methods.repair import reset_batchnorm
+from permlab.merging.networks.rows import KnownRows
 from permlab.merging.networks.states import State
 from permlab.merging.partial.budget import Allocation, allocate, measured_gains, weight_gains
 from permlab.merging.partial.layout import pair_scores
@@ -104,6 +105,8 @@ def merge_arm(
     begin = time.perf_counter()
     matching = matching or match_networks(arm.match, spec, model, states, setting)
     networks = align_networks(spec, model, states, matching, setting.heads)
+    if setting.known is not None and not setting.known.ancestral:
+        fill_rows(networks, setting.known)
     result = Merged({}, [], networks)
     if matching.apart:
         result.macs = _price_apart(networks, setting)
@@ -113,6 +116,9 @@ def merge_arm(
     elif setting.budget > 1:
         _spend(result, setting)
     result.state = dict(COMBINES[arm.combine].load()(networks, setting))
+    if (known := setting.known) is not None:
+        for name in known.tensors:
+            result.state[name] = known.kept(0, result.state[name], [state[name] for state in networks.states])
     # Last: statistics are those of the very network that is handed on.
     result.state = renormalise(arm.renorm, networks, result.state, setting)
     result.states = under_heads(networks, result.state)
@@ -131,6 +137,15 @@ def align_networks(
     # ZipIt has no common order of units: its merge and unmerge act on the networks as trained.
     moved = list(states) if matching.clusters else align(spec, states, matching)
     return Aligned(spec, model, states, moved, matching, heads, notes=dict(matching.notes))
+
+
+def fill_rows(networks: Aligned, known: KnownRows) -> None:
+    """Give networks in a common order of units the rows of embeddings that they lack, in place."""
+    states = [dict(state) for state in networks.states]
+    for name in known.tensors:
+        for state, value in zip(states, known.filled(0, [state[name] for state in states])):
+            state[name] = value
+    networks.states = states
 
 
 def keep_apart(networks: Aligned, ratios: Mapping[str, float] | None) -> Aligned:

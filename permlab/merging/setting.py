@@ -15,6 +15,8 @@ from permlab.merging.table import ALLOCATIONS, COMBINES
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from permlab.merging.networks.rows import KnownRows
+
 
 DTYPES = ("float32", "bfloat16", "float16")
 """Number types that merged networks are written in."""
@@ -64,12 +66,14 @@ class Setting(MergeOptions, MatchSetting):
             greedy and qp; None takes the distance of the weights instead.
         ancestor: what all networks were fine-tuned from.
         numbers: name of a tensor -> what it is merged with, in place of the numbers above.
+        known: which network has which row of the embeddings, where vocabularies differed.
     """
 
     own_batches: Sequence[Sequence[Any]] | None = field(default=None, kw_only=True)
     measure: Callable[[Sequence[Mapping[str, Tensor]]], float] | None = field(default=None, kw_only=True)
     ancestor: Mapping[str, Tensor] | None = field(default=None, kw_only=True)
     numbers: Find | None = field(default=None, kw_only=True)
+    known: KnownRows | None = field(default=None, kw_only=True)
 
     def data_of(self, count: int) -> Sequence[Sequence[Any]]:
         """Per network its own batches, or the common ones for each of `count` networks."""

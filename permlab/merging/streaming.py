@@ -19,6 +19,7 @@ from permlab.symmetry import PIECE, Spec, check_same, permuted_pieces, wide
 
 if TYPE_CHECKING:
     from permlab.merging.aligned import Aligned
+    from permlab.merging.networks.rows import KnownRows
     from permlab.merging.setting import Setting
 
 
@@ -60,7 +61,12 @@ class Pieces:
         permutations: of each; all the identity for networks that keep their order.
         ancestor: what they were fine-tuned from, where it counts.
         entries: of one tensor, held at a time (default: `PIECE`).
+
+    Attributes:
+        known: which network has which row of the embeddings, where vocabularies differed.
     """
+
+    known: KnownRows | None = None
 
     def __init__(
         self,
@@ -100,7 +106,11 @@ class Pieces:
         for rows in zip(*parts):
             start, stop, _ = rows[0]
             first = None if base is None else wide(base[start:stop] if base.dim() else base)
-            yield Piece(name, start, [wide(part) for _, _, part in rows], first)
+            found = [wide(part) for _, _, part in rows]
+            # Networks with an ancestor were filled in the order of units that they share with it.
+            if self.known is not None and name in self.known.tensors and not self.known.ancestral:
+                found = self.known.filled(start, found)
+            yield Piece(name, start, found, first)
 
     def all(self) -> Iterator[Piece]:
         """All rows of all tensors that are merged."""
@@ -128,7 +138,10 @@ class Streamed(Mapping[str, Tensor]):
             yield stored if base is None else base[name]
             return
         for piece in self.read.of(name):
-            yield self.rule(piece).to(self.type_of(name))
+            merged = self.rule(piece)
+            if self.read.known is not None and name in self.read.known.tensors:
+                merged = self.read.known.kept(piece.start, merged, piece.rows)
+            yield merged.to(self.type_of(name))
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.read.states[0]:
@@ -156,6 +169,7 @@ def stream(make: MakeRule, networks: Aligned, setting: Setting, ancestral: bool)
     identity: Mapping[str, Tensor] = {}
     moves = [identity] * len(networks.original) if ancestral else networks.matching.permutations
     read = Pieces(networks.spec, networks.original, moves, ancestor_of(setting) if ancestral else None)
+    read.known = setting.known
     return Streamed(read, make(read, setting), dtype_of(setting.dtype))
 
 

@@ -13,7 +13,9 @@ import torch
 import yaml
 from checkpoints_made import network
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from permlab import cli
 from permlab.models.tokenizers import train_tokenizer
@@ -87,13 +89,38 @@ def test_stacked_layers_and_another_number_type_load_too(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("source", "owner"), [("union", "a"), ("base", "base"), ("model:b", "b"), ("./b", "b")])
+@pytest.mark.parametrize(("source", "owner"), [("model:b", "b"), ("./b", "b")])
 def test_the_tokenizer_is_that_of_the_network_that_is_named(source, owner, tmp_path):
     save(tmp_path)
     for name in ("base", "a", "b"):
         Path(name, "tokenizer_config.json").write_text(json.dumps({"of": name}))
     assert merge(written(RECIPES["TIES"], tokenizer_source=source), "dataset=none") == 0
     assert json.loads(Path("run/artifacts/model/tokenizer_config.json").read_text()) == {"of": owner}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("source", "tokens"), [("union", 8), ("base", 6)])
+def test_a_recipe_brings_vocabularies_together(source, tokens, tmp_path):
+    save(tmp_path)
+    words = {"base": ["<s>", "the", "cat", "sat", "on", "mat"], "b": ["<s>", "cat", "the", "dog", "sat", "on"]}
+    for name in ("base", "a", "b", "c"):
+        own = words.get(name, words["base"][::-1] if name == "a" else [*words["base"], "bird"])
+        backend = Tokenizer(WordLevel({word: k for k, word in enumerate(own)}, unk_token="<s>"))
+        PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>").save_pretrained(tmp_path / name)
+    assert merge(written(RECIPES["TIES"], tokenizer_source=source), "dataset=none") == 0
+    with Path("run/tables/vocabulary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    named = [row["token"] for row in rows if row["token"]]
+    assert named == [*words["base"], "dog", "bird"][:tokens] and len(rows) == 40
+    assert rows[1] | {"from": "all", "base": "1", "a": "4", "b": "2", "c": "1"} == rows[1]
+    record = json.loads(Path("run/artifacts/model/merge.json").read_text())["vocabulary"]
+    assert record["tokenizer"] == source and record["tokens"] == tokens and record["lost"] == 8 - tokens
+    found = AutoModelForCausalLM.from_pretrained("run/artifacts/model")
+    assert len(AutoTokenizer.from_pretrained("run/artifacts/model")) == tokens
+    # TIES with weights 1, 0.5 and 0.25 by token: whatever happens, a token of one network is its row.
+    if source == "union":
+        assert torch.equal(found.get_input_embeddings().weight[6], state("b")["model.embed_tokens.weight"][3])
+        assert torch.equal(found.lm_head.weight[7], state("c")["lm_head.weight"][6])
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from permlab.errors import UserError, blaming, first_line
+from permlab.merging.networks.frames import Frame, plan_frame, write_tokenizer
 from permlab.merging.networks.loaded import Loaded, read_tensors, say_differences, tensor_differences, unique_names
 from permlab.merging.networks.verification import empty_module, verify_huggingface
-from permlab.merging.networks.vocabularies import compare_vocabularies
+from permlab.merging.networks.vocabularies import Wanted, compare_vocabularies
 from permlab.models.checkpoints import CONFIG, Checkpoint
 from permlab.models.quiet import quiet_transformers
 from permlab.symmetry import Spec, declare_huggingface
@@ -41,14 +42,21 @@ NOTED = {"max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_i
 """Keys that are told to the user; where they matter, the shapes of the tensors differ too."""
 
 
-def load_huggingface(checkpoints: Sequence[Checkpoint]) -> Loaded:
+def load_huggingface(
+    checkpoints: Sequence[Checkpoint], wanted: Wanted | None = None, ancestral: bool = False
+) -> Loaded:
     """Compare, read and verify checkpoints of one architecture.
+
+    Args:
+        checkpoints: the networks.
+        wanted: the vocabulary that they are brought to.
+        ancestral: the last one is an ancestor.
 
     Raises:
         UserError: as `load_networks`.
     """
     first = checkpoints[0]
-    configs, notes = compare_headers(checkpoints)
+    configs, notes, frame = compare_headers(checkpoints, wanted, ancestral)
     broken = f"{first.folder / CONFIG} describes no network that transformers can build"
     with blaming(broken, "mend it, or get it again"):
         module = empty_module(configs[0], _model_class(first))
@@ -58,6 +66,9 @@ def load_huggingface(checkpoints: Sequence[Checkpoint]) -> Loaded:
     stored = [read_tensors(each, names) for each in checkpoints]
     for each, state in zip(checkpoints, stored):
         drop_aliases(each.path, module, state)
+    if frame is not None:
+        write_tokenizer(frame)
+        stored = frame.mapped(vocabulary_tensors(module), stored)
     own_names = all(name in module.state_dict() for name in stored[0])
     kind = _kind(type(module).__name__)
     with blaming(f"{first.path}: its tensors and its config.json do not belong together", "get both again"):
@@ -79,7 +90,16 @@ def load_huggingface(checkpoints: Sequence[Checkpoint]) -> Loaded:
         checks=checks,
         verified_on=verified_on,
         notes=list(dict.fromkeys(notes)),
+        frame=frame,
+        tokenizer=None if frame is None else frame.tokenizer,
     )
+
+
+def vocabulary_tensors(module: Any) -> list[str]:
+    """Names of the parameters with one row per token: embedding, unembedding and its bias."""
+    layers = (module.get_input_embeddings(), module.get_output_embeddings())
+    owned = {id(value) for layer in layers if layer is not None for value in layer.parameters()}
+    return [name for name, value in module.named_parameters(remove_duplicate=False) if id(value) in owned]
 
 
 def untrained_state(loaded: Loaded, seed: int) -> dict[str, Tensor]:
@@ -92,8 +112,12 @@ def untrained_state(loaded: Loaded, seed: int) -> dict[str, Tensor]:
     return {name: fresh[name].detach() for name in loaded.stored[0]}
 
 
-def compare_headers(checkpoints: Sequence[Checkpoint]) -> tuple[list[Any], list[str]]:
-    """(configurations, notes on differences that do no harm), without reading a tensor.
+def compare_headers(
+    checkpoints: Sequence[Checkpoint], wanted: Wanted | None = None, ancestral: bool = False
+) -> tuple[list[Any], list[str], Frame | None]:
+    """(configurations, notes on differences that do no harm, common vocabulary where there has to be one).
+
+    No tensor is read. The first configuration has the common vocabulary.
 
     Raises:
         UserError: an architecture that is not covered, or networks that do not belong together.
@@ -101,11 +125,16 @@ def compare_headers(checkpoints: Sequence[Checkpoint]) -> tuple[list[Any], list[
     for each in checkpoints:
         _check_type(each)
     configs = [_config(each) for each in checkpoints]
+    frame = plan_frame(checkpoints, wanted, ancestral) if wanted is not None else None
+    if frame is not None and _kind(_model_class(checkpoints[0]).__name__) != "causal_lm":
+        raise UserError(f"{checkpoints[0].path} is no causal language model: vocabularies are mapped for those only")
     notes: list[str] = []
     for other, config in zip(checkpoints[1:], configs[1:]):
-        notes += _compare(checkpoints[0], other, configs[0], config)
-        notes += compare_vocabularies(checkpoints[0], other)
-    return configs, notes
+        notes += _compare(checkpoints[0], other, configs[0], config, mapped=frame is not None)
+        notes += [] if frame is not None else compare_vocabularies(checkpoints[0], other)
+    for key, value in (frame.changes if frame is not None else {}).items():
+        setattr(configs[0], key, value)
+    return configs, notes, frame
 
 
 def _kind(architecture: str) -> str:
@@ -155,16 +184,21 @@ def _model_class(each: Checkpoint) -> type:
     return found
 
 
-def _compare(first: Checkpoint, other: Checkpoint, one: Any, two: Any) -> list[str]:
-    """Notes on differences that do no harm.
+def _compare(first: Checkpoint, other: Checkpoint, one: Any, two: Any, mapped: bool = False) -> list[str]:
+    """Notes on differences that do no harm; vocabularies that are mapped may differ.
 
     Raises:
         UserError: listing the keys and tensors that differ.
     """
     keys = config_differences(one.to_dict(), two.to_dict())
+    sizes = None
+    if mapped:
+        keys.pop("vocab_size", None)
+        sizes = (one.vocab_size, two.vocab_size)
     fatal = [line for key, line in keys.items() if key not in NOTED]
-    if fatal or tensor_differences(first, other):
-        raise UserError(say_differences(first, other, list(keys.values())))
+    if fatal or tensor_differences(first, other, sizes):
+        hint = "; vocabularies can be mapped: tokenizer=union or base" if "vocab_size" in keys else ""
+        raise UserError(say_differences(first, other, list(keys.values()), sizes) + hint)
     names = [getattr(each, "id2label", None) or {} for each in (one, two)]
     custom = all(names) and not any(str(v).startswith("LABEL_") for each in names for v in each.values())
     if "id2label" in keys and custom and "classifier.weight" in first.tensors:

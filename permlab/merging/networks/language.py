@@ -85,7 +85,7 @@ def token_batches(
 
 
 def tokenizer_of(loaded: Loaded) -> Any:
-    """Return the tokenizer of the first network.
+    """Return the tokenizer of the first network, or of the vocabulary that all were brought to.
 
     Raises:
         UserError: it has none, or one for another vocabulary.
@@ -94,7 +94,8 @@ def tokenizer_of(loaded: Loaded) -> Any:
 
     first = loaded.checkpoints[0]
     try:
-        tokenizer = AutoTokenizer.from_pretrained(first.folder, local_files_only=True, trust_remote_code=False)
+        folder = first.folder if loaded.frame is None else loaded.frame.tokenizer
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises whatever a missing or broken file leads to
         reason = first_line(error, 120)
         raise UserError(

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from permlab.errors import UserError
+from permlab.merging.networks.frames import Frame
+from permlab.merging.networks.rows import KnownRows
 from permlab.merging.networks.states import Widened
 from permlab.models.checkpoints import Checkpoint
 from permlab.storage.tensors import OpenTensors
@@ -37,6 +39,7 @@ class Loaded:
         checks: what `verify` found, and on what (`verified_on`).
         notes: lines worth telling the user.
         tokenizer: the folder whose tokenizer goes with the merged network; None is the first network's.
+        frame: the common vocabulary that their embeddings were brought to, where they had others.
     """
 
     kind: str
@@ -52,6 +55,12 @@ class Loaded:
     verified_on: str = ""
     notes: list[str] = field(default_factory=list)
     tokenizer: Path | None = None
+    frame: Frame | None = None
+
+    @property
+    def known(self) -> KnownRows | None:
+        """Which network has which row of a common vocabulary; None where all have all."""
+        return None if self.frame is None else self.frame.known
 
     @property
     def states(self) -> list[Mapping[str, Tensor]]:
@@ -66,17 +75,23 @@ def unique_names(checkpoints: Sequence[Checkpoint]) -> list[str]:
     return [f"{name} ({at})" if names.count(name) > 1 else name for at, name in enumerate(names, start=1)]
 
 
-def tensor_differences(first: Checkpoint, other: Checkpoint) -> list[str]:
-    """One entry per tensor that has another shape, or that only one has."""
+def tensor_differences(first: Checkpoint, other: Checkpoint, sizes: tuple[int, int] | None = None) -> list[str]:
+    """One entry per tensor that has another shape, or that only one has; `sizes`: rows of mapped vocabularies."""
     common = [(name, info, other.tensors[name]) for name, info in first.tensors.items() if name in other.tensors]
-    lines = [f"{name} {list(a.shape)} | {list(b.shape)}" for name, a, b in common if a.shape != b.shape]
+    lines = [
+        f"{name} {list(a.shape)} | {list(b.shape)}"
+        for name, a, b in common
+        if a.shape != b.shape and not (sizes == (a.shape[:1] + b.shape[:1]) and a.shape[1:] == b.shape[1:])
+    ]
     lines += [f"{name} only in {first.name}" for name in first.tensors if name not in other.tensors]
     return lines + [f"{name} only in {other.name}" for name in other.tensors if name not in first.tensors]
 
 
-def say_differences(first: Checkpoint, other: Checkpoint, keys: Sequence[str]) -> str:
+def say_differences(
+    first: Checkpoint, other: Checkpoint, keys: Sequence[str], sizes: tuple[int, int] | None = None
+) -> str:
     """One line: the keys of the configurations and the tensors that differ, as `value in A | value in B`."""
-    tensors = tensor_differences(first, other)
+    tensors = tensor_differences(first, other, sizes)
     parts = [f"{first.name} and {other.name} have different architectures, so their units do not correspond"]
     if keys:
         parts.append(f"configuration ({first.name} | {other.name}): " + ", ".join(keys))

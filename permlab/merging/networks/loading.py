@@ -18,10 +18,18 @@ from permlab.errors import UserError
 from permlab.merging.networks.huggingface import load_huggingface
 from permlab.merging.networks.loaded import Loaded
 from permlab.merging.networks.vision import load_vision
+from permlab.merging.networks.vocabularies import Wanted
 from permlab.models.checkpoints import open_checkpoint
 
 
-def load_networks(paths: Sequence[str], model: Any = None, data: Any = None, *, ancestor: str | None = None) -> Loaded:
+def load_networks(
+    paths: Sequence[str],
+    model: Any = None,
+    data: Any = None,
+    *,
+    ancestor: str | None = None,
+    vocabulary: Wanted | None = None,
+) -> Loaded:
     """Open, compare, check and verify networks that are to be merged.
 
     Args:
@@ -30,6 +38,7 @@ def load_networks(paths: Sequence[str], model: Any = None, data: Any = None, *, 
         model: for bare .safetensors files: name, width, depth and norm (a `VisionConfig`).
         data: for those too: anything with `shape` (channels, height, width) and `classes`.
         ancestor: the network that all were fine-tuned from.
+        vocabulary: which vocabulary language models are brought to, where theirs differ.
 
     Raises:
         UserError: fewer than two; a missing, torn, foreign or pickled file; different architectures (with the keys that
@@ -39,7 +48,7 @@ def load_networks(paths: Sequence[str], model: Any = None, data: Any = None, *, 
         raise UserError(f"{len(paths)} network given: merging needs two or more")
     checkpoints = [open_checkpoint(path) for path in [*paths, *([ancestor] if ancestor else [])]]
     if any(each.kind == "huggingface" for each in checkpoints):
-        loaded = load_huggingface(checkpoints)
+        loaded = load_huggingface(checkpoints, vocabulary, ancestral=ancestor is not None)
     else:
         loaded = load_vision(checkpoints, model, data)
     if ancestor:

@@ -24,13 +24,14 @@ from permlab.storage.folders import replacing_folder
 from permlab.storage.tensors import SafetensorsStream
 from permlab.version import __version__
 
+GENERATION = "generation_config.json"
 COPIED = (
-    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
+    GENERATION, "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
     "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "chat_template.jinja", "chat_template.json",
     "preprocessor_config.json", "processor_config.json",
 )  # fmt: skip
 """Files of the first network that go with the merged one."""
-TOKENIZER = set(COPIED) - {"generation_config.json", "preprocessor_config.json", "processor_config.json"}
+TOKENIZER = set(COPIED) - {GENERATION, "preprocessor_config.json", "processor_config.json"}
 """Those of them that come from another network where its tokenizer is wanted."""
 MADE_OF = "made_of.json"
 """Beside shards that wait for the others: what they were computed from."""
@@ -69,7 +70,8 @@ def save_network(
     with replacing_folder(out, replace=(out / RECORD).is_file()) as temporary:
         _write_weights(temporary, state, loaded, shard_size, kept, [inputs, record])
         source = loaded.checkpoints[0].folder
-        if changed := dict(config or {}) | _type_of(state):
+        frame = loaded.frame
+        if changed := dict(config or {}) | (frame.changes if frame is not None else {}) | _type_of(state):
             own = read_object(source / CONFIG)
             own.pop("torch_dtype", None)  # the old name of dtype
             (temporary / CONFIG).write_text(
@@ -81,12 +83,22 @@ def save_network(
             place = (loaded.tokenizer if name in TOKENIZER and loaded.tokenizer is not None else source) / name
             if place.is_file() and not leaves(place):
                 shutil.copyfile(place, temporary / name)
+        if frame is not None:
+            _generation(temporary / GENERATION, frame.changes)
         text = json.dumps({"permlab": __version__, **record, "inputs": inputs}, indent=2, sort_keys=True, default=str)
         (temporary / RECORD).write_text(text + "\n", encoding="utf-8")
         (temporary / "README.md").write_text(_card(loaded, inputs, record), encoding="utf-8")
     if kept is not None:
         shutil.rmtree(kept, ignore_errors=True)
     return out
+
+
+def _generation(path: Path, changes: Mapping[str, Any]) -> None:
+    """Numbers of special tokens in generation_config.json, where they changed."""
+    if path.is_file():
+        given = read_object(path)
+        new = given | {key: value for key, value in changes.items() if key in given}
+        path.write_text(json.dumps(new, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _type_of(state: Mapping[str, Tensor]) -> dict[str, str]:
@@ -154,6 +166,19 @@ def _keep_if_same(folder: Path, made_of: str) -> None:
         write_text(note, made_of)
 
 
+def _origin(loaded: Loaded) -> str:
+    """Where configuration and tokenizer come from, in words."""
+    if loaded.frame is None:
+        return "Configuration and tokenizer are those of the first network"
+    counts = loaded.frame.counts
+    return (
+        f"Configuration of the first network. Vocabularies differed: of {counts['tokens']} tokens {counts['of_all']} "
+        f"are known to all networks, {counts['of_some']} to some (a network that lacks one took the mean of those "
+        f"that have it), {counts['appended']} were appended to the first tokenizer as added tokens, and "
+        f"{counts['lost']} were lost"
+    )
+
+
 def _card(loaded: Loaded, inputs: list[dict[str, Any]], record: Mapping[str, Any]) -> str:
     """README.md for people and the hub."""
     count = len(loaded.stored)
@@ -163,7 +188,7 @@ def _card(loaded: Loaded, inputs: list[dict[str, Any]], record: Mapping[str, Any
     parts: list[str | list[str]] = [
         made_by(str(record.get("method", "average"))),
         table(("network", "weight", "SHA-256"), rows),
-        "Configuration and tokenizer are those of the first network; `merge.json` has all settings.",
+        f"{_origin(loaded)}; `merge.json` has all settings.",
     ]
     bases = [each.path for each in loaded.checkpoints]
     return card(f"Merge of {len(loaded.stored)} networks", parts, library="transformers", tags=["merge"], bases=bases)

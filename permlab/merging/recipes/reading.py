@@ -85,14 +85,11 @@ class Recipe:
         return self.base if not self.slices and "ancestor" in COMBINES[self.combine].needs else None
 
     @property
-    def tokenizer_folder(self) -> str | None:
-        """The network that the tokenizer comes from; None is the first one.
-
-        Networks of different vocabularies are refused when they are compared: a union is the vocabulary of each.
-        """
-        if self.tokenizer == "base":
-            return self.base or self.models[0]
-        return None if self.tokenizer in (None, "union") else self.tokenizer.removeprefix("model:")
+    def tokenizer_wanted(self) -> str | None:
+        """What the key tokenizer says in its place: base, union, or the folder of a tokenizer."""
+        if self.tokenizer == "base" and self.base not in (None, self.ancestor, self.models[0]):
+            return self.base
+        return None if self.tokenizer is None else self.tokenizer.removeprefix("model:")
 
     def value(self, key: str, name: str, layers: int, k: int | None = None, default: Any = None) -> Any:
         """A parameter of one tensor: that of network `k`, else that of all, else the default."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 from permlab import registry
@@ -15,6 +16,7 @@ from permlab.runs.readiness import Told
 from permlab.storage.hub import is_hub_id, look_up
 from permlab.tasks.merge.health import plan_health
 from permlab.tasks.merge.language import local_checkpoints, text_kind
+from permlab.tasks.merge.recipe import wanted
 from permlab.tasks.merge.report import planned
 from permlab.tasks.merge.settings import MergeConfig
 from permlab.tasks.merge.table import STUDIES
@@ -136,7 +138,7 @@ def networks_line(config: Config[MergeConfig]) -> str:
             look_up(path, [("config.json",), ("model.safetensors", "model.safetensors.index.json")])
     opened = local_checkpoints(config)
     if len(opened) > 1 and opened[0].kind == "huggingface":
-        compare_headers(opened)
+        compare_headers(opened, wanted(config, Path()), config.task.ancestor is not None)
     kinds = [(each.config.get("architectures") or [each.kind])[0] for each in opened]
     described = [f"{each.name} ({kind}, {each.parameters / 1e6:,.2f}M parameters)" for each, kind in zip(opened, kinds)]
     rest = [f"{path} (on the hub, not looked at)" for path in paths if is_hub_id(path)]

@@ -15,6 +15,7 @@ from permlab.config import Config
 from permlab.errors import UserError, check_range, first_line
 from permlab.footprint import on_cpu
 from permlab.hardware import size_text
+from permlab.merging.networks.vocabularies import same_rows
 from permlab.models.checkpoints import Checkpoint, open_checkpoint
 from permlab.storage.hub import is_hub_id
 from permlab.tables import Row
@@ -103,7 +104,8 @@ def check_health(config: Config[MergeConfig], run: Run, texts: list[str], merged
             run.say(f"the merge was not asked whether it still speaks: {reason}")
         return
     opened.append(("merge", open_checkpoint(str(merged))))
-    if task.general.path is None and len({each.config.get("vocab_size") for _, each in opened}) > 1:
+    differ = not all(same_rows(opened[0][1], each) for _, each in opened[1:])
+    if task.general.path is None and (differ or len({each.config.get("vocab_size") for _, each in opened}) > 1):
         run.say(
             "the merge was not asked whether it still speaks: vocabularies differ, which takes task.general.path=FILE"
         )
@@ -122,6 +124,8 @@ def check_health(config: Config[MergeConfig], run: Run, texts: list[str], merged
     run.summary(health_loss=own, health_perplexity=perplexity(own), perplexity_ratio=ratio)
     told = f"perplexity {perplexity(own):.4g} on {source_of(config)}, {ratio:.3g} times the worst network merged"
     run.say(told)
+    if differ:
+        run.say("vocabularies differ, and with them what a token is: a perplexity per token does not compare exactly")
     if not ratio <= task.general.factor:  # NaN too
         run.warn(
             f"{told}: the merge may have collapsed; try other task.weights, a smaller task.scale, or task.match=weight"

@@ -14,6 +14,7 @@ from permlab.data import DATASETS, check_dataset
 from permlab.errors import UserError, check_range
 from permlab.matching.table import MATCHES
 from permlab.merging.arm import Arm
+from permlab.merging.networks.vocabularies import BASE, UNION, check_common, read_vocabularies
 from permlab.merging.table import COMBINES, RENORMS
 from permlab.models.checkpoints import Checkpoint, open_checkpoint
 from permlab.models.table import MODELS
@@ -122,6 +123,8 @@ def _check_models(config: Config[MergeConfig]) -> None:
     if text_kind(config) and opened and not speaks(opened[0]):
         named = (opened[0].config.get("architectures") or ["network"])[0]
         raise UserError(f"{opened[0].path} is a {named}, which is merged but not scored: set dataset=none")
+    if task.tokenizer in (BASE, UNION) and not stacks(config):
+        check_common(opened, read_vocabularies(opened))
 
 
 def speaks(checkpoint: Checkpoint) -> bool:

@@ -25,6 +25,7 @@ from permlab.merging import Setting, Subject, load_networks, save_network
 from permlab.merging.combines import COMBINES
 from permlab.merging.measure.evaluate import LANGUAGE_MODELS
 from permlab.merging.merge import combine_stored
+from permlab.merging.networks.frames import Frame
 from permlab.merging.networks.language import (
     LanguagePairs,
     buffers_to,
@@ -35,6 +36,7 @@ from permlab.merging.networks.language import (
 )
 from permlab.merging.networks.loaded import Loaded
 from permlab.merging.networks.verification import verify_huggingface
+from permlab.merging.networks.vocabularies import BASE, UNION
 from permlab.merging.setting import applied_weights
 from permlab.models.causal_lm import load_tokenizer, save_causal_lm
 from permlab.models.quiet import quiet_transformers
@@ -49,7 +51,7 @@ from permlab.tasks.merge.loop import Measured, each_case
 from permlab.tasks.merge.needs import merging_needs
 from permlab.tasks.merge.on_texts import best_scale, text_information
 from permlab.tasks.merge.pairs import device_of, kept_network, setting_of
-from permlab.tasks.merge.recipe import numbers_given, recorded, run_stack
+from permlab.tasks.merge.recipe import numbers_given, recorded, run_stack, wanted
 from permlab.tasks.merge.report import judge, pair_numbers, planned, report
 from permlab.tasks.merge.settings import MergeConfig
 from permlab.tasks.merge.table import LESS_MEMORY
@@ -142,7 +144,8 @@ def keep_first(config: Config[MergeConfig], run: Run, subject: Subject, tokenize
 def run_models(config: Config[MergeConfig], run: Run) -> None:
     """Load, compare, verify, match, merge; score with perplexity where that is possible; write."""
     task = config.task
-    loaded = load_networks(task.models, ancestor=task.ancestor)
+    vocabulary = wanted(config, run.dir / "checkpoints" / "vocabulary")
+    loaded = load_networks(task.models, ancestor=task.ancestor, vocabulary=vocabulary)
     tell(run, loaded)
     check_fits(merging_needs(config, loaded.checkpoints), config.hardware, LESS_MEMORY, config.run.force)
     if not text_kind(config):
@@ -167,12 +170,26 @@ def tell(run: Run, loaded: Loaded) -> None:
         run.say(f"{each.path}: {each.parameters / 1e6:.2f}M parameters, {', '.join(kinds)}")
     for note in loaded.notes:
         run.say(note)
+    if loaded.frame is not None:
+        tell_rows(run, loaded.frame)
     run.say(
         f"{len(loaded.checks) - 1} groups of permutations, verified in float64 on {loaded.verified_on} "
         f"(largest change of the outputs {max(loaded.checks.values()):.0e})"
     )
     for name, reason in loaded.spec.pinned.items():
         run.say(f"{name} stays in place: {reason}")
+
+
+def tell_rows(run: Run, frame: Frame) -> None:
+    """What became of the vocabularies, in numbers and row by row."""
+    run.table("vocabulary", frame.table(), show=False)
+    counts = frame.counts
+    run.say(
+        f"vocabularies differ: of {counts['tokens']} tokens {counts['of_all']} are known to all networks, "
+        f"{counts['of_some']} to some; {counts['appended']} were appended, {counts['lost']} of the others' were lost "
+        "(tables/vocabulary.csv has every row)"
+    )
+    run.summary(**{f"vocabulary_{key}": count for key, count in counts.items()})
 
 
 def subject_of(config: Config[MergeConfig], run: Run, loaded: Loaded) -> Subject:
@@ -199,7 +216,7 @@ def subject_of(config: Config[MergeConfig], run: Run, loaded: Loaded) -> Subject
     buffers_to(loaded.module, device)
     setting = setting_of(
         config, run, fit, 0, seed=config.seed, ancestor=loaded.ancestor, progress=news(run),
-        **numbers_given(config, loaded.config),
+        known=loaded.known, **numbers_given(config, loaded.config),
     )  # fmt: skip
     subject = Subject(
         loaded.module, loaded.spec, states, sets, setting, LANGUAGE_MODELS, names=loaded.names, seed=config.seed
@@ -234,7 +251,7 @@ def merge_only(config: Config[MergeConfig], run: Run, loaded: Loaded) -> None:
     rows: list[Row] = []
     setting = setting_of(
         config, run, [], 0, seed=config.seed, ancestor=loaded.ancestor, progress=news(run), keep_scores=False,
-        memory=memory_of(config), **numbers_given(config, loaded.config),
+        memory=memory_of(config), known=loaded.known, **numbers_given(config, loaded.config),
     )  # fmt: skip
     # Not run, and read a few rows at a time: a subject without data, on views of the files.
     subject = Subject(cast(nn.Module, loaded.module), loaded.spec, loaded.stored, {}, setting)
@@ -280,8 +297,11 @@ def write_merged(config: Config[MergeConfig], run: Run, loaded: Loaded, matching
     weights = [] if setting.numbers else applied_weights(arm.combine, len(loaded.stored), setting.weights)
     record = {"method": arm.label, "arm": arm.text, "weights": weights, "seed": config.seed}
     record |= {"density": setting.density, "verified_on": loaded.verified_on, **recorded(config, setting.scale)}
-    if config.task.tokenizer is not None:
-        loaded.tokenizer = Path(config.task.tokenizer).expanduser()
+    if loaded.frame is not None:
+        record["vocabulary"] = {"tokenizer": config.task.tokenizer, **loaded.frame.counts}
+    elif config.task.tokenizer not in (None, UNION):  # the vocabulary is that of all
+        last = loaded.checkpoints[-1 if loaded.ancestor is not None else 0].folder
+        loaded.tokenizer = last if config.task.tokenizer == BASE else Path(config.task.tokenizer).expanduser()
     shards = run.dir / "checkpoints" / "shards"
     folder = save_network(run.artifact("model"), state, loaded, record, shard_size=SHARD, kept=shards)
     save_matching(run, matching)

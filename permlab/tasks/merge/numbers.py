@@ -7,6 +7,7 @@ from pathlib import Path
 from permlab.config import Config
 from permlab.errors import UserError, check_range
 from permlab.merging.combines import COMBINES
+from permlab.merging.networks.vocabularies import BASE, UNION
 from permlab.merging.setting import DTYPES
 from permlab.tasks.merge.checks import arms_of
 from permlab.tasks.merge.settings import MergeConfig
@@ -55,8 +56,8 @@ def check_files(config: Config[MergeConfig], *, texts: bool) -> None:
     task = config.task
     if task.dtype is not None and task.dtype not in DTYPES:
         raise UserError(f"task.dtype={task.dtype} is not known (known: {', '.join(DTYPES)})")
-    if task.tokenizer is not None and not Path(task.tokenizer).expanduser().is_dir():
-        raise UserError(f"task.tokenizer={task.tokenizer} is no folder: give the one of a network with its tokenizer")
+    if task.tokenizer not in (None, BASE, UNION) and not Path(str(task.tokenizer)).expanduser().is_dir():
+        raise UserError(f"task.tokenizer={task.tokenizer} is no folder: give one with a tokenizer, or base, or union")
     if task.scales and not texts:
         raise UserError("task.scales are compared on texts: set dataset=jsonl dataset.path=FILE, or give task.scale")
     reading = [row for row in (COMBINES[arm.combine] for arm in arms_of(config)) if row.files]

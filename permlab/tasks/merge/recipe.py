@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from permlab.config import Config
 from permlab.errors import UserError
 from permlab.merging.combines import COMBINES
+from permlab.merging.networks.vocabularies import Wanted
 from permlab.merging.recipes.reading import Recipe, read_recipe
 from permlab.merging.setting import MergeOptions
 from permlab.tasks.merge.settings import MergeConfig
@@ -43,7 +45,7 @@ def with_recipe(config: Config[MergeConfig]) -> Config[MergeConfig]:
     }
     changed["dtype"] = recipe.dtype
     if recipe.tokenizer is not None and task.tokenizer is None:
-        changed["tokenizer"] = recipe.tokenizer_folder
+        changed["tokenizer"] = recipe.tokenizer_wanted
     return dataclasses.replace(config, task=dataclasses.replace(task, **changed))
 
 
@@ -76,6 +78,15 @@ def numbers_given(config: Config[MergeConfig], network: Any) -> dict[str, Any]:
     layers = next(getattr(network, key) for key in ("num_hidden_layers", "n_layer") if hasattr(network, key))
     # mergekit trims every tensor on its own.
     return {"numbers": partial(recipe.numbers, layers=int(layers)), "trim_tensors": True}
+
+
+def wanted(config: Config[MergeConfig], scratch: Path) -> Wanted | None:
+    """The vocabulary that networks are brought to, and the folder for their mapped embeddings."""
+    task, recipe = config.task, recipe_of(config)
+    if task.tokenizer is None:
+        return None
+    weights = task.weights if recipe is None else recipe.numbers("embed_tokens.weight", layers=1).weights
+    return Wanted(task.tokenizer, scratch, weights)
 
 
 def recorded(config: Config[MergeConfig], scale: float | None = None) -> dict[str, Any]:

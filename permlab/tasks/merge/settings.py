@@ -39,7 +39,7 @@ class MergeConfig(PairOptions, MergeOptions):
     recipe: str | None = None
     """A merge written down in mergekit's YAML, in place of models, ancestor, combine, weights and the like."""
     tokenizer: str | None = None
-    """The folder whose tokenizer goes with the merge; null is the first network's."""
+    """base (the ancestor's, or the first network's), union (others' tokens behind it), a folder; null: the first's."""
     extract_rank: int | None = None
     """Merge nothing: write what fine-tuning changed since `ancestor` in every network as a LoRA of this rank."""
     scales: list[float] = field(default_factory=list)
