@@ -7,6 +7,10 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertForSequenceClassification,
+    DeepseekV2Config,
+    DeepseekV2ForCausalLM,
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GPT2Config,
@@ -61,13 +65,21 @@ HUGGINGFACE = {
 }
 
 ROUTED = dict(num_experts=8, num_experts_per_tok=2, moe_intermediate_size=12)
+LATENT = dict(
+    **SHARED, vocab_size=101, pad_token_id=None, num_key_value_heads=4, moe_intermediate_size=12, n_routed_experts=8,
+    n_shared_experts=2, num_experts_per_tok=2, first_k_dense_replace=1, kv_lora_rank=16, qk_rope_head_dim=4,
+    qk_nope_head_dim=6, v_head_dim=10,
+)  # fmt: skip
 EXPERTS = {
     "mixtral": lambda: MixtralForCausalLM(MixtralConfig(**LLAMA, num_local_experts=8)),
     "qwen2-moe": lambda: Qwen2MoeForCausalLM(
         Qwen2MoeConfig(**LLAMA, **ROUTED, shared_expert_intermediate_size=20, mlp_only_layers=[0])
     ),
     "qwen3-moe": lambda: Qwen3MoeForCausalLM(Qwen3MoeConfig(**LLAMA, **ROUTED, head_dim=8)),
+    "deepseek-v2": lambda: DeepseekV2ForCausalLM(DeepseekV2Config(**LATENT, topk_method="greedy", q_lora_rank=None)),
+    "deepseek-v3": lambda: DeepseekV3ForCausalLM(DeepseekV3Config(**LATENT, n_group=1, topk_group=1, q_lora_rank=12)),
 }
+GROUPED = DeepseekV3Config(**LATENT, n_group=2, topk_group=1, q_lora_rank=12)
 
 
 def build(name, seed=0):
@@ -86,8 +98,13 @@ def build(name, seed=0):
 
 def experts(name):
     """A mixture of experts whose routers and experts are all different, as matrices."""
-    model = EXPERTS[name]().eval()
+    return flat_experts(shaken(EXPERTS[name]()))
+
+
+def shaken(model):
+    """The model in evaluation mode with weights that are all different, biases of routers too."""
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return flat_experts(model)
+        for name, value in [*model.named_parameters(), *model.named_buffers()]:
+            if "inv_freq" not in name:
+                value.add_(0.1 * torch.randn_like(value))
+    return model.eval()

@@ -158,10 +158,16 @@ class Streamed(Mapping[str, Tensor]):
 
 def pieces_of(state: State, name: str) -> Iterator[Tensor]:
     """Rows of one tensor of any state dict."""
-    if isinstance(state, Streamed):
-        yield from state.pieces(name)
+    pieces = getattr(state, "pieces", None)
+    if pieces is not None:
+        yield from pieces(name)
     else:
         yield state[name]
+
+
+def type_of(state: State, name: str) -> torch.dtype:
+    """Number type of one tensor of any state dict; nothing that streams is computed."""
+    return state.type_of(name) if isinstance(state, Streamed) else state[name].dtype
 
 
 def stream(make: MakeRule, networks: Aligned, setting: Setting, ancestral: bool) -> Streamed:

@@ -77,13 +77,19 @@ def stacked(parts: Mapping[str, Tensor], experts: int) -> dict[str, Tensor]:
 
 
 def flat_experts(model: nn.Module) -> nn.Module:
-    """Return a copy of a model whose experts are matrices; it computes what the model does."""
+    """Return a copy of a model whose experts are matrices; it computes what the model does. Others are not copied."""
+    if not any(_stacks(name, module) for name, module in model.named_modules()):
+        return model
     model = copy.deepcopy(model)
     for name, module in list(model.named_modules()):
-        if name.endswith(".experts") and hasattr(module, "gate_up_proj") and hasattr(module, "down_proj"):
+        if _stacks(name, module):
             parent, _, own = name.rpartition(".")
             setattr(model.get_submodule(parent), own, FlatExperts(module))
     return model
+
+
+def _stacks(name: str, module: Any) -> bool:
+    return name.endswith(".experts") and hasattr(module, "gate_up_proj") and hasattr(module, "down_proj")
 
 
 def folded_experts(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

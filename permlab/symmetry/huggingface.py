@@ -1,7 +1,8 @@
 """Permutation symmetries of `transformers` models, from their config: `declare_huggingface(config, state)`.
 
 Covers the Llama family (llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3, olmo2, phi3), its mixtures of experts
-(mixtral, qwen2_moe, qwen3_moe, made matrices by `flat_experts`), GPT-2, BERT and ViT, bare or with a head.
+(mixtral, qwen2_moe, qwen3_moe; `mixtures` has DeepSeek's; made matrices by `flat_experts`), GPT-2, BERT and ViT, bare
+or with a head.
 The tensor names come from the state dict, so that plain safetensors files do. Under rotary position embeddings no
 permutation inside a q/k head is free; heads that share a key/value head move with it.
 """
@@ -14,13 +15,12 @@ from typing import Any
 from torch import Tensor
 
 from permlab.errors import UserError, did_you_mean
+from permlab.symmetry.builder import HEADLESS, Builder, finish, gated
 from permlab.symmetry.declared import use_attention
-from permlab.symmetry.experts import expert_group
 from permlab.symmetry.groups import HeadGroup
+from permlab.symmetry.mixtures import routed
 from permlab.symmetry.spec import Block, Spec
 from permlab.symmetry.table import SYMMETRIES
-
-HEADLESS = "the model returns its hidden states, so the units of the residual stream are outputs and keep their places"
 
 
 def declare_huggingface(config: Any, state: Mapping[str, Tensor]) -> Spec:
@@ -43,47 +43,6 @@ def declare_huggingface(config: Any, state: Mapping[str, Tensor]) -> Spec:
     builder = Builder(config, state, Spec(source=f"declared {kind}"))
     SYMMETRIES[kind].load()(builder)
     return builder.spec
-
-
-class Builder:
-    """A spec under construction, which skips tensors that the state dict does not have (optional biases)."""
-
-    def __init__(self, config: Any, state: Mapping[str, Tensor], spec: Spec) -> None:
-        self.config, self.state, self.spec = config, state, spec
-
-    def prefix(self, tail: str) -> str:
-        """What stands before `tail` in the state dict ("" in a bare model, "model." in one with a head)."""
-        for name in self.state:
-            if name.endswith(tail) and (name == tail or name[: -len(tail)].endswith(".")):
-                return name[: -len(tail)]
-        raise UserError(f"the {self.config.model_type} model has no tensor {tail}: is the checkpoint complete?")
-
-    def use(self, tensor: str, axis: int, *blocks: Block | str) -> None:
-        """Attach an axis to groups, where there is such a tensor."""
-        if tensor in self.state:
-            self.spec.use(tensor, axis, *blocks)
-
-    def vector(self, name: str, stream: str) -> None:
-        """A norm: weight and, where there is one, bias."""
-        self.use(f"{name}.weight", 0, stream)
-        self.use(f"{name}.bias", 0, stream)
-
-    def linear(self, name: str, before: Block | str | None, after: Block | str | None) -> None:
-        """A Linear layer [out, in] with an optional bias."""
-        if after is not None:
-            self.use(f"{name}.weight", 0, after)
-            self.use(f"{name}.bias", 0, after)
-        if before is not None:
-            self.use(f"{name}.weight", 1, before)
-
-    def head(self, stream: str, head: str, embedding: str) -> bool:
-        """Attach an unembedding; tied ones are one tensor under two names. False when the model has none."""
-        if getattr(self.config, "tie_word_embeddings", False):
-            # Files leave the second name of a tied tensor out; the model still has it.
-            self.spec.tied[head] = embedding
-            return True
-        self.use(head, 1, stream)
-        return head in self.state
 
 
 def declare_llama(b: Builder) -> None:
@@ -114,51 +73,13 @@ def declare_llama(b: Builder) -> None:
         for space, count in (("query", heads), ("key", kv)):
             if len(b.state.get(f"{name}.self_attn.{space[0]}_norm.weight", ())) == count * dim > dim:
                 b.use(f"{name}.self_attn.{space[0]}_norm.weight", 0, Block(group, space))
-        _gated(b, f"{name}.mlp", f"layers.{number}.mlp", stream)
-        _gated(b, f"{name}.mlp.shared_expert", f"layers.{number}.shared_expert", stream)
+        gated(b, f"{name}.mlp", f"layers.{number}.mlp", stream)
+        gated(b, f"{name}.mlp.shared_expert", f"layers.{number}.shared_expert", stream)
         b.use(f"{name}.mlp.shared_expert_gate.weight", 1, stream)
-        _experts(b, f"{name}.mlp", f"layers.{number}.experts", stream)
+        routed(b, f"{name}.mlp", f"layers.{number}.experts", stream)
         for norm in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
             b.vector(f"{name}.{norm}_layernorm", stream)
-    b.vector(f"{root}norm", stream)
-    classifier = "score.weight" in b.state
-    b.use("score.weight", 1, stream)
-    # Without a prefix it is the bare decoder, which ties nothing and returns the stream itself.
-    if not classifier and not (root and b.head(stream, "lm_head.weight", f"{root}embed_tokens.weight")):
-        spec.pin(stream, HEADLESS)
-
-
-def _gated(b: Builder, name: str, group: str, stream: str) -> None:
-    """An MLP whose act(gate) * up is elementwise: both matrices write the same hidden units."""
-    packed, down = f"{name}.gate_up_proj.weight", f"{name}.down_proj.weight"
-    if down not in b.state:
-        return
-    size = b.state[down].shape[1]
-    hidden = b.spec.channel(group, size)
-    b.linear(f"{name}.gate_proj", stream, hidden)
-    b.linear(f"{name}.up_proj", stream, hidden)
-    b.use(packed, 0, Block(hidden), Block(hidden, offset=size))
-    b.use(packed, 1, stream)
-    b.linear(f"{name}.down_proj", hidden, stream)
-
-
-def _experts(b: Builder, name: str, group: str, stream: str) -> None:
-    """Experts as matrices (`permlab.symmetry.experts`): whole ones move with their rows of the router."""
-    router, down = f"{name}.gate.weight", f"{name}.experts.down_proj.weight"
-    if router not in b.state:
-        return
-    if down not in b.state:
-        raise UserError(
-            f"the {b.config.model_type} model has stacked experts: make them matrices with "
-            "permlab.symmetry.flat_experts(model) before its symmetry is declared"
-        )
-    count = len(b.state[router])
-    experts = b.spec.heads(expert_group(group, count, b.state[down].shape[1] // count))
-    b.use(router, 0, Block(experts, "head"))
-    b.use(router, 1, stream)
-    for part in ("gate_proj", "up_proj"):
-        b.linear(f"{name}.experts.{part}", stream, Block(experts, "value"))
-    b.linear(f"{name}.experts.down_proj", Block(experts, "output"), stream)
+    finish(b, root, stream)
 
 
 def declare_gpt2(b: Builder) -> None:

@@ -1,6 +1,6 @@
 """The `transformers` architectures whose permutation symmetry is written down: `SYMMETRIES["qwen2"].load()`.
 
-Another architecture is one function that attaches its tensors to groups (`huggingface.Builder`) and one row.
+Another architecture is one function that attaches its tensors to groups (`builder.Builder`) and one row.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class SymmetryRow(Row):
     """A `model_type` of a configuration; `target`: (builder) -> None, which fills the builder's spec.
 
     Attributes:
-        experts: its layers are mixtures of experts, which are merged from Python.
+        experts: its layers are mixtures of experts, which `permlab.symmetry.flat_experts` makes matrices.
     """
 
     experts: bool = False
@@ -23,6 +23,7 @@ class SymmetryRow(Row):
 
 _HERE = "permlab.symmetry.huggingface"
 _LLAMA = f"{_HERE}:declare_llama"
+_DEEPSEEK = "permlab.symmetry.mixtures:declare_deepseek"
 SYMMETRIES = Table(
     "declared symmetry of model type",
     [
@@ -39,6 +40,14 @@ SYMMETRIES = Table(
         SymmetryRow("mixtral", "as llama, with experts", target=_LLAMA, paper="2401.04088", experts=True),
         SymmetryRow("qwen2_moe", "as qwen2, experts and a shared one", target=_LLAMA, paper="2407.10671", experts=True),
         SymmetryRow("qwen3_moe", "as qwen3, with experts", target=_LLAMA, paper="2505.09388", experts=True),
+        SymmetryRow(
+            "deepseek_v2",
+            "latent attention, experts and shared ones",
+            target=_DEEPSEEK,
+            paper="2405.04434",
+            experts=True,
+        ),
+        SymmetryRow("deepseek_v3", "as deepseek_v2", target=_DEEPSEEK, paper="2412.19437", experts=True),
         SymmetryRow("phi3", "as llama, with packed matrices", target=_LLAMA, paper="2404.14219"),
         SymmetryRow("gpt2", "learned positions, packed queries, keys and values", target=f"{_HERE}:declare_gpt2"),
         SymmetryRow("bert", "encoder with norms after the blocks", target=f"{_HERE}:declare_bert", paper="1810.04805"),

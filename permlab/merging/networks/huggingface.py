@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from permlab.errors import UserError, blaming, first_line
+from permlab.merging.networks.experts import ExpertFiles, expert_files, modern
 from permlab.merging.networks.frames import Frame, plan_frame, write_tokenizer
 from permlab.merging.networks.loaded import Loaded, read_tensors, say_differences, tensor_differences, unique_names
+from permlab.merging.networks.states import State
 from permlab.merging.networks.verification import empty_module, verify_huggingface
 from permlab.merging.networks.vocabularies import Wanted, compare_vocabularies
 from permlab.models.checkpoints import CONFIG, Checkpoint
@@ -60,15 +62,19 @@ def load_huggingface(
     broken = f"{first.folder / CONFIG} describes no network that transformers can build"
     with blaming(broken, "mend it, or get it again"):
         module = empty_module(configs[0], _model_class(first))
-    names, extra = file_names(first, module)
+    mixture = SYMMETRIES[str(first.config.get("model_type"))].experts
+    experts = expert_files(first.tensors) if mixture else None
+    names, extra = file_names(first, module, experts)
     if extra:
         notes.append(f"{len(extra)} tensors that {type(module).__name__} does not use are left out ({extra[0]})")
-    stored = [read_tensors(each, names) for each in checkpoints]
-    for each, state in zip(checkpoints, stored):
-        drop_aliases(each.path, module, state)
+    wide = names | {name: name for name in (experts.stored if experts is not None else ())}
+    read = [read_tensors(each, wide) for each in checkpoints]
+    for each, tensors in zip(checkpoints, read):
+        drop_aliases(each.path, module, tensors)
     if frame is not None:
         write_tokenizer(frame)
-        stored = frame.mapped(vocabulary_tensors(module), stored)
+        read = frame.mapped(vocabulary_tensors(module), read)
+    stored: list[State] = [experts.flat(tensors) for tensors in read] if experts is not None else list(read)
     own_names = all(name in module.state_dict() for name in stored[0])
     kind = _kind(type(module).__name__)
     with blaming(f"{first.path}: its tensors and its config.json do not belong together", "get both again"):
@@ -91,6 +97,7 @@ def load_huggingface(
         verified_on=verified_on,
         notes=list(dict.fromkeys(notes)),
         frame=frame,
+        experts=experts,
         tokenizer=None if frame is None else frame.tokenizer,
     )
 
@@ -153,11 +160,6 @@ def _check_type(each: Checkpoint) -> None:
         raise UserError(
             f"{each.path} is of model type '{kind}', whose permutations are not declared; supported are "
             f"{', '.join(SYMMETRIES)}"
-        )
-    if SYMMETRIES[kind].experts:
-        raise UserError(
-            f"{each.path} is a mixture of experts ({kind}): those are matched and merged from Python, with "
-            "permlab.symmetry.flat_experts"
         )
 
 
@@ -226,8 +228,8 @@ def _short(value: Any) -> str:
 # ---- names -----------------------------------------------------------------------------------------------------------
 
 
-def file_names(first: Checkpoint, module: Any) -> tuple[dict[str, str], list[str]]:
-    """(name in the module -> name in the files, tensors of the files that the module does not use).
+def file_names(first: Checkpoint, module: Any, experts: ExpertFiles | None = None) -> tuple[dict[str, str], list[str]]:
+    """(name in the module -> name in the files, tensors of the files that the module does not use); experts left out.
 
     Files of a bare model lack the prefix of one with a head, old ones call norms gamma and beta, and those of ViT keep
     the layer names of transformers 4. Where that does not explain all, the names of the files are used throughout.
@@ -235,21 +237,24 @@ def file_names(first: Checkpoint, module: Any) -> tuple[dict[str, str], list[str
     Raises:
         UserError: a tensor is missing.
     """
+    made, held = (set(experts.made), set(experts.stored)) if experts is not None else (set(), set())
     wanted = set(module.state_dict())
     prefix = f"{getattr(module, 'base_model_prefix', '')}."
     names: dict[str, str] = {}
     extra: list[str] = []
     renames = OLD_NAMES + (VIT_NAMES if module.config.model_type == "vit" else ())
     for stored in first.tensors:
-        modern = stored
+        if stored in held:
+            continue
+        name = modern(stored)
         for old, new in renames:
-            modern = modern.replace(old, new)
-        found = next((each for each in (modern, prefix + modern, modern.removeprefix(prefix)) if each in wanted), None)
+            name = name.replace(old, new)
+        found = next((each for each in (name, prefix + name, name.removeprefix(prefix)) if each in wanted), None)
         if found is None:
             extra.append(stored)
         else:
             names[found] = stored
-    missing = _missing(module, names)
+    missing = [name for name in _missing(module, names) if name not in made]
     if missing and extra:
         renamed = module.config.model_type == "vit" and len(missing) == len(extra)
         if renamed:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from permlab.errors import UserError
+from permlab.merging.networks.experts import ExpertFiles
 from permlab.merging.networks.frames import Frame
 from permlab.merging.networks.rows import KnownRows
-from permlab.merging.networks.states import Widened
+from permlab.merging.networks.states import State, Widened
 from permlab.models.checkpoints import Checkpoint
 from permlab.storage.tensors import OpenTensors
 from permlab.symmetry import Spec, is_finite
@@ -40,22 +41,24 @@ class Loaded:
         notes: lines worth telling the user.
         tokenizer: the folder whose tokenizer goes with the merged network; None is the first network's.
         frame: the common vocabulary that their embeddings were brought to, where they had others.
+        experts: how the files hold experts, which are matrices in `stored`.
     """
 
     kind: str
     names: list[str]
     checkpoints: list[Checkpoint]
-    stored: list[dict[str, Tensor]]
+    stored: list[State]
     spec: Spec
     module: nn.Module | None
     config: Any
-    ancestor: dict[str, Tensor] | None = None
+    ancestor: State | None = None
     file_names: dict[str, str] = field(default_factory=dict)
     checks: dict[str, float] = field(default_factory=dict)
     verified_on: str = ""
     notes: list[str] = field(default_factory=list)
     tokenizer: Path | None = None
     frame: Frame | None = None
+    experts: ExpertFiles | None = None
 
     @property
     def known(self) -> KnownRows | None:

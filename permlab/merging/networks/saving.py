@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from permlab.merging.networks.experts import FileState
 from permlab.merging.networks.loaded import Loaded
 from permlab.merging.streaming import Streamed, pieces_of
 from permlab.models.checkpoints import CONFIG, INDEX, RECORD
@@ -67,11 +68,14 @@ def save_network(
     inputs = [{"path": each.path, "sha256": each.sha256()} for each in loaded.checkpoints]
     if loaded.ancestor is not None:
         inputs[-1]["role"] = "ancestor"
+    kind = _type_of(state)
+    if loaded.experts is not None:
+        state = loaded.experts.files(state, loaded.checkpoints[0].tensors)
     with replacing_folder(out, replace=(out / RECORD).is_file()) as temporary:
         _write_weights(temporary, state, loaded, shard_size, kept, [inputs, record])
         source = loaded.checkpoints[0].folder
         frame = loaded.frame
-        if changed := dict(config or {}) | (frame.changes if frame is not None else {}) | _type_of(state):
+        if changed := dict(config or {}) | (frame.changes if frame is not None else {}) | kind:
             own = read_object(source / CONFIG)
             own.pop("torch_dtype", None)  # the old name of dtype
             (temporary / CONFIG).write_text(
@@ -107,8 +111,12 @@ def _type_of(state: Mapping[str, Tensor]) -> dict[str, str]:
     return {} if wanted is None else {"dtype": str(wanted).removeprefix("torch.")}
 
 
-def _stated(state: Mapping[str, Tensor], name: str, stored: Tensor) -> Tensor:
+def _stated(state: Mapping[str, Tensor], name: str, first: Mapping[str, Tensor]) -> Tensor:
     """Shape and number type of a merged tensor, before anything is computed: no memory is taken."""
+    if isinstance(state, FileState):
+        found = state.stated(name)
+        return found if found is not None else _stated(state.state, name, first)
+    stored = first[name]
     kind = state.type_of(name) if isinstance(state, Streamed) else stored.dtype
     return stored if kind == stored.dtype else torch.empty(stored.shape, dtype=kind, device="meta")
 
@@ -130,7 +138,8 @@ def _write_weights(
     from huggingface_hub import split_state_dict_into_shards_factory
 
     first = loaded.stored[0]
-    stored = {loaded.file_names.get(name, name): _stated(state, name, first[name]) for name in state if name in first}
+    known = set(first) | set(loaded.experts.stored if loaded.experts is not None else ())
+    stored = {loaded.file_names.get(name, name): _stated(state, name, first) for name in state if name in known}
     own = {loaded.file_names.get(name, name): name for name in state}
     # Shapes and types of the first network say how large the files become before anything is computed.
     plan = split_state_dict_into_shards_factory(

@@ -9,20 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from permlab.symmetry import declare_huggingface, verify
+from permlab.symmetry import declare_huggingface, flat_experts, verify
 
 VERIFIED_WHOLE = 10_000_000
 """Networks of up to this many parameters are verified themselves, larger ones on a smaller twin."""
 
 
 def empty_module(config: Any, architecture: type) -> nn.Module:
-    """The architecture with parameters that take no memory and real buffers: it can be `call`ed with a state."""
+    """The architecture with parameters that take no memory and real buffers: it can be `call`ed with a state.
+
+    Experts are matrices (`permlab.symmetry.experts`).
+    """
     from accelerate import init_empty_weights
 
     with init_empty_weights(include_buffers=False):
         module: Any = architecture(config)
     module.tie_weights()  # the context replaces parameters one by one, which parts tied ones
-    found: nn.Module = module.eval()
+    found: nn.Module = flat_experts(module.eval())
     return found
 
 
@@ -42,7 +45,7 @@ def verify_huggingface(
     config = config if whole else small_twin(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        module = architecture(config).float().eval()
+        module = flat_experts(architecture(config).float().eval())
     if whole and state is not None:
         module.load_state_dict({name: value.float() for name, value in state.items()}, strict=False)
     spec = declare_huggingface(config, module.state_dict())
@@ -78,6 +81,14 @@ def small_twin(config: Any) -> Any:
     for key in ("pad_token_id", "bos_token_id", "eos_token_id"):
         if hasattr(twin, key):
             setattr(twin, key, None)
+    for key in ("moe_intermediate_size", "shared_expert_intermediate_size"):
+        if hasattr(twin, key):
+            setattr(twin, key, 48)
+    for key in ("num_local_experts", "num_experts", "n_routed_experts"):
+        if isinstance(getattr(config, key, None), int):  # enough for two of every group that a router chooses from
+            setattr(twin, key, min(getattr(config, key), 4 * (getattr(config, "n_group", None) or 2)))
+    if hasattr(twin, "first_k_dense_replace"):
+        twin.first_k_dense_replace = min(1, twin.first_k_dense_replace)
     if config.model_type == "vit":
         patch = twin.patch_size if isinstance(twin.patch_size, int) else twin.patch_size[0]
         twin.image_size = 2 * patch

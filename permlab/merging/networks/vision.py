@@ -67,7 +67,7 @@ def load_vision(checkpoints: list[Checkpoint], model: Any, data: Any) -> Loaded:
     spec = declare(module)
     images = torch.randn(4, *record["shape"], generator=torch.Generator().manual_seed(0))
     checks = verify(spec, module, (images,))
-    loaded = Loaded("vision", unique_names(checkpoints), checkpoints, stored, spec, module, record, checks=checks)
+    loaded = Loaded("vision", unique_names(checkpoints), checkpoints, list(stored), spec, module, record, checks=checks)
     loaded.verified_on = "the network itself"
     return loaded
 
