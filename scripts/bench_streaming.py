@@ -1,8 +1,9 @@
 """Memory and time of merging networks on disk: `python scripts/bench_streaming.py --folder DIR`.
 
 Writes Llamas of random bfloat16 weights to DIR (1.24 billion parameters each unless told otherwise: 2.3 GiB a network,
-three networks and one merge at a time), then merges them in every way in a process of its own and prints peak anonymous
-memory (what the page cache cannot give back), CPU seconds, and gigabytes a second beside those of copying one file.
+two networks, their ancestor and one merge at a time; 17 million normal numbers, repeated), then merges them in every
+way in a process of its own and prints peak anonymous memory (what the page cache cannot give back), CPU seconds, and
+gigabytes a second beside those of copying one file.
 """
 
 from __future__ import annotations
@@ -18,13 +19,21 @@ import time
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from permlab.merging.table import COMBINES
 from permlab.storage.tensors import SafetensorsStream
+from permlab.symmetry import row_ranges
 
 PLAIN = tuple(name for name, row in COMBINES.items() if row.streams and not row.files)
 ANCESTRAL = tuple(name for name in PLAIN if "ancestor" in COMBINES[name].needs)
-NETWORKS = ("a", "b", "base")
+DRAWN = 16_777_259
+"""Numbers that are drawn for a network; a prime."""
+
+
+def names_of(count: int) -> list[str]:
+    """Folders of so many networks."""
+    return list("abcdefgh"[:count])
 
 
 def make(folder: Path, options: argparse.Namespace) -> int:
@@ -45,23 +54,42 @@ def make(folder: Path, options: argparse.Namespace) -> int:
     )
     module = empty_module(config, LlamaForCausalLM)
     shapes = {name: tuple(value.shape) for name, value in module.named_parameters()}
-    for seed, name in enumerate(NETWORKS):
+    for seed, name in enumerate([*names_of(options.networks), "base"]):
         place = folder / name
         if (place / "model.safetensors").is_file():
             continue
         place.mkdir(parents=True, exist_ok=True)
         config.save_pretrained(place)
-        generator = torch.Generator().manual_seed(seed)
-        stated = {key: (shape, torch.bfloat16) for key, shape in shapes.items()}
         if options.sparse:
             sparse_file(place / "model.safetensors", shapes)
             continue
+        stated, numbers = {key: (shape, torch.bfloat16) for key, shape in shapes.items()}, Numbers(seed)
         with SafetensorsStream(place / "model.safetensors", stated) as file:
             for key, shape in shapes.items():
-                rows = (torch.randn(min(1024, shape[0] - at), *shape[1:], generator=generator) * 0.02
-                        for at in range(0, shape[0], 1024))  # fmt: skip
-                file.put_rows(key, rows)
+                row = math.prod(shape[1:])
+                file.put_rows(key, (numbers.next(stop - start, row) for start, stop in row_ranges(shape)))
     return (folder / "a" / "model.safetensors").stat().st_size
+
+
+class Numbers:
+    """Normal numbers over and over: drawing billions would take longer than merging them.
+
+    Their count is a prime, so that no two rows of a tensor are alike until as many of them have been read.
+    """
+
+    def __init__(self, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.drawn = (torch.randn(DRAWN, generator=generator) * 0.02).to(torch.bfloat16)
+        self.at = 0
+
+    def next(self, rows: int, row: int) -> Tensor:
+        """The next so many rows."""
+        parts, left = [], rows * row
+        while left:
+            part = self.drawn[self.at : self.at + left]
+            self.at, left = (self.at + len(part)) % DRAWN, left - len(part)
+            parts.append(part)
+        return torch.cat(parts).reshape(rows, row)
 
 
 def sparse_file(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -98,7 +126,7 @@ class Anonymous:
             time.sleep(0.01)
 
 
-def child(folder: Path, method: str, memory_gb: float) -> None:
+def child(folder: Path, networks: int, method: str, memory_gb: float) -> None:
     """Merge in one way and print what it took."""
     from permlab.matching import match_networks
     from permlab.matching.memory import Memory
@@ -112,7 +140,7 @@ def child(folder: Path, method: str, memory_gb: float) -> None:
     watch, before = Anonymous(), Anonymous.now()
     cpu, wall = time.process_time(), time.perf_counter()
     ancestor = str(folder / "base") if method in ANCESTRAL else None
-    loaded = load_networks([str(folder / "a"), str(folder / "b")], ancestor=ancestor)
+    loaded = load_networks([str(folder / name) for name in names_of(networks)], ancestor=ancestor)
     loading = time.process_time() - cpu
     match, combine = ("weight", "average") if method == "weight" else ("identity", method)
     memory = Memory(memory_gb * 2**30, int(min(Memory.piece, memory_gb * 2**30 / 64)))
@@ -145,13 +173,14 @@ def main() -> None:
     parser.add_argument("--inner", type=int, default=8192)
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--vocab", type=int, default=128256)
+    parser.add_argument("--networks", type=int, default=2, choices=range(2, 9))
     parser.add_argument("--methods", nargs="+", default=[*PLAIN, "weight"], choices=[*PLAIN, "weight"])
     parser.add_argument("--sparse", action="store_true", help="networks of zeros in files of holes, plain methods only")
     parser.add_argument("--memory-gb", type=float, default=3.0)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        child(options.folder, options.child, options.memory_gb)
+        child(options.folder, options.networks, options.child, options.memory_gb)
         return
     size = make(options.folder, options)
     begin = time.perf_counter()
@@ -162,7 +191,7 @@ def main() -> None:
     for method in options.methods:
         shutil.rmtree(options.folder / "merged", ignore_errors=True)
         command = [sys.executable, __file__, "--folder", str(options.folder), "--child", method]
-        command += ["--memory-gb", str(options.memory_gb)]
+        command += ["--memory-gb", str(options.memory_gb), "--networks", str(options.networks)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         row = json.loads(done.stdout.strip().splitlines()[-1])
         print(

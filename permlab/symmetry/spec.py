@@ -197,7 +197,9 @@ def permuted_pieces(
     """`permute_tensor`, piece by piece: (first row, last + 1, these rows of the permuted tensor)."""
     axes = spec.axes.get(spec.tied.get(name, name), {})
     found = ((axis, axis_index(spec, permutation, blocks, tensor.shape[axis])) for axis, blocks in axes.items())
-    index = {axis: each.to(tensor.device) for axis, each in found if each is not None}
+    # Gathering what stays where it is would be most of the work of a merge without a permutation.
+    moving = ((axis, each) for axis, each in found if each is not None and not each.equal(torch.arange(len(each))))
+    index = {axis: each.to(tensor.device) for axis, each in moving}
     for start, stop in row_ranges(tensor.shape, entries):
         if not tensor.dim():
             part = tensor
