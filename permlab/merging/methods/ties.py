@@ -100,17 +100,17 @@ def ties(
 
 def elect(vectors: Sequence[Tensor], weights: Sequence[float] | None = None, *, mean: bool = True) -> Tensor:
     """Elect the sign of every entry of trimmed task vectors, and average the entries that carry it, or add them up."""
-    stacked = torch.stack(list(vectors))
-    share = torch.tensor(list(weights or [1.0] * len(vectors))).to(stacked).view(-1, *[1] * (stacked.dim() - 1))
-    sign = (stacked * share).sum(0).sign()  # step 2, elect: the sign with the larger total
-    # Trimmed entries do not vote, and must not thin out the mean either.
-    agrees = (stacked.sign() == sign) & (stacked != 0)
-    total = (stacked * share * agrees).sum(0)
-    if not mean:
-        return total
-    # step 3, disjoint merge: the mean of the entries that agree
-    count = (share * agrees).sum(0)
-    return total / count.where(count > 0, 1.0)
+    shares = list(weights or [1.0] * len(vectors))
+    # Signs and products throughout: comparisons take many times as long as arithmetic does.
+    sign = added(share * vector for share, vector in zip(shares, vectors)).sign()  # step 2, elect: the larger total
+    total, count = torch.zeros_like(sign), torch.zeros_like(sign)
+    for share, vector in zip(shares, vectors):
+        # Trimmed entries do not vote, and must not thin out the mean either.
+        agrees = vector.sign().mul_(sign).clamp_(min=0)
+        total.addcmul_(vector, agrees, value=share)
+        count.add_(agrees, alpha=share)
+    # step 3, disjoint merge: the mean of the entries that agree, 0 where there are none
+    return total / count.add_(1 - count.sign().abs_()) if mean else total
 
 
 def _kept(keep: float, entries: int) -> int:
