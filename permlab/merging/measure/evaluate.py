@@ -157,6 +157,15 @@ def temperature(logits: Tensor, labels: Tensor) -> float:
     return math.exp(-float(found.x))
 
 
+def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """Expected gap between confidence and accuracy over bins of equal width (arXiv 1706.04599, equation 3)."""
+    confidence, chosen = logits.double().softmax(1).max(1)
+    hits = (chosen == labels).double()
+    at = (confidence * bins).ceil().long() - 1
+    gaps = torch.zeros(bins, dtype=torch.float64, device=logits.device).index_add_(0, at, hits - confidence)
+    return float(gaps.abs().sum() / len(labels))
+
+
 # ---- how a subject is scored -----------------------------------------------------------------------------------------
 
 Ensemble = Callable[[nn.Module, Sequence[Mapping[str, Tensor]], Sequence[Any]], Score]

@@ -13,6 +13,7 @@ random weights). Every row is one pair; *_mean.csv have means and deviations ove
 from __future__ import annotations
 
 import functools
+from string import ascii_letters
 from typing import TYPE_CHECKING
 
 from permlab import registry
@@ -60,7 +61,7 @@ def run_lmc(config: Config[MergeConfig], run: Run) -> None:
 
 def network_rows(pair: int, ends: list[Endpoint]) -> list[Row]:
     """How good the networks are."""
-    return [{"pair": pair, "network": name, **end.metrics} for name, end in zip("ABC", ends)]
+    return [{"pair": pair, "network": name.swapcase(), **end.metrics} for name, end in zip(ascii_letters, ends)]
 
 
 def analysed(run: Run, subject: Subject, names: list[str]) -> Tables:

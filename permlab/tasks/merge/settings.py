@@ -9,7 +9,7 @@ from permlab.matching.table import MATCHES
 from permlab.merging.networks.options import EndpointTraining, PairOptions, TextScoring
 from permlab.merging.setting import MergeOptions
 from permlab.merging.table import COMBINES, RENORMS
-from permlab.tasks.merge.table import ANALYSES, STUDIES
+from permlab.tasks.merge.table import ANALYSES, STUDIES, USUAL
 from permlab.text.settings import GeneralText
 
 
@@ -60,7 +60,7 @@ class MergeConfig(PairOptions, MergeOptions):
     """Points of the barrier curves, ends included; odd. 3 scores the midpoint only."""
     widths: list[float] = field(default_factory=list)
     """study=width: widths tried; empty takes model.width only."""
-    analyses: list[str] = choice(list(ANALYSES), ANALYSES)
+    analyses: list[str] = choice(USUAL, ANALYSES)
     """study=lmc: what is measured, any of them."""
     general: HealthText = field(default_factory=HealthText)
     text: TextScoring = field(default_factory=TextScoring)

@@ -8,7 +8,7 @@ numbers for result.json, a figure. task.analyses, the run, its figures and the r
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from permlab.registry import Row, Table
 
@@ -105,6 +105,17 @@ STUDIES = Table(
         ),
     ],
 )
+
+_MANY = Measured(
+    "many",
+    "Means of several networks on the test images",
+    keys=("count", "arm"),
+    shown=("count", "arm", "loss", "accuracy", "calibration_error", "calibrated_loss"),
+    metrics=f"{ROOM}.many:many_metrics",
+    figure=f"{FIGURES}:draw_many",
+    caption="Loss and calibration error of the mean of several networks",
+)
+_SPLIT = replace(_MANY, name="split", title="The mean of two networks on the test images", figure="", caption="")
 
 ANALYSES = Table(
     "analysis",
@@ -235,8 +246,39 @@ ANALYSES = Table(
                 ),
             ),
         ),
+        AnalysisRow(
+            "inputs",
+            "inputs of every layer along its leading singular vectors",
+            target=f"{ROOM}.inputs:inputs",
+            tables=(
+                Measured(
+                    "inputs",
+                    "Energy of inputs along the leading singular vectors",
+                    keys=("networks", "depth", "gamma"),
+                    shown=("networks", "depth", "gamma", "vectors", "energy", "centred"),
+                    metrics=f"{ROOM}.inputs:input_metrics",
+                ),
+            ),
+        ),
+        AnalysisRow(
+            "split",
+            "two networks and their mean, with calibration errors",
+            target=f"{ROOM}.many:split",
+            tables=(_SPLIT,),
+        ),
+        AnalysisRow(
+            "many",
+            "means of 2, 4, 8, 16 and 32 networks",
+            target=f"{ROOM}.many:many",
+            networks=32,
+            tables=(_MANY,),
+        ),
     ],
 )
+
+
+USUAL = [name for name, row in ANALYSES.items() if row.networks <= 3]
+"""Analyses that are done where none are named: without those that train dozens of networks."""
 
 
 def measured(analyses: Iterable[str]) -> list[Measured]:

@@ -205,3 +205,18 @@ def draw_three(tables: Tables) -> Figure:
     _barrier_axis(ax)
     ax.legend(title="networks")
     return figure
+
+
+def draw_many(tables: Tables) -> Figure:
+    """Test loss and calibration error against the number of networks, one line an arm."""
+    figure, axes = figures.new(width=2, height=2.6, columns=2)
+    lines = summarise(tables["many"], ("count", "arm"))
+    for ax, column in zip(axes, ("loss", "calibration_error")):
+        for arm in dict.fromkeys(line["arm"] for line in lines):
+            own = [line for line in lines if line["arm"] == arm]
+            x, y = [line["count"] for line in own], [line[column] for line in own]
+            ax.errorbar(x, y, deviations(own, column), marker=".", color=figures.color(arm), label=arm)
+        ax.set_xscale("log", base=2)
+        ax.set(xlabel="networks", ylabel=f"{column.replace('_', ' ')} (test)", yscale="log")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
