@@ -21,6 +21,8 @@ from permlab.merging.arm import Arm
 from permlab.merging.merge import combine_stored
 from permlab.merging.methods.dare import dare
 from permlab.merging.methods.spherical import slerp
+from permlab.merging.methods.thinning import at_least
+from permlab.merging.methods.ties import elect
 from permlab.merging.setting import Setting
 from permlab.symmetry import apply, declare_huggingface, inverse, permuted_pieces
 
@@ -168,3 +170,30 @@ def test_shards_of_an_interrupted_merge_are_taken_over(tmp_path, monkeypatch):
     Path(kept, "model-00001-of-00002.safetensors").write_bytes(b"torn")
     save_network(where, merged, loaded, {"seed": 1}, shard_size="20KB", kept=kept)
     assert load_networks([str(where), str(tmp_path / "a")])
+
+
+def test_a_merge_without_a_permutation_gathers_nothing(monkeypatch):
+    spec, _, states = three(torch.bfloat16)
+    matching = match_networks("identity", spec, None, states, MatchSetting())
+    monkeypatch.setattr(torch.Tensor, "index_select", lambda *_: pytest.fail("rows that stay are gathered"))
+    merged = combine_stored(Arm("identity", "average"), spec, states, matching, Setting())
+    assert all(merged[name].equal(value) for name, value in average(states).items())
+    moved = {**spec.identity(), **spec.random(torch.Generator().manual_seed(0))}
+    name = "model.embed_tokens.weight"
+    with pytest.raises(pytest.fail.Exception):
+        next(permuted_pieces(spec, name, states[0][name], moved))
+
+
+def test_entries_at_the_threshold_stay_and_the_next_smaller_ones_go():
+    limit = torch.tensor(0.1)
+    below = torch.nextafter(limit, torch.tensor(0.0))
+    change = torch.stack([limit, -limit, below, -below, torch.tensor(0.0)])
+    assert at_least(change, limit).tolist() == [float(limit), -float(limit), 0, 0, 0]
+    assert at_least(change, torch.tensor(0.0)).equal(change)
+
+
+def test_signs_are_elected_by_weight_and_entries_without_one_count_for_nothing():
+    vectors = [torch.tensor([3.0, -1, 0, 2, 1]), torch.tensor([1.0, 3, 0, -2, 0]), torch.tensor([-1.0, 0, 0, 0, 2])]
+    assert elect(vectors).tolist() == [2, 3, 0, 0, 1.5]
+    assert elect(vectors, mean=False).tolist() == [4, 3, 0, 0, 3]
+    assert torch.allclose(elect(vectors, [1.0, 3.0, 2.0]), torch.tensor([1.5, 3, 0, -2, 5 / 3]))

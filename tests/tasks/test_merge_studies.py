@@ -200,4 +200,4 @@ def test_bad_requests_are_refused_before_any_training(tmp_path, capsys):
 
 def test_names():
     assert slug("activation matching, r = 0.5, least squares") == "activation_matching_r_0.5_least_squares"
-    assert len(set(ANALYSES)) == 8
+    assert len(set(ANALYSES)) == 11

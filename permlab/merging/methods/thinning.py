@@ -80,10 +80,10 @@ class Magnitudes:
         if self.by_tensor and self.name != piece.name:
             keep = [partial(_at_least_one, density) for density in self.find(piece.name).densities]
             self.name, self.kept = piece.name, self.limits(partial(self.read.of, piece.name), keep)
-        return [_at_least(change, limit) for change, limit in zip(piece.changes, self.kept)]
+        return [at_least(change, limit) for change, limit in zip(piece.changes, self.kept)]
 
 
-def _at_least(change: Tensor, limit: Tensor) -> Tensor:
+def at_least(change: Tensor, limit: Tensor) -> Tensor:
     """Entries of at least this magnitude, 0 elsewhere."""
     # This drops what is no larger than its bound: the next number below the limit.
     below = torch.nextafter(limit, torch.tensor(-1.0, dtype=limit.dtype))
