@@ -17,6 +17,7 @@ from permlab.merging.studies.lmc.arms import ARMS
 from permlab.merging.studies.lmc.causal import CAUSAL_GAMMAS
 from permlab.merging.studies.lmc.spectra import GAMMAS
 from permlab.tasks.merge import pairs
+from permlab.tasks.merge.figures.lmc import draw_many
 from permlab.tasks.merge.table import ANALYSES, AnalysisRow, Measured
 
 SMALL = ["task=merge", "model.width=16", "task.train.epochs=3", "task.points=3", "task.images=300"]
@@ -196,6 +197,13 @@ def test_bad_requests_are_refused_before_any_training(tmp_path, capsys):
         assert run_here(tmp_path / str(number), *wrong)[0] == 2
         assert remedy in capsys.readouterr().err
         assert not (tmp_path / str(number)).exists()
+
+
+def test_the_figure_of_many_networks_is_drawn_against_their_number():
+    arms, scores = ("single networks", "weight matching"), {"loss": 0.1, "calibration_error": 0.01}
+    rows = [{"pair": pair, "count": count, "arm": arm, **scores} for pair in (0, 1) for count in (2, 8) for arm in arms]
+    for ax in draw_many({"many": rows}).axes:
+        assert [list(bars[0].get_xdata()) for bars in ax.containers] == [[2, 8]] * 2
 
 
 def test_names():

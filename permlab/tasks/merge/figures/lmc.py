@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Tables = dict[str, list[Row]]
 COLORS = {
     "leading vectors only": "green", "other vectors only": "red", "random vectors": "purple",
-    "trained A": "blue", "trained B": "sky", "untrained": "grey",
+    "single networks": "orange", "trained A": "blue", "trained B": "sky", "untrained": "grey",
 }  # fmt: skip
 FLOOR = 1e-2
 """Barriers below this are drawn on a linear scale."""
@@ -210,13 +210,14 @@ def draw_three(tables: Tables) -> Figure:
 def draw_many(tables: Tables) -> Figure:
     """Test loss and calibration error against the number of networks, one line an arm."""
     figure, axes = figures.new(width=2, height=2.6, columns=2)
-    lines = summarise(tables["many"], ("count", "arm"))
+    lines = summarise(tables["many"], ("count", "arm"), count="pairs")
     for ax, column in zip(axes, ("loss", "calibration_error")):
         for arm in dict.fromkeys(line["arm"] for line in lines):
             own = [line for line in lines if line["arm"] == arm]
             x, y = [line["count"] for line in own], [line[column] for line in own]
-            ax.errorbar(x, y, deviations(own, column), marker=".", color=figures.color(arm), label=arm)
+            ax.errorbar(x, y, deviations(own, column), marker=".", color=_color(arm), label=arm)
         ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_formatter("{x:g}")
         ax.set(xlabel="networks", ylabel=f"{column.replace('_', ' ')} (test)", yscale="log")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
