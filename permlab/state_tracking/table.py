@@ -1,0 +1,71 @@
+"""The sequence models of `task=state_tracking` by name; nothing heavy is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from permlab.registry import Row, Table
+
+
+@dataclass(frozen=True)
+class ModelRow(Row):
+    """A sequence model.
+
+    Attributes:
+        linear: its state changes linearly, so that a scan reads a sequence.
+        reflections: reflections that one token can apply, or None where there are no such steps.
+        real: eigenvalues of a step are "positive", "signed" or "complex"; empty where it is not linear.
+    """
+
+    linear: bool = False
+    reflections: int | None = None
+    real: str = ""
+
+
+MODELS = Table(
+    "sequence model",
+    [
+        ModelRow(
+            "diagonal_positive", "diagonal linear recurrence, eigenvalues in (0, 1)", label="diagonal (0, 1)",
+            paper="2312.00752", linear=True, real="positive", color="grey",
+        ),
+        ModelRow(
+            "diagonal_signed", "diagonal linear recurrence, eigenvalues in (-1, 1)", label="diagonal (-1, 1)",
+            paper="2411.12537", linear=True, real="signed", color="sky",
+        ),
+        ModelRow(
+            "diagonal_complex", "diagonal linear recurrence, eigenvalues in the unit disc", label="diagonal complex",
+            paper="2111.00396", linear=True, real="complex", color="blue",
+        ),
+        ModelRow(
+            "delta_positive", "delta rule with beta in (0, 1)", label="DeltaNet (0, 1)", paper="2406.06484",
+            linear=True, reflections=0, real="positive", color="yellow",
+        ),
+        ModelRow(
+            "delta_signed", "delta rule with beta in (0, 2): one reflection a token", label="DeltaNet (0, 2)",
+            paper="2411.12537", linear=True, reflections=1, real="signed", color="orange",
+        ),
+        ModelRow(
+            "product_2", "two reflections a token", label="DeltaProduct, 2", paper="2502.10297", linear=True,
+            reflections=2, real="complex", color="vermilion",
+        ),
+        ModelRow(
+            "product_3", "three reflections a token", label="DeltaProduct, 3", paper="2502.10297", linear=True,
+            reflections=3, real="complex", color="vermilion",
+        ),
+        ModelRow(
+            "product_4", "four reflections a token", label="DeltaProduct, 4", paper="2502.10297", linear=True,
+            reflections=4, real="complex", color="vermilion",
+        ),
+        ModelRow(
+            "dense", "linear recurrence with orthogonal matrices: the upper control", label="dense orthogonal",
+            linear=True, reflections=8, real="complex", color="purple",
+        ),
+        ModelRow("lstm", "LSTM", label="LSTM", paper="Hochreiter and Schmidhuber 1997", color="green"),
+        ModelRow("gru", "GRU", label="GRU", paper="1406.1078", color="green"),
+        ModelRow("transformer", "causal attention, rotary positions", label="transformer", paper="2404.08819",
+            color="black"),
+        ModelRow("transformer_none", "causal attention, no positions", label="transformer, no positions",
+            color="black"),
+    ],
+)  # fmt: skip
