@@ -77,6 +77,10 @@ TABLES: dict[str, str] = {
     "answer_metrics": "permlab.adapters.benchmark.table:ANSWER_METRICS",
     "list_operations": "permlab.adapters.benchmark.table:OPERATIONS",
     "trackers": "permlab.tracking:TRACKERS",
+    "tracking_networks": "permlab.state_tracking.table:NETWORKS",
+    "tracking_constructions": "permlab.state_tracking.table:CONSTRUCTIONS",
+    "tracking_alphabets": "permlab.state_tracking.table:ALPHABETS",
+    "tracking_modes": "permlab.tasks.state_tracking.table:MODES",
     "lora_studies": "permlab.tasks.lora_lego.table:LORA_STUDIES",
 }
 """table name -> where it stands; `permlab ls methods` prints all but the tasks, models and data sets."""

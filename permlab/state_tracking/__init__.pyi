@@ -1,8 +1,15 @@
-from .constructions import CONSTRUCTIONS as CONSTRUCTIONS
 from .constructions import Machine as Machine
 from .constructions import construct as construct
 from .groups import Group as Group
 from .groups import group as group
+from .models import Model as Model
 from .scans import delta_scan as delta_scan
 from .scans import diagonal_scan as diagonal_scan
+from .settings import Recipe as Recipe
+from .settings import Tracking as Tracking
+from .table import CONSTRUCTIONS as CONSTRUCTIONS
+from .table import NETWORKS as NETWORKS
+from .training import Training as Training
+from .training import accuracy as accuracy
+from .training import reach as reach
 from .words import Words as Words

@@ -23,6 +23,7 @@ from torch import Tensor
 from permlab.errors import UserError
 from permlab.state_tracking.groups import Group
 from permlab.state_tracking.scans import delta_scan
+from permlab.state_tracking.table import CONSTRUCTIONS
 from permlab.state_tracking.words import Words
 
 
@@ -44,8 +45,18 @@ class Machine:
     states: Tensor
     need: int = 0
 
-    def run(self, symbols: Tensor) -> tuple[Tensor, Tensor]:
+    def margin(self) -> float:
+        """Half the distance between the two nearest exact states: a smaller drift changes no answer."""
+        states = _real(self.states)
+        gaps = torch.cdist(states, states, compute_mode="donot_use_mm_for_euclid_dist")
+        return float(gaps[~torch.eye(len(states), dtype=torch.bool)].min()) / 2
+
+    def run(self, symbols: Tensor, on_step: Callable[[], None] | None = None) -> tuple[Tensor, Tensor]:
         """Read words [B, T].
+
+        Args:
+            symbols: places in the alphabet.
+            on_step: called now and then; may raise to stop.
 
         Returns:
             answers [B, T], the nearest exact state after every symbol, and distances [B, T] to it.
@@ -53,6 +64,8 @@ class Machine:
         state = self.start.expand(len(symbols), -1)
         answers, distances = [], []
         for t in range(symbols.shape[1]):
+            if on_step and t % 100 == 0:
+                on_step()
             state = self.step(state, symbols[:, t])
             # Complex numbers as pairs: torch.cdist knows real ones only.
             gaps = torch.cdist(_real(state), _real(self.states), compute_mode="donot_use_mm_for_euclid_dist")
@@ -165,20 +178,11 @@ def automaton(words: Words, dtype: torch.dtype = torch.float32) -> Machine:
     return Machine("automaton", lambda h, x: (h[:, None, :] @ moves[x])[:, 0], one_hot[0], one_hot)
 
 
-CONSTRUCTIONS: dict[str, Callable[[Words], Machine]] = {
-    "sign": sign,
-    "rotation": rotation,
-    "reflections": reflections,
-    "automaton": automaton,
-}
-
-
 def construct(name: str, words: Words) -> Machine:
     """The construction of a name.
 
     Raises:
         UserError: no such name, or a group that it does not solve.
     """
-    if name not in CONSTRUCTIONS:
-        raise UserError(f"construction '{name}' is not known (known: {', '.join(CONSTRUCTIONS)})")
-    return CONSTRUCTIONS[name](words)
+    machine: Machine = CONSTRUCTIONS[name].load()(words)
+    return machine

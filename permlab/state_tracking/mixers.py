@@ -1,4 +1,4 @@
-"""How a sequence model carries something along: linear recurrences, gated ones, attention. All are [S, B, T, d] -> same.
+"""How a sequence model carries something along: linear recurrences, gated ones, attention; all keep [S, B, T, d].
 
 Each has one question of the theory: which eigenvalues may a step of the state have (arXiv 2411.12537), how many
 reflections is it made of (arXiv 2502.10297), or is there no state at all (attention, arXiv 2404.08819)?
@@ -12,14 +12,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from permlab.state_tracking.modules import Linear, Norm
+from permlab.state_tracking.modules import Layer, Linear, Norm
 from permlab.state_tracking.scans import delta_scan, diagonal_scan
 
 HEAD = 8
 """Entries of a head's keys, and of the state of the dense recurrence."""
 
 
-class Diagonal(nn.Module):
+class Diagonal(Layer):
     """h_t = a(x_t) * h_{t-1} + b(x_t), entry by entry.
 
     Args:
@@ -42,12 +42,12 @@ class Diagonal(nn.Module):
         if self.angle is not None:
             factors = torch.polar(size.sigmoid(), math.pi * self.angle(x))
             state = diagonal_scan(factors, torch.complex(*write.chunk(2, -1)))
-            return self.read(torch.cat([state.real, state.imag], -1))
+        return self.read(torch.cat([state.real, state.imag], -1))
         factors = size.sigmoid() if self.eigenvalues == "positive" else size.tanh()
         return self.read(diagonal_scan(factors, write))
 
 
-class Delta(nn.Module):
+class Delta(Layer):
     """The delta rule with matrix states, `products` reflections a token (DeltaNet, DeltaProduct).
 
     Args:
@@ -71,7 +71,8 @@ class Delta(nn.Module):
         length, steps = x.shape[2], self.products
 
         def by_head(flat: Tensor) -> Tensor:  # [S, B, T, steps * heads * e] -> [S, B, heads, T * steps, e]
-            return flat.unflatten(-1, (steps, self.heads, -1)).permute(0, 1, 4, 2, 3, 5).flatten(3, 4)
+            parts: Tensor = flat.unflatten(-1, (steps, self.heads, -1))
+            return parts.permute(0, 1, 4, 2, 3, 5).flatten(3, 4)
 
         keys = nn.functional.normalize(by_head(self.keys(x)), dim=-1)
         rates = self.most * by_head(self.rates(x)).sigmoid()[..., 0]
@@ -84,7 +85,7 @@ class Delta(nn.Module):
         return self.read(self.norm(last.transpose(2, 3).flatten(-2)))
 
 
-class Dense(nn.Module):
+class Dense(Layer):
     """h_t = Q(x_t) h_{t-1} + b(x_t) with an orthogonal Q (Cayley's map of a skew matrix): the upper control."""
 
     def __init__(self, seeds: Sequence[int], name: str, width: int) -> None:
@@ -109,7 +110,7 @@ class Dense(nn.Module):
         return self.read(self.norm(torch.stack(found, 2).flatten(-2)))
 
 
-class Gated(nn.Module):
+class Gated(Layer):
     """LSTM (Hochreiter and Schmidhuber 1997) or GRU (arXiv 1406.1078): the state decides about its own change."""
 
     def __init__(self, seeds: Sequence[int], name: str, width: int, kind: str) -> None:
@@ -137,7 +138,7 @@ class Gated(nn.Module):
         return self.read(torch.cat(found, 2))
 
 
-class Attention(nn.Module):
+class Attention(Layer):
     """Causal softmax attention; positions, where there are any, turn keys and queries (rotary, arXiv 2104.09864)."""
 
     def __init__(self, seeds: Sequence[int], name: str, width: int, rotary: bool) -> None:

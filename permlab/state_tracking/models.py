@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from permlab.state_tracking.mixers import Attention, Delta, Dense, Diagonal, Gated
-from permlab.state_tracking.modules import Embedding, Linear, Norm
-from permlab.state_tracking.table import MODELS
+from permlab.state_tracking.modules import Embedding, Layer, Linear, Norm
+from permlab.state_tracking.table import NETWORKS
 
-Make = Callable[[Sequence[int], str, int], nn.Module]
+Make = Callable[[Sequence[int], str, int], Layer]
 MIXERS: dict[str, Make] = {
     "diagonal_positive": lambda seeds, name, width: Diagonal(seeds, name, width, "positive"),
     "diagonal_signed": lambda seeds, name, width: Diagonal(seeds, name, width, "signed"),
@@ -32,7 +32,7 @@ MIXERS: dict[str, Make] = {
 }
 
 
-class Block(nn.Module):
+class Block(Layer):
     """x + mixer(norm(x)), then x + network(norm(x))."""
 
     def __init__(self, seeds: Sequence[int], name: str, width: int, mixer: Make) -> None:
@@ -48,11 +48,11 @@ class Block(nn.Module):
         return x + self.down(nn.functional.gelu(self.up(self.between(x))))
 
 
-class Model(nn.Module):
+class Model(Layer):
     """Networks of one kind and several seeds.
 
     Args:
-        name: a row of `table.MODELS`.
+        name: a row of `table.NETWORKS`.
         symbols: how many are read.
         answers: how many there are.
         seeds: one network each.
@@ -67,7 +67,7 @@ class Model(nn.Module):
         self, name: str, symbols: int, answers: int, seeds: Sequence[int], width: int = 32, layers: int = 1
     ) -> None:
         super().__init__()
-        mixer = MIXERS[MODELS[name].name]
+        mixer = MIXERS[NETWORKS[name].name]
         self.embedding = Embedding(seeds, "embedding", symbols, width)
         self.blocks = nn.ModuleList(Block(seeds, f"block {number}", width, mixer) for number in range(layers))
         self.norm, self.head = Norm(seeds, width), Linear(seeds, "head", width, answers)
@@ -77,5 +77,4 @@ class Model(nn.Module):
         x = self.embedding(symbols)
         for block in self.blocks:
             x = block(x)
-        made: Tensor = self.head(self.norm(x))
-        return made
+        return self.head(self.norm(x))

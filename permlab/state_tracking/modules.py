@@ -14,7 +14,16 @@ from torch import Tensor, nn
 from permlab.seeding import derived_seed
 
 
-class Linear(nn.Module):
+class Layer(nn.Module):
+    """A module of one tensor to one tensor."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the outputs."""
+        made: Tensor = super().__call__(x)
+        return made
+
+
+class Linear(Layer):
     """x @ W + b with weights [S, inner, outer], drawn from a normal distribution of variance 1 / inner.
 
     Args:
@@ -35,11 +44,11 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[S, B, T, inner] -> [S, B, T, outer]."""
-        made = (x.flatten(1, -2) @ self.weight).unflatten(1, x.shape[1:-1])
+        made = (x.flatten(1, -2) @ self.weight).view(*x.shape[:-1], -1)
         return made if self.bias is None else made + self.bias[:, None, None]
 
 
-class Embedding(nn.Module):
+class Embedding(Layer):
     """Rows of a table [S, m, d] by symbol."""
 
     def __init__(self, seeds: Sequence[int], name: str, symbols: int, width: int) -> None:
@@ -51,10 +60,10 @@ class Embedding(nn.Module):
         """[S, B, T] -> [S, B, T, d]."""
         flat = symbols.flatten(1)
         picked = self.weight.gather(1, flat[..., None].expand(-1, -1, self.weight.shape[-1]))
-        return picked.unflatten(1, symbols.shape[1:])
+        return picked.view(*symbols.shape, -1)
 
 
-class Norm(nn.Module):
+class Norm(Layer):
     """Root-mean-square norm with a gain per network."""
 
     def __init__(self, seeds: Sequence[int], width: int) -> None:

@@ -1,4 +1,4 @@
-"""The sequence models of `task=state_tracking` by name; nothing heavy is imported."""
+"""The names of `task=state_tracking`: networks, constructions, alphabets, modes; nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from permlab.registry import Row, Table
 
 
 @dataclass(frozen=True)
-class ModelRow(Row):
+class NetworkRow(Row):
     """A sequence model.
 
     Attributes:
@@ -22,50 +22,70 @@ class ModelRow(Row):
     real: str = ""
 
 
-MODELS = Table(
+NETWORKS = Table(
     "sequence model",
     [
-        ModelRow(
+        NetworkRow(
             "diagonal_positive", "diagonal linear recurrence, eigenvalues in (0, 1)", label="diagonal (0, 1)",
             paper="2312.00752", linear=True, real="positive", color="grey",
         ),
-        ModelRow(
+        NetworkRow(
             "diagonal_signed", "diagonal linear recurrence, eigenvalues in (-1, 1)", label="diagonal (-1, 1)",
             paper="2411.12537", linear=True, real="signed", color="sky",
         ),
-        ModelRow(
+        NetworkRow(
             "diagonal_complex", "diagonal linear recurrence, eigenvalues in the unit disc", label="diagonal complex",
             paper="2111.00396", linear=True, real="complex", color="blue",
         ),
-        ModelRow(
+        NetworkRow(
             "delta_positive", "delta rule with beta in (0, 1)", label="DeltaNet (0, 1)", paper="2406.06484",
             linear=True, reflections=0, real="positive", color="yellow",
         ),
-        ModelRow(
+        NetworkRow(
             "delta_signed", "delta rule with beta in (0, 2): one reflection a token", label="DeltaNet (0, 2)",
             paper="2411.12537", linear=True, reflections=1, real="signed", color="orange",
         ),
-        ModelRow(
+        NetworkRow(
             "product_2", "two reflections a token", label="DeltaProduct, 2", paper="2502.10297", linear=True,
             reflections=2, real="complex", color="vermilion",
         ),
-        ModelRow(
+        NetworkRow(
             "product_3", "three reflections a token", label="DeltaProduct, 3", paper="2502.10297", linear=True,
             reflections=3, real="complex", color="vermilion",
         ),
-        ModelRow(
+        NetworkRow(
             "product_4", "four reflections a token", label="DeltaProduct, 4", paper="2502.10297", linear=True,
             reflections=4, real="complex", color="vermilion",
         ),
-        ModelRow(
+        NetworkRow(
             "dense", "linear recurrence with orthogonal matrices: the upper control", label="dense orthogonal",
             linear=True, reflections=8, real="complex", color="purple",
         ),
-        ModelRow("lstm", "LSTM", label="LSTM", paper="Hochreiter and Schmidhuber 1997", color="green"),
-        ModelRow("gru", "GRU", label="GRU", paper="1406.1078", color="green"),
-        ModelRow("transformer", "causal attention, rotary positions", label="transformer", paper="2404.08819",
+        NetworkRow("lstm", "LSTM", label="LSTM", paper="Hochreiter and Schmidhuber 1997", color="green"),
+        NetworkRow("gru", "GRU", label="GRU", paper="1406.1078", color="green"),
+        NetworkRow("transformer", "causal attention, rotary positions", label="transformer", paper="2404.08819",
             color="black"),
-        ModelRow("transformer_none", "causal attention, no positions", label="transformer, no positions",
+        NetworkRow("transformer_none", "causal attention, no positions", label="transformer, no positions",
             color="black"),
     ],
 )  # fmt: skip
+
+ALPHABETS = Table(
+    "alphabet",
+    [
+        Row("all", "every element"),
+        Row("generators", "a small set of generators"),
+        Row("transpositions", "swaps of two points"),
+    ],
+)
+
+_HERE = "permlab.state_tracking.constructions"
+CONSTRUCTIONS = Table(
+    "construction",
+    [
+        Row("sign", "eigenvalue -1: parity", target=f"{_HERE}:sign"),
+        Row("rotation", "one complex eigenvalue: Z<m>", target=f"{_HERE}:rotation"),
+        Row("reflections", "products of Householder reflections: any group", target=f"{_HERE}:reflections"),
+        Row("automaton", "a one-hot state and the multiplication table: any group", target=f"{_HERE}:automaton"),
+    ],
+)

@@ -6,7 +6,6 @@ Every network draws words of its own; none depends on which others are trained b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,30 +15,8 @@ from torch import Tensor, nn
 
 from permlab.seeding import derived_seed
 from permlab.state_tracking.models import Model
+from permlab.state_tracking.settings import Recipe
 from permlab.state_tracking.words import Words
-
-
-@dataclass
-class Recipe:
-    """How networks are trained.
-
-    Attributes:
-        steps: of AdamW.
-        batch: words a step.
-        length: symbols of a word at most.
-        learning_rate: at the top of a warm-up over a tenth of the steps, then falling to 0 as a cosine.
-        shortest: words of a step are of one length from here to `length`, drawn anew; 0 trains at `length` only.
-        clip: largest norm of a network's gradient.
-        weight_decay: of AdamW.
-    """
-
-    steps: int = 400
-    batch: int = 32
-    length: int = 64
-    learning_rate: float = 5e-3
-    shortest: int = 0
-    clip: float = 1.0
-    weight_decay: float = 0.01
 
 
 class Training:
@@ -60,10 +37,8 @@ class Training:
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Words and products [S, B, T] of a step; the length is the same for all networks."""
-        length = self.recipe.length
-        if self.recipe.shortest:
-            draw = np.random.default_rng(derived_seed(0, "length", step) % 2**63)
-            length = int(draw.integers(self.recipe.shortest, length + 1))
+        draw = np.random.default_rng(derived_seed(0, "length", step) % 2**63)
+        length = int(draw.integers(self.recipe.shortest, self.recipe.length + 1))
         drawn = [
             self.words.draw(self.recipe.batch, length, derived_seed(seed, "train", step) % 2**63) for seed in self.seeds
         ]

@@ -53,6 +53,12 @@ TASKS = Table(
             target="permlab.tasks.lora_lego:LoraLegoConfig",
             paper="2409.16167",
         ),
+        TaskRow(
+            "state_tracking",
+            "which sequence models can follow a permutation through a product?",
+            target="permlab.tasks.state_tracking:StateTrackingConfig",
+            paper="2411.12537",
+        ),
         TaskRow("report", "finished runs as tables, figures and one page", target="permlab.tasks.report:ReportConfig"),
     ],
 )

@@ -1,0 +1,92 @@
+"""Which sequence models can follow a permutation through a product? (arXiv 2404.08819, 2411.12537, 2502.10297)
+
+permlab task=state_tracking task.group=S3 task.network=product_2             # train three seeds, test on longer words
+permlab task=state_tracking task.mode=construct task.group=S5 task.test_length=10000    # explicit weights, no training
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from permlab.keys import choice
+from permlab.state_tracking.groups import group
+from permlab.state_tracking.settings import Tracking
+from permlab.state_tracking.table import NETWORKS
+from permlab.state_tracking.words import Words
+from permlab.tasks.state_tracking.table import MODES
+
+if TYPE_CHECKING:
+    from permlab.config import Config
+    from permlab.footprint import Footprint
+    from permlab.runs.run import Run
+
+OBJECTIVE = "reach_worst"
+HEADLINE = ("reach", "reach_worst", "solved", "accuracy_longer", "chance", "train_seconds", "largest_drift")
+MODELS = ("none",)
+DATASETS = ("none",)
+LESS_MEMORY = ("a smaller task.train.batch", "a smaller task.test_words", "task.seeds=1")
+LIBRARIES = 390e6
+"""Resident bytes of Python and torch once networks of no size have been trained."""
+
+
+@dataclass
+class StateTrackingConfig(Tracking):
+    """`task=state_tracking`"""
+
+    name: str = "state_tracking"
+    mode: str = choice("train", MODES)
+
+
+def validate(config: Config[StateTrackingConfig]) -> None:
+    """Check names, ranges, the group and its alphabet.
+
+    Raises:
+        UserError: naming the key and the remedy.
+    """
+    MODES.check("task.mode", config.task.mode)
+    config.task.check("task.")
+    Words(group(config.task.group), config.task.alphabet)
+
+
+def plan(config: Config[StateTrackingConfig]) -> dict[str, Any]:
+    """Lines of a dry run."""
+    task = config.task
+    words = Words(group(task.group), task.alphabet)
+    read = f"{len(words.letters)} of {words.group.size} elements of {task.group}"
+    lines = {"words": f"{read}, tested at length {task.test_length}"}
+    lines["reflections"] = f"{max(words.group.reflections()[words.letters])} for one symbol, as permutations of points"
+    if task.mode == "construct":
+        return lines | {"weights": f"written down ({task.construction})"}
+    trained = f"{task.seeds} x {NETWORKS[task.network].title}, {task.layers} x {task.width}"
+    return lines | {"networks": trained, "training": f"{task.train.steps} steps of {task.train.batch} words"}
+
+
+def footprint(config: Config[StateTrackingConfig]) -> Footprint | None:
+    """Memory and time of a training."""
+    from permlab.footprint import Footprint
+
+    task = config.task
+    if task.mode == "construct":
+        return None
+    weights = 14.0 * task.layers * task.width**2 * task.seeds
+    tokens = task.seeds * max(task.train.batch * task.train.length, task.test_words * task.test_length / 3)
+    parts = {"weights": 16 * weights, "activations": 4.0 * 40 * task.layers * task.width * tokens}
+    macs = 3.0 * weights * task.train.batch * task.train.length * task.train.steps
+    return Footprint(sum(parts.values()), parts, LIBRARIES, macs, task.train.steps)
+
+
+def run(config: Config[StateTrackingConfig], run: Run) -> None:
+    """Train, or run what is written down."""
+    MODES[config.task.mode].load()(config, run)
+
+
+def sweep_figures(groups: list[tuple[dict[str, str], list[dict[str, float]]]]) -> dict[str, Any]:
+    """How far every network follows every group, when jobs of a sweep differ in both."""
+    from permlab.tasks.state_tracking.figures import draw_reach
+
+    keys = ("task.group", "task.network")
+    cells = [(point.get(keys[0]), point.get(keys[1]), metrics) for point, metrics in groups]
+    if any(None in cell[:2] or not cell[2] for cell in cells):
+        return {}
+    return {"reach": draw_reach([(str(g), str(n), metrics) for g, n, metrics in cells])}

@@ -1,0 +1,63 @@
+"""Figures of `task=state_tracking`: accuracy by position, how far each network follows, drift of explicit weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import mean, median
+from typing import TYPE_CHECKING
+
+from permlab import figures
+from permlab.state_tracking.table import NETWORKS
+from permlab.tables import Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SMALLEST = 1e-8
+
+
+def draw_curves(points: Sequence[Row], trained: int, chance: float, title: str) -> Figure:
+    """Accuracy of every seed by position; the longest trained word dotted, chance dashed."""
+    figure, ax = figures.new()
+    for number, seed in enumerate(dict.fromkeys(row["seed"] for row in points)):
+        own = [row for row in points if row["seed"] == seed]
+        positions, shares = [row["position"] for row in own], [row["accuracy"] for row in own]
+        ax.plot(positions, shares, color=figures.numbered(number), label=f"seed {seed}")
+    ax.axhline(chance, color=figures.color("floor"), linestyle="--", linewidth=0.9)
+    ax.axvline(trained, color=figures.color("floor"), linestyle=":", linewidth=0.9)
+    ax.set(xlabel="position (dotted: longest trained; dashed: best guess)", ylabel="share right", ylim=(-0.03, 1.03))
+    ax.set_title(title, fontsize=figures.SMALL)
+    ax.legend()
+    return figure
+
+
+def draw_reach(cells: Sequence[tuple[str, str, Sequence[dict[str, float]]]]) -> Figure:
+    """Share of right products behind the trained length, networks by groups, with the median reach in the cells."""
+    groups = list(dict.fromkeys(group for group, _, _ in cells))
+    networks = list(dict.fromkeys(network for _, network, _ in cells))
+    found = {(g, n): metrics for g, n, metrics in cells}
+    size = (0.8 + 0.32 * len(networks), len(groups))
+    figure, ax = figures.new(width=2, height=max(2.0, size[0]))
+    shares = [[mean(_all(found.get((g, n), []), "accuracy_longer")) for g in groups] for n in networks]
+    image = figures.heat_map(ax, shares, [NETWORKS[n].title for n in networks], groups)
+    for text, (n, g) in zip(ax.texts, ((n, g) for n in networks for g in groups)):
+        text.set_text(f"{text.get_text()}\nto {median(_all(found.get((g, n), []), 'reach')):.0f}")
+        text.set_fontsize(figures.SMALL - 1)
+    figure.colorbar(image, ax=ax, label="share right beyond the trained length")
+    return figure
+
+
+def _all(metrics: Sequence[dict[str, float]], name: str) -> list[float]:
+    return [each[name] for each in metrics if name in each] or [float("nan")]
+
+
+def draw_drift(rows: Sequence[Row], margin: float, title: str) -> Figure:
+    """Largest distance from the exact state so far against the position; half the distance of two states dashed."""
+    figure, ax = figures.new()
+    positions = [row["position"] for row in rows]
+    ax.plot(positions, [max(row["drift"], SMALLEST) for row in rows], color=figures.color("simulated"), label="drift")
+    ax.axhline(margin, color=figures.color("floor"), linestyle="--", linewidth=0.9, label="half way to another state")
+    ax.set(xlabel="symbols read", ylabel="distance from the exact state", xscale="log", yscale="log")
+    ax.set_title(title, fontsize=figures.SMALL)
+    ax.legend()
+    return figure

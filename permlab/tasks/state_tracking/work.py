@@ -1,0 +1,115 @@
+"""The modes train and construct of `task=state_tracking`."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from permlab import threads
+from permlab.config import Config
+from permlab.state_tracking import Model, Training, Words, accuracy, group, reach
+from permlab.state_tracking import construct as written_down
+from permlab.tables import Row
+from permlab.tasks.state_tracking.figures import draw_curves, draw_drift
+
+if TYPE_CHECKING:
+    from permlab.runs.run import Run
+    from permlab.tasks.state_tracking import StateTrackingConfig
+
+POSITIONS = 64
+"""Rows of the table of curves at most; accuracies are means over as many positions as that takes."""
+
+
+def train(config: Config[StateTrackingConfig], run: Run) -> None:
+    """Train the networks, then test them on words that are longer than those they were trained on."""
+    task = config.task
+    words, seeds = Words(group(task.group), task.alphabet), [run.seed + k for k in range(task.seeds)]
+    model = Model(task.network, len(words.letters), words.group.size, seeds, task.width, task.layers).to(run.device)
+    training = Training(model, words, task.train, seeds)
+    began, before = time.monotonic(), 0.0
+    saved = run.load_checkpoint() if run.resumed else None
+    if saved is not None:
+        training.load(saved["training"])
+        before = saved["seconds"]
+        run.rewind_metrics(training.done)
+    weights = sum(each.numel() for each in model.parameters()) / task.seeds
+    macs = 3 * weights * task.seeds * task.train.batch * task.train.length
+    with run.progress("training", task.train.steps, training.done) as bar, threads.for_work(macs):
+        while training.done < task.train.steps:
+            losses = training.step()
+            if training.done % task.train.log_steps == 0 or training.done == task.train.steps:
+                mean = float(losses.mean())
+                run.log({"loss": mean, "loss_worst": float(losses.max())}, step=training.done)
+                bar.update(training.done, loss=mean)
+            if run.stopping or run.checkpoint_due(training.done):
+                seconds = before + time.monotonic() - began
+                run.save_checkpoint({"training": training.state(), "seconds": seconds})
+            run.check_stop()
+    run.summary(train_seconds=before + time.monotonic() - began, parameters=weights)
+    curves = accuracy(model, words, task.test_words, task.test_length, run.seed)
+    report(config, run, words, curves, seeds)
+    torch.save(model.state_dict(), run.artifact("networks.pt"))
+
+
+def report(config: Config[StateTrackingConfig], run: Run, words: Words, curves: Any, seeds: list[int]) -> None:
+    """Tables, figure and headline numbers of accuracies [S, length]."""
+    task, trained = config.task, config.task.train.length
+    chance = float(words.majority(task.test_length)[-1])
+    rows: list[Row] = []
+    for seed, curve in zip(seeds, curves):
+        rows.append(
+            {
+                "seed": seed,
+                "reach": reach(curve, task.least),
+                "accuracy_trained": float(curve[:trained].mean()),
+                "accuracy_longer": float(curve[trained:].mean()) if task.test_length > trained else None,
+                "accuracy_last": float(curve[-32:].mean()),
+            }
+        )
+    title = f"{task.network} on {task.group} ({task.alphabet}): trained to {trained}, tested to {task.test_length}"
+    run.table("reach", rows, title=title)
+    bins = np.array_split(np.arange(task.test_length), min(POSITIONS, task.test_length))
+    points: list[Row] = [
+        {"seed": seed, "position": int(part[-1]) + 1, "accuracy": float(curve[part].mean())}
+        for seed, curve in zip(seeds, curves)
+        for part in bins
+    ]
+    run.table("curves", points, show=False)
+    run.figure("accuracy", draw_curves(points, trained, chance, title))
+    reaches = [row["reach"] for row in rows]
+    run.summary(
+        reach=float(np.median(reaches)),
+        reach_worst=min(reaches),
+        solved=sum(each == task.test_length for each in reaches) / len(reaches),
+        accuracy_trained=float(np.mean([row["accuracy_trained"] for row in rows])),
+        accuracy_longer=float(curves[:, trained:].mean()) if task.test_length > trained else float("nan"),
+        chance=chance,
+        reflections_needed=int(words.group.reflections()[words.letters].max()),
+    )
+
+
+def construct(config: Config[StateTrackingConfig], run: Run) -> None:
+    """Run explicit weights on words of any length; how far rounding leads away from the exact states."""
+    task = config.task
+    words = Words(group(task.group), task.alphabet)
+    machine = written_down(task.construction, words)
+    symbols, states = words.draw(task.test_words, task.test_length, run.seed)
+    answers, distances = machine.run(torch.from_numpy(symbols), run.check_stop)
+    right = (answers.numpy() == states).mean(0)
+    margin = machine.margin()
+    at = np.unique(np.geomspace(1, task.test_length, 40).astype(int)) - 1
+    largest = np.maximum.accumulate(distances.numpy().max(0))
+    rows: list[Row] = [{"position": int(t) + 1, "accuracy": float(right[t]), "drift": float(largest[t])} for t in at]
+    run.table("drift", rows, show=False)
+    run.figure("drift", draw_drift(rows, margin, f"{task.construction} on {task.group}, float32"))
+    run.summary(
+        reach=reach(right, 1.0), accuracy=float(right.mean()), largest_drift=float(largest[-1]), margin=margin,
+        reflections=machine.need, chance=float(words.majority(task.test_length)[-1]),
+    )  # fmt: skip
+    run.say(
+        f"{task.construction} on {task.group}: {right.mean():.4f} right to length {task.test_length}; drift "
+        f"{largest[-1]:.2g} of a margin of {margin:.2g}"
+    )
