@@ -42,7 +42,7 @@ class Diagonal(Layer):
         if self.angle is not None:
             factors = torch.polar(size.sigmoid(), math.pi * self.angle(x))
             state = diagonal_scan(factors, torch.complex(*write.chunk(2, -1)))
-        return self.read(torch.cat([state.real, state.imag], -1))
+            return self.read(torch.cat([state.real, state.imag], -1))
         factors = size.sigmoid() if self.eigenvalues == "positive" else size.tanh()
         return self.read(diagonal_scan(factors, write))
 
