@@ -20,7 +20,9 @@ class Recipe:
     length: int = 32
     """Symbols of the longest word."""
     shortest: int = 2
-    """Words of a step have one length from here to `length`, drawn anew; the same as `length` trains at that only."""
+    """Words of a step have one length from here to the longest, drawn anew; the same as `length` trains at that only."""
+    growth: float = 0.5
+    """The longest word grows from `shortest` to `length` over this share of the steps; 0 begins with `length`."""
     learning_rate: float = 1e-2
     """At the top of a warm-up over a tenth of the steps; then it falls to 0 as half a cosine."""
     weight_decay: float = 0.01
@@ -43,6 +45,7 @@ class Recipe:
             check_range(f"{prefix}{key}", getattr(self, key), 1)
         check_range(f"{prefix}length", self.length, 2)
         check_range(f"{prefix}shortest", self.shortest, 1, self.length)
+        check_range(f"{prefix}growth", self.growth, 0, 1)
         check_range(f"{prefix}learning_rate", self.learning_rate, 0, open_interval=True)
         check_range(f"{prefix}weight_decay", self.weight_decay, 0)
         check_range(f"{prefix}clip", self.clip, 0, open_interval=True)

@@ -35,10 +35,16 @@ class Training:
         share = min(1.0, max(0.0, (step - warm) / max(1, self.recipe.steps - warm)))
         return min(1.0, (step + 1) / warm) * 0.5 * (1 + float(np.cos(np.pi * share)))
 
+    def longest(self, step: int) -> int:
+        """Symbols of the longest word of a step."""
+        short, grown = self.recipe.shortest, self.recipe.growth * self.recipe.steps
+        share = min(1.0, (step + 1) / grown) if grown else 1.0
+        return short + round(share * (self.recipe.length - short))
+
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Words and products [S, B, T] of a step; the length is the same for all networks."""
         draw = np.random.default_rng(derived_seed(0, "length", step) % 2**63)
-        length = int(draw.integers(self.recipe.shortest, self.recipe.length + 1))
+        length = int(draw.integers(self.recipe.shortest, self.longest(step) + 1))
         drawn = [
             self.words.draw(self.recipe.batch, length, derived_seed(seed, "train", step) % 2**63) for seed in self.seeds
         ]
