@@ -69,6 +69,16 @@ DATASETS = Table(
             segmenter="oracle",
         ),
         DataRow(
+            "cups",
+            "generated swaps in a row of cups, and where each cup is in the end",
+            target="permlab.data.texts.cups:CupsConfig",
+            paper="2404.08819",
+            check="permlab.data.texts.cups:check_cups",
+            texts="permlab.data.texts.cups:load_cups",
+            knows_units=True,
+            segmenter="oracle",
+        ),
+        DataRow(
             "berglund",
             "the reverse_experiments files of Berglund et al.",
             target="permlab.data.texts.berglund:BerglundConfig",

@@ -12,4 +12,5 @@ from .table import NETWORKS as NETWORKS
 from .training import Training as Training
 from .training import accuracy as accuracy
 from .training import reach as reach
+from .training import repeated_accuracy as repeated_accuracy
 from .words import Words as Words

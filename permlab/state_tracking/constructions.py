@@ -51,12 +51,12 @@ class Machine:
         gaps = torch.cdist(states, states, compute_mode="donot_use_mm_for_euclid_dist")
         return float(gaps[~torch.eye(len(states), dtype=torch.bool)].min()) / 2
 
-    def run(self, symbols: Tensor, on_step: Callable[[], None] | None = None) -> tuple[Tensor, Tensor]:
+    def run(self, symbols: Tensor, on_step: Callable[[int], None] | None = None) -> tuple[Tensor, Tensor]:
         """Read words [B, T].
 
         Args:
             symbols: places in the alphabet.
-            on_step: called now and then; may raise to stop.
+            on_step: called now and then with the symbols read; may raise to stop.
 
         Returns:
             answers [B, T], the nearest exact state after every symbol, and distances [B, T] to it.
@@ -65,7 +65,7 @@ class Machine:
         answers, distances = [], []
         for t in range(symbols.shape[1]):
             if on_step and t % 100 == 0:
-                on_step()
+                on_step(t)
             state = self.step(state, symbols[:, t])
             # Complex numbers as pairs: torch.cdist knows real ones only.
             gaps = torch.cdist(_real(state), _real(self.states), compute_mode="donot_use_mm_for_euclid_dist")
@@ -174,8 +174,9 @@ def automaton(words: Words, dtype: torch.dtype = torch.float32) -> Machine:
     """A one-hot state that every symbol moves through the table; saturated gates of an LSTM do the same."""
     group = words.group
     one_hot = torch.eye(group.size, dtype=dtype)
-    moves = one_hot[torch.tensor(group.table[:, words.letters].T)]  # [m, g, g]: row a is where a goes
-    return Machine("automaton", lambda h, x: (h[:, None, :] @ moves[x])[:, 0], one_hot[0], one_hot)
+    # [m, g]: where every entry of the next state comes from; a letter permutes the states.
+    comes = torch.tensor(np.argsort(group.table[:, words.letters], axis=0).T.copy())
+    return Machine("automaton", lambda h, x: h.gather(-1, comes[x]), one_hot[0], one_hot)
 
 
 def construct(name: str, words: Words) -> Machine:

@@ -70,6 +70,13 @@ class Group:
         """
         return np.array([self.degree - cycles(row) for row in self.elements])
 
+    def order(self, number: int) -> int:
+        """How often an element is multiplied until the identity comes back."""
+        power, count = number, 1
+        while power:
+            power, count = int(self.table[power, number]), count + 1
+        return count
+
     def transpositions(self) -> list[int]:
         """Numbers of the elements that swap two points."""
         return [number for number, row in enumerate(self.elements) if (row != np.arange(self.degree)).sum() == 2]

@@ -1,7 +1,8 @@
 """Small sequence models by name, several seeds at once: `Model("delta_signed", symbols=6, answers=6, seeds=[0, 1])`.
 
 Blocks of norm, mixer, norm and a small network of two layers, with residual connections; the answer is read from a
-norm and a linear layer.
+norm and a linear layer. Before the first symbol all networks read a start symbol: it gives recurrences the state that
+a word turns, and attention something to count from.
 """
 
 from __future__ import annotations
@@ -68,13 +69,14 @@ class Model(Layer):
     ) -> None:
         super().__init__()
         mixer = MIXERS[NETWORKS[name].name]
-        self.embedding = Embedding(seeds, "embedding", symbols, width)
+        self.start = symbols
+        self.embedding = Embedding(seeds, "embedding", symbols + 1, width)
         self.blocks = nn.ModuleList(Block(seeds, f"block {number}", width, mixer) for number in range(layers))
         self.norm, self.head = Norm(seeds, width), Linear(seeds, "head", width, answers)
 
     def forward(self, symbols: Tensor) -> Tensor:
         """[S, B, T] -> logits [S, B, T, answers]."""
-        x = self.embedding(symbols)
+        x = self.embedding(nn.functional.pad(symbols, (1, 0), value=self.start))
         for block in self.blocks:
             x = block(x)
-        return self.head(self.norm(x))
+        return self.head(self.norm(x[:, :, 1:]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from permlab.errors import check_range
+from permlab.errors import UserError, check_range
 from permlab.keys import choice
 from permlab.state_tracking.table import ALPHABETS, CONSTRUCTIONS, NETWORKS
 
@@ -61,8 +61,8 @@ class Tracking:
     """Which elements are read."""
     network: str = choice("product_2", NETWORKS)
     """What carries the state."""
-    construction: str = choice("reflections", CONSTRUCTIONS)
-    """mode=construct: the weights that are written down."""
+    constructions: list[str] = choice(list(CONSTRUCTIONS), CONSTRUCTIONS)
+    """mode=construct: the weights that are written down, of those that suit the group."""
     layers: int = 1
     """Blocks."""
     width: int = 32
@@ -77,14 +77,26 @@ class Tracking:
     """A network follows up to the first position with a smaller share of right products."""
     train: Recipe = field(default_factory=Recipe)
 
+    @property
+    def suited(self) -> list[str]:
+        """The constructions that solve the group."""
+        return [name for name in self.constructions if CONSTRUCTIONS[name].suits(self.group)]
+
     def check(self, prefix: str = "") -> None:
         """As `Recipe.check`."""
         ALPHABETS.check(f"{prefix}alphabet", self.alphabet)
         NETWORKS.check(f"{prefix}network", self.network)
-        CONSTRUCTIONS.check(f"{prefix}construction", self.construction)
+        if not self.constructions:
+            raise UserError(f"{prefix}constructions is empty; give one of {', '.join(CONSTRUCTIONS)}")
+        for name in self.constructions:
+            CONSTRUCTIONS.check(f"{prefix}constructions", name)
+        if not self.suited:
+            able = [name for name, row in CONSTRUCTIONS.items() if row.suits(self.group)]
+            raise UserError(f"{prefix}constructions={self.constructions} do not solve {self.group}: use {able}")
         for key in ("layers", "seeds", "test_words"):
             check_range(f"{prefix}{key}", getattr(self, key), 1)
-        check_range(f"{prefix}width", self.width, 16)
+        if self.width < 16 or self.width % 16:
+            raise UserError(f"{prefix}width={self.width} must be a multiple of 16")
         check_range(f"{prefix}test_length", self.test_length, self.train.length)
         check_range(f"{prefix}least", self.least, 0, 1)
         self.train.check(f"{prefix}train.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from permlab.registry import Row, Table
@@ -14,12 +15,13 @@ class NetworkRow(Row):
     Attributes:
         linear: its state changes linearly, so that a scan reads a sequence.
         reflections: reflections that one token can apply, or None where there are no such steps.
-        real: eigenvalues of a step are "positive", "signed" or "complex"; empty where it is not linear.
+        period: what one symbol, read again and again, can make the state repeat in the long run: 1 with positive
+            eigenvalues, 2 with real ones, None where nothing is known (`words.ceiling`).
     """
 
     linear: bool = False
     reflections: int | None = None
-    real: str = ""
+    period: int | None = None
 
 
 NETWORKS = Table(
@@ -27,39 +29,39 @@ NETWORKS = Table(
     [
         NetworkRow(
             "diagonal_positive", "diagonal linear recurrence, eigenvalues in (0, 1)", label="diagonal (0, 1)",
-            paper="2312.00752", linear=True, real="positive", color="grey",
+            paper="2312.00752", linear=True, period=1, color="grey",
         ),
         NetworkRow(
             "diagonal_signed", "diagonal linear recurrence, eigenvalues in (-1, 1)", label="diagonal (-1, 1)",
-            paper="2411.12537", linear=True, real="signed", color="sky",
+            paper="2411.12537", linear=True, period=2, color="sky",
         ),
         NetworkRow(
             "diagonal_complex", "diagonal linear recurrence, eigenvalues in the unit disc", label="diagonal complex",
-            paper="2111.00396", linear=True, real="complex", color="blue",
+            paper="2111.00396", linear=True, color="blue",
         ),
         NetworkRow(
             "delta_positive", "delta rule with beta in (0, 1)", label="DeltaNet (0, 1)", paper="2406.06484",
-            linear=True, reflections=0, real="positive", color="yellow",
+            linear=True, reflections=0, period=1, color="yellow",
         ),
         NetworkRow(
             "delta_signed", "delta rule with beta in (0, 2): one reflection a token", label="DeltaNet (0, 2)",
-            paper="2411.12537", linear=True, reflections=1, real="signed", color="orange",
+            paper="2411.12537", linear=True, reflections=1, period=2, color="orange",
         ),
         NetworkRow(
             "product_2", "two reflections a token", label="DeltaProduct, 2", paper="2502.10297", linear=True,
-            reflections=2, real="complex", color="vermilion",
+            reflections=2, color="vermilion",
         ),
         NetworkRow(
             "product_3", "three reflections a token", label="DeltaProduct, 3", paper="2502.10297", linear=True,
-            reflections=3, real="complex", color="vermilion",
+            reflections=3, color="vermilion",
         ),
         NetworkRow(
             "product_4", "four reflections a token", label="DeltaProduct, 4", paper="2502.10297", linear=True,
-            reflections=4, real="complex", color="vermilion",
+            reflections=4, color="vermilion",
         ),
         NetworkRow(
             "dense", "linear recurrence with orthogonal matrices: the upper control", label="dense orthogonal",
-            linear=True, reflections=8, real="complex", color="purple",
+            linear=True, reflections=8, color="purple",
         ),
         NetworkRow("lstm", "LSTM", label="LSTM", paper="Hochreiter and Schmidhuber 1997", color="green"),
         NetworkRow("gru", "GRU", label="GRU", paper="1406.1078", color="green"),
@@ -76,16 +78,35 @@ ALPHABETS = Table(
         Row("all", "every element"),
         Row("generators", "a small set of generators"),
         Row("transpositions", "swaps of two points"),
+        Row("swaps", "swaps of two points, and the identity"),
     ],
 )
+
+
+@dataclass(frozen=True)
+class ConstructionRow(Row):
+    """Weights that are written down.
+
+    Attributes:
+        groups: a pattern of the names of the groups it solves.
+    """
+
+    groups: str = ".*"
+
+    def suits(self, group: str) -> bool:
+        """Whether it solves the word problem of a group."""
+        return re.fullmatch(self.groups, group) is not None
+
 
 _HERE = "permlab.state_tracking.constructions"
 CONSTRUCTIONS = Table(
     "construction",
     [
-        Row("sign", "eigenvalue -1: parity", target=f"{_HERE}:sign"),
-        Row("rotation", "one complex eigenvalue: Z<m>", target=f"{_HERE}:rotation"),
-        Row("reflections", "products of Householder reflections: any group", target=f"{_HERE}:reflections"),
-        Row("automaton", "a one-hot state and the multiplication table: any group", target=f"{_HERE}:automaton"),
+        ConstructionRow("sign", "eigenvalue -1: parity", target=f"{_HERE}:sign", groups="[ZS]2"),
+        ConstructionRow("rotation", "one complex eigenvalue: Z<m>", target=f"{_HERE}:rotation", groups=r"Z\d+"),
+        ConstructionRow("reflections", "products of Householder reflections: any group", target=f"{_HERE}:reflections"),
+        ConstructionRow(
+            "automaton", "a one-hot state and the multiplication table: any group", target=f"{_HERE}:automaton"
+        ),
     ],
 )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from permlab.seeding import derived_seed
 from permlab.state_tracking.models import Model
 from permlab.state_tracking.settings import Recipe
-from permlab.state_tracking.words import Words
+from permlab.state_tracking.words import Numbers, Words
 
 
 class Training:
@@ -90,7 +90,12 @@ class Training:
         self.done = int(state["done"])
 
 
-@torch.no_grad()
+def repeated_accuracy(model: Model, words: Words, length: int) -> npt.NDArray[np.float64]:
+    """[S]: share of right products in the second half of `Words.repeated`, against `Words.ceiling`."""
+    shares: npt.NDArray[np.float64] = right(model, *words.repeated(length))[:, 0, length // 2 :].mean(1)
+    return shares
+
+
 def accuracy(model: Model, words: Words, count: int, length: int, seed: int = 0) -> npt.NDArray[np.float64]:
     """[S, length]: share of right products at every position, of words that all networks read.
 
@@ -101,12 +106,17 @@ def accuracy(model: Model, words: Words, count: int, length: int, seed: int = 0)
         length: symbols of each.
         seed: of the words; training words derive from other numbers.
     """
-    networks = model.head.weight.shape[0]
-    symbols, states = words.draw(count, length, derived_seed(seed, "test", length) % 2**63)
-    device = model.head.weight.device
-    shown = torch.from_numpy(symbols).to(device).expand(networks, -1, -1)
-    right = model(shown).argmax(-1) == torch.from_numpy(states).to(device)
-    found: npt.NDArray[np.float64] = right.double().mean(1).cpu().numpy()
+    drawn = words.draw(count, length, derived_seed(seed, "test", length) % 2**63)
+    shares: npt.NDArray[np.float64] = right(model, *drawn).mean(1)
+    return shares
+
+
+@torch.no_grad()
+def right(model: Model, symbols: Numbers, states: Numbers) -> npt.NDArray[np.bool_]:
+    """[S, B, T]: whether every network gives the products `states` [B, T] of words `symbols` [B, T]."""
+    weights = model.head.weight
+    shown = torch.from_numpy(symbols).to(weights.device).expand(len(weights), -1, -1)
+    found: npt.NDArray[np.bool_] = (model(shown).argmax(-1).cpu() == torch.from_numpy(states)).numpy()
     return found
 
 

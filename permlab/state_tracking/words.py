@@ -7,6 +7,7 @@ words.majority(64)[-1]          # the share of right answers of the best constan
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,7 @@ class Words:
 
     Attributes:
         group: the group.
-        alphabet: which elements are read: all, generators, or transpositions.
+        alphabet: which elements are read, of `table.ALPHABETS`.
     """
 
     group: Group
@@ -41,8 +42,10 @@ class Words:
         """[m]: the elements that are read; a symbol is a place in this list."""
         if self.alphabet == "all":
             return np.arange(self.group.size)
-        found = self.group.generators() if self.alphabet == "generators" else self.group.transpositions()
-        return np.array(found, np.int64)
+        if self.alphabet == "generators":
+            return np.array(self.group.generators(), np.int64)
+        swaps = self.group.transpositions()
+        return np.array([0, *swaps] if self.alphabet == "swaps" else swaps, np.int64)
 
     def draw(self, batch: int, length: int, seed: int) -> tuple[Numbers, Numbers]:
         """Draw words, every symbol alike.
@@ -52,6 +55,23 @@ class Words:
         """
         symbols = np.random.default_rng(seed).integers(0, len(self.letters), (batch, length))
         return symbols, self.states(symbols)
+
+    def repeated(self, length: int) -> tuple[Numbers, Numbers]:
+        """The word [1, length] that repeats one letter, of the largest order there is, and its products."""
+        symbols = np.full((1, length), int(np.argmax([self.group.order(int(each)) for each in self.letters])))
+        return symbols, self.states(symbols)
+
+    def ceiling(self, period: int) -> float:
+        """Most right answers, in the long run of `repeated`, of a network whose answers come to have a period.
+
+        One symbol read again and again multiplies the state of a linear recurrence with one matrix. With eigenvalues
+        in [0, 1] the state comes to rest (in finite precision), with real ones in [-1, 1] it comes to alternate. The
+        products have period m, the order of the letter: of the m / gcd(m, p) different ones that meet each of the
+        period's p answers, one can be right. 1/2 for parity and p = 1, 1/3 for counting modulo 3 and p = 2 (after
+        arXiv 2411.12537, theorems on parity and on counting).
+        """
+        largest = max(self.group.order(int(each)) for each in self.letters)
+        return math.gcd(period, largest) / largest
 
     def states(self, symbols: Numbers) -> Numbers:
         """The running products of words [batch, length]."""

@@ -10,7 +10,16 @@ import pytest
 import torch
 
 from permlab.errors import UserError
-from permlab.state_tracking import Words, construct, delta_scan, diagonal_scan, group
+from permlab.state_tracking import (
+    NETWORKS,
+    Model,
+    Words,
+    construct,
+    delta_scan,
+    diagonal_scan,
+    group,
+    repeated_accuracy,
+)
 from permlab.state_tracking.groups import cycles
 
 SIZES = {"Z2": 2, "Z7": 7, "S3": 6, "A4": 12, "S4": 24, "A5": 60, "S5": 120, "D4": 8}
@@ -141,6 +150,30 @@ def test_the_reflections_that_are_needed_are_n_minus_c():
         assert construct("reflections", words).need == words.group.reflections().max() == words.group.degree - 1
         assert construct("reflections", Words(group(of), "transpositions")).need == 1
     assert construct("reflections", Words(group("Z5"))).need == 2  # of the plane
+
+
+@pytest.mark.parametrize("of", ["Z2", "Z3", "Z4", "Z6", "S3"])
+@pytest.mark.parametrize("period", [1, 2, 3])
+def test_the_ceiling_of_answers_with_a_period_is_that_of_the_best_ones(of, period):
+    words = Words(group(of))
+    _, states = words.repeated(60)  # 60 is a multiple of all periods and orders here
+    best = sum(np.bincount(states[0, start::period]).max() for start in range(period)) / 60
+    assert words.ceiling(period) == pytest.approx(best)
+
+
+@pytest.mark.parametrize("name", [name for name, row in NETWORKS.items() if row.period])
+def test_on_one_letter_real_eigenvalues_come_to_rest_or_alternate(name):
+    words, seeds = Words(group("Z3")), list(range(20))
+    with torch.no_grad():
+        model = Model(name, 3, 3, seeds, width=16)
+        mixer = model.blocks[0].mixer
+        # Towards the ends of the range, where training that wants to remember goes.
+        (mixer.size if name.startswith("diagonal") else mixer.rates).weight.mul_(20)
+        shown = torch.from_numpy(words.repeated(2048)[0]).expand(20, 1, -1)
+        answers = model(shown).argmax(-1)[:, 0, -64:]
+    period = NETWORKS[name].period
+    assert (answers[:, period:] == answers[:, :-period]).all()
+    assert repeated_accuracy(model, words, 2048).max() <= words.ceiling(period) + 1e-3
 
 
 def test_constructions_say_what_they_do_not_solve():

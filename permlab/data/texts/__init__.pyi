@@ -1,4 +1,5 @@
 from .berglund import read_berglund as read_berglund
+from .cups import cups_corpus as cups_corpus
 from .joining import join_units as join_units
 from .joining import normalise as normalise
 from .jsonl import read_jsonl as read_jsonl

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from permlab.runs.run import Run
 
 OBJECTIVE = "reach_worst"
-HEADLINE = ("reach", "reach_worst", "solved", "accuracy_longer", "chance", "train_seconds", "largest_drift")
+HEADLINE = ("reach", "reach_worst", "solved", "accuracy_longer", "chance", "train_seconds", "drift_share")
 MODELS = ("none",)
 DATASETS = ("none",)
 LESS_MEMORY = ("a smaller task.train.batch", "a smaller task.test_words", "task.seeds=1")
@@ -57,7 +57,7 @@ def plan(config: Config[StateTrackingConfig]) -> dict[str, Any]:
     lines = {"words": f"{read}, tested at length {task.test_length}"}
     lines["reflections"] = f"{max(words.group.reflections()[words.letters])} for one symbol, as permutations of points"
     if task.mode == "construct":
-        return lines | {"weights": f"written down ({task.construction})"}
+        return lines | {"weights": f"written down ({', '.join(task.suited)})"}
     trained = f"{task.seeds} x {NETWORKS[task.network].title}, {task.layers} x {task.width}"
     return lines | {"networks": trained, "training": f"{task.train.steps} steps of {task.train.batch} words"}
 

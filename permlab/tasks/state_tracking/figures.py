@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean, median
 from typing import TYPE_CHECKING
 
@@ -51,13 +51,15 @@ def _all(metrics: Sequence[dict[str, float]], name: str) -> list[float]:
     return [each[name] for each in metrics if name in each] or [float("nan")]
 
 
-def draw_drift(rows: Sequence[Row], margin: float, title: str) -> Figure:
-    """Largest distance from the exact state so far against the position; half the distance of two states dashed."""
+def draw_drift(rows: Sequence[Row], margins: Mapping[str, float], group: str) -> Figure:
+    """Largest distance from the exact state so far, as a share of the half way to another state, by position."""
     figure, ax = figures.new()
-    positions = [row["position"] for row in rows]
-    ax.plot(positions, [max(row["drift"], SMALLEST) for row in rows], color=figures.color("simulated"), label="drift")
-    ax.axhline(margin, color=figures.color("floor"), linestyle="--", linewidth=0.9, label="half way to another state")
-    ax.set(xlabel="symbols read", ylabel="distance from the exact state", xscale="log", yscale="log")
-    ax.set_title(title, fontsize=figures.SMALL)
+    for number, (name, margin) in enumerate(margins.items()):
+        own = [row for row in rows if row["construction"] == name]
+        shares = [max(row["drift"] / margin, SMALLEST) for row in own]
+        ax.plot([row["position"] for row in own], shares, color=figures.numbered(number), label=name)
+    ax.axhline(1, color=figures.color("floor"), linestyle="--", linewidth=0.9, label="half way to another state")
+    ax.set(xlabel="symbols read", ylabel="drift, share of half the gap", xscale="log", yscale="log")
+    ax.set_title(f"explicit weights for {group}, float32", fontsize=figures.SMALL)
     ax.legend()
     return figure

@@ -9,6 +9,6 @@ MODES = Table(
     "mode of state_tracking",
     [
         Row("train", "train some seeds of one network, test them on longer words", target=f"{_HERE}:train"),
-        Row("construct", "weights that are written down, run to any length", target=f"{_HERE}:construct"),
+        Row("construct", "weights that are written down, run to any length", target=f"{_HERE}:written_down"),
     ],
 )

@@ -10,12 +10,22 @@ import torch
 
 from permlab import threads
 from permlab.config import Config
-from permlab.state_tracking import Model, Training, Words, accuracy, group, reach
-from permlab.state_tracking import construct as written_down
+from permlab.state_tracking import (
+    NETWORKS,
+    Model,
+    Training,
+    Words,
+    accuracy,
+    construct,
+    group,
+    reach,
+    repeated_accuracy,
+)
 from permlab.tables import Row
 from permlab.tasks.state_tracking.figures import draw_curves, draw_drift
 
 if TYPE_CHECKING:
+    from permlab.runs.console import Progress
     from permlab.runs.run import Run
     from permlab.tasks.state_tracking import StateTrackingConfig
 
@@ -50,23 +60,27 @@ def train(config: Config[StateTrackingConfig], run: Run) -> None:
             run.check_stop()
     run.summary(train_seconds=before + time.monotonic() - began, parameters=weights)
     curves = accuracy(model, words, task.test_words, task.test_length, run.seed)
-    report(config, run, words, curves, seeds)
+    report(config, run, words, curves, repeated_accuracy(model, words, task.test_length))
     torch.save(model.state_dict(), run.artifact("networks.pt"))
 
 
-def report(config: Config[StateTrackingConfig], run: Run, words: Words, curves: Any, seeds: list[int]) -> None:
-    """Tables, figure and headline numbers of accuracies [S, length]."""
+def report(config: Config[StateTrackingConfig], run: Run, words: Words, curves: Any, repeated: Any) -> None:
+    """Tables, figure and headline numbers of accuracies [S, length], and of one letter repeated [S]."""
     task, trained = config.task, config.task.train.length
+    seeds = [run.seed + k for k in range(task.seeds)]
+    period = NETWORKS[task.network].period if task.layers == 1 else None
+    ceiling = None if period is None else words.ceiling(period)
     chance = float(words.majority(task.test_length)[-1])
     rows: list[Row] = []
-    for seed, curve in zip(seeds, curves):
+    for seed, curve, one_letter in zip(seeds, curves, repeated):
         rows.append(
             {
                 "seed": seed,
                 "reach": reach(curve, task.least),
                 "accuracy_trained": float(curve[:trained].mean()),
                 "accuracy_longer": float(curve[trained:].mean()) if task.test_length > trained else None,
-                "accuracy_last": float(curve[-32:].mean()),
+                "one_letter": float(one_letter),
+                "one_letter_ceiling": ceiling,
             }
         )
     title = f"{task.network} on {task.group} ({task.alphabet}): trained to {trained}, tested to {task.test_length}"
@@ -87,29 +101,43 @@ def report(config: Config[StateTrackingConfig], run: Run, words: Words, curves: 
         accuracy_trained=float(np.mean([row["accuracy_trained"] for row in rows])),
         accuracy_longer=float(curves[:, trained:].mean()) if task.test_length > trained else float("nan"),
         chance=chance,
-        reflections_needed=int(words.group.reflections()[words.letters].max()),
+        one_letter=float(repeated.max()),
+        **({} if ceiling is None else {"over_ceiling": float(repeated.max()) - ceiling}),
     )
 
 
-def construct(config: Config[StateTrackingConfig], run: Run) -> None:
+def written_down(config: Config[StateTrackingConfig], run: Run) -> None:
     """Run explicit weights on words of any length; how far rounding leads away from the exact states."""
     task = config.task
     words = Words(group(task.group), task.alphabet)
-    machine = written_down(task.construction, words)
     symbols, states = words.draw(task.test_words, task.test_length, run.seed)
-    answers, distances = machine.run(torch.from_numpy(symbols), run.check_stop)
-    right = (answers.numpy() == states).mean(0)
-    margin = machine.margin()
     at = np.unique(np.geomspace(1, task.test_length, 40).astype(int)) - 1
-    largest = np.maximum.accumulate(distances.numpy().max(0))
-    rows: list[Row] = [{"position": int(t) + 1, "accuracy": float(right[t]), "drift": float(largest[t])} for t in at]
-    run.table("drift", rows, show=False)
-    run.figure("drift", draw_drift(rows, margin, f"{task.construction} on {task.group}, float32"))
+    rows: list[Row] = []
+    drifts: list[Row] = []
+    for machine in (construct(name, words) for name in task.suited):
+        with run.progress(machine.name, task.test_length) as bar:
+
+            def step(done: int, bar: Progress = bar) -> None:
+                bar.update(done)
+                run.check_stop()
+
+            answers, distances = machine.run(torch.from_numpy(symbols), step)
+        right = (answers.numpy() == states).mean(0)
+        largest = np.maximum.accumulate(distances.numpy().max(0))
+        margin = machine.margin()
+        drifts += [{"construction": machine.name, "position": int(t) + 1, "drift": float(largest[t])} for t in at]
+        line: Row = {"construction": machine.name, "reach": reach(right, 1.0), "accuracy": float(right.mean())}
+        rows.append(line | {"drift": float(largest[-1]), "margin": margin, "reflections": machine.need or None})
+    chance = float(words.majority(task.test_length)[-1])
+    title = (
+        f"Weights written down for {task.group} ({task.alphabet}), to length {task.test_length}; guessing: {chance:.3g}"
+    )
+    run.table("constructions", rows, title=title)
+    run.table("drift", drifts, show=False)
+    run.figure("drift", draw_drift(drifts, {row["construction"]: row["margin"] for row in rows}, task.group))
     run.summary(
-        reach=reach(right, 1.0), accuracy=float(right.mean()), largest_drift=float(largest[-1]), margin=margin,
-        reflections=machine.need, chance=float(words.majority(task.test_length)[-1]),
-    )  # fmt: skip
-    run.say(
-        f"{task.construction} on {task.group}: {right.mean():.4f} right to length {task.test_length}; drift "
-        f"{largest[-1]:.2g} of a margin of {margin:.2g}"
+        reach=min(row["reach"] for row in rows),
+        accuracy=min(row["accuracy"] for row in rows),
+        drift_share=max(row["drift"] / row["margin"] for row in rows),
+        chance=chance,
     )
