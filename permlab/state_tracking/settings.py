@@ -20,7 +20,7 @@ class Recipe:
     length: int = 32
     """Symbols of the longest word."""
     shortest: int = 2
-    """Words of a step have one length from here to the longest, drawn anew; the same as `length` trains at that only."""
+    """Words of a step have one length from here to the longest, drawn anew; `length` trains at that one only."""
     growth: float = 0.5
     """The longest word grows from `shortest` to `length` over this share of the steps; 0 begins with `length`."""
     learning_rate: float = 1e-2

@@ -89,4 +89,4 @@ def sweep_figures(groups: list[tuple[dict[str, str], list[dict[str, float]]]]) -
     cells = [(point.get(keys[0]), point.get(keys[1]), metrics) for point, metrics in groups]
     if any(None in cell[:2] or not cell[2] for cell in cells):
         return {}
-    return {"reach": draw_reach([(str(g), str(n), metrics) for g, n, metrics in cells])}
+    return {"reach": draw_reach([(str(g), NETWORKS[str(n)].title, metrics) for g, n, metrics in cells])}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import mean, median
 from typing import TYPE_CHECKING
 
 from permlab import figures
-from permlab.state_tracking.table import NETWORKS
 from permlab.tables import Row
 
 if TYPE_CHECKING:
@@ -31,7 +31,55 @@ def draw_curves(points: Sequence[Row], trained: int, chance: float, title: str) 
     return figure
 
 
-def draw_reach(cells: Sequence[tuple[str, str, Sequence[dict[str, float]]]]) -> Figure:
+@dataclass(frozen=True)
+class Line:
+    """A network's accuracy by position: mean, worst and best seed."""
+
+    name: str
+    network: str
+    positions: list[float]
+    means: list[float]
+    lows: list[float]
+    highs: list[float]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Networks on one word problem; `trained` is the longest word of the training, `chance` the best guess."""
+
+    lines: list[Line]
+    trained: int
+    chance: float
+
+
+def draw_panels(panels: Mapping[str, Panel]) -> Figure:
+    """Accuracy by position, a panel per word problem; one legend, networks in their colours."""
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = figures.new(
+        width=2, height=1.9 * rows + 0.9, rows=rows, columns=columns, sharex=True, sharey=True, squeeze=False
+    )
+    names = list(dict.fromkeys(line.name for panel in panels.values() for line in panel.lines))
+    shades = {name: figures.numbered(number) for number, name in enumerate(names)}
+    for ax, (title, panel) in zip(axes.flat, panels.items()):
+        for line in panel.lines:
+            style = ("-", "--", "-.")[names.index(line.name) // 7 % 3]
+            ax.plot(line.positions, line.means, style, color=shades[line.name], label=line.name)
+            ax.fill_between(line.positions, line.lows, line.highs, color=shades[line.name], alpha=0.15, linewidth=0)
+        ax.axhline(panel.chance, color=figures.color("floor"), linestyle="--", linewidth=0.9)
+        ax.axvline(panel.trained, color=figures.color("floor"), linestyle=":", linewidth=0.9)
+        ax.set_title(title)
+        ax.set_ylim(-0.03, 1.03)
+    for ax in axes.flat[len(panels) :]:
+        ax.set_visible(False)
+    figure.supxlabel("position", fontsize=8)
+    figure.supylabel("share right", fontsize=8)
+    handles = {name: handle for ax in axes.flat for handle, name in zip(*ax.get_legend_handles_labels())}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=figures.SMALL)
+    return figure
+
+
+def draw_reach(cells: Sequence[tuple[str, str, Sequence[Mapping[str, float | None]]]]) -> Figure:
     """Share of right products behind the trained length, networks by groups, with the median reach in the cells."""
     groups = list(dict.fromkeys(group for group, _, _ in cells))
     networks = list(dict.fromkeys(network for _, network, _ in cells))
@@ -39,7 +87,7 @@ def draw_reach(cells: Sequence[tuple[str, str, Sequence[dict[str, float]]]]) -> 
     size = (0.8 + 0.32 * len(networks), len(groups))
     figure, ax = figures.new(width=2, height=max(2.0, size[0]))
     shares = [[mean(_all(found.get((g, n), []), "accuracy_longer")) for g in groups] for n in networks]
-    image = figures.heat_map(ax, shares, [NETWORKS[n].title for n in networks], groups)
+    image = figures.heat_map(ax, shares, networks, groups)
     for text, (n, g) in zip(ax.texts, ((n, g) for n in networks for g in groups)):
         text.set_text(f"{text.get_text()}\nto {median(_all(found.get((g, n), []), 'reach')):.0f}")
         text.set_fontsize(figures.SMALL - 1)
@@ -47,8 +95,8 @@ def draw_reach(cells: Sequence[tuple[str, str, Sequence[dict[str, float]]]]) -> 
     return figure
 
 
-def _all(metrics: Sequence[dict[str, float]], name: str) -> list[float]:
-    return [each[name] for each in metrics if name in each] or [float("nan")]
+def _all(metrics: Sequence[Mapping[str, float | None]], name: str) -> list[float]:
+    return [value for each in metrics if (value := each.get(name)) is not None] or [float("nan")]
 
 
 def draw_drift(rows: Sequence[Row], margins: Mapping[str, float], group: str) -> Figure:

@@ -1,23 +1,26 @@
-"""Section of `task=state_tracking`: accuracy by position over all seeds, how far networks follow, drift."""
+"""Section of `task=state_tracking`: how far networks follow, accuracy by position for every word problem, drift."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from permlab import figures
-from permlab.reports.aggregate import series
+from permlab.reports.aggregate import Group, series
 from permlab.reports.collection import Collection, newest_tables, own_figures, words
 from permlab.reports.document import Block, Figure
 from permlab.reports.writer import Output
+from permlab.state_tracking.table import NETWORKS
 from permlab.tables import Row, counted
+from permlab.tasks.state_tracking.figures import Line, Panel, draw_panels, draw_reach
 
 TITLE = "Following a permutation through a product (state_tracking)"
 QUESTION = (
     "Which sequence models can follow a permutation through a product? (arXiv 2404.08819, 2411.12537, 2502.10297)"
 )
 FIGURES = {"drift": "Explicit weights: distance from the exact state against the symbols read"}
-MOST_LINES = 10
+TITLES = {"constructions": "Explicit weights, right to the last position and how far they drift"}
+NAMED = ("task.group", "task.alphabet", "task.network")
+"""Keys that panels and lines are named by already."""
 
 
 def repeats(task: Mapping[str, Any]) -> int:
@@ -26,46 +29,61 @@ def repeats(task: Mapping[str, Any]) -> int:
 
 
 def blocks(collection: Collection, out: Output) -> list[Block]:
-    """A table of all configurations, curves, then the figures of explicit weights."""
+    """A table of all configurations, a map, curves, then the figures of explicit weights."""
     made: list[Block] = []
-    rows = standings(collection)
-    if rows:
+    trained = [group for group in collection.groups if group.rows("reach")]
+    if trained:
+        rows = [standing(group) for group in trained]
         made.append(out.table(collection.prefix("reach"), rows, "How far networks follow, median and worst over seeds"))
-        made.append(curves(collection, out))
+        cells = [(problem(group), line_name(group), [run.metrics for run in group.runs]) for group in trained]
+        if min(len({cell[side] for cell in cells}) for side in (0, 1)) > 1:
+            said = "; ".join(
+                f"{line} on {of}: {row['right beyond training']}" for (of, line, _), row in zip(cells, rows)
+            )
+            name = collection.prefix("reach_map")
+            made.append(out.figure(name, draw_reach(cells), f"Map: {said}", "Share right beyond the trained length."))
+        made.append(curves(collection, trained, out))
     made += own_figures(collection, out, list(FIGURES), lambda name: FIGURES.get(name, words(name)))
-    return made + newest_tables(collection, out, [], {})
+    return made + newest_tables(collection, out, list(TITLES), TITLES)
 
 
-def standings(collection: Collection) -> list[Row]:
-    """One row per configuration that was trained."""
-    rows: list[Row] = []
-    for group in collection.groups:
-        tested = group.rows("reach")
-        if not tested:
-            continue
-        row: Row = {"configuration": group.label, "seeds": len(tested)}
-        reached = sorted(each["reach"] for each in tested)
-        row |= {"reach": reached[len(reached) // 2], "reach, worst": reached[0]}
-        for key, name in (("accuracy_longer", "right beyond training"), ("chance", "best guess")):
-            if spread := group.spread(key):
-                row[name] = spread
-        rows.append(row)
-    return rows
+def problem(group: Group) -> str:
+    """The word problem of a group of runs: S3, or S3 (swaps)."""
+    task = group.newest.config["task"]
+    return f"{task['group']}" + ("" if task["alphabet"] == "all" else f" ({task['alphabet']})")
 
 
-def curves(collection: Collection, out: Output) -> Figure:
-    """Accuracy by position, a line per configuration: mean of all seeds, shaded from worst to best."""
-    figure, ax = figures.new(width=2, height=3.0)
-    trained = [group for group in collection.shown(out) if group.rows("curves")][:MOST_LINES]
-    said = []
-    for number, group in enumerate(trained):
+def line_name(group: Group) -> str:
+    """The network of a group of runs, and what else was varied."""
+    more = [f"{key.rpartition('.')[2]} {value}" for key, value in group.varied.items() if key not in NAMED]
+    return ", ".join([NETWORKS[group.newest.config["task"]["network"]].title, *more])
+
+
+def standing(group: Group) -> Row:
+    """The row of a configuration."""
+    tested = group.rows("reach")
+    reached = sorted(each["reach"] for each in tested)
+    row: Row = {"words": problem(group), "network": line_name(group), "seeds": len(tested)}
+    row |= {"reach": reached[len(reached) // 2], "reach, worst": reached[0]}
+    named = {"accuracy_longer": "right beyond training", "chance": "best guess", "one_letter": "one letter"}
+    row |= {name: group.spread(key) for key, name in named.items()}
+    ceiling = tested[0].get("one_letter_ceiling")
+    return row | {"one letter, at most": ceiling}
+
+
+def curves(collection: Collection, trained: list[Group], out: Output) -> Figure:
+    """Accuracy by position, a panel per word problem, a line per network: mean of all seeds, from worst to best."""
+    panels: dict[str, Panel] = {}
+    for group in trained:
+        task = group.newest.config["task"]
+        panel = panels.setdefault(
+            problem(group), Panel([], task["train"]["length"], group.newest.metrics["chance"] or 0.0)
+        )
         xs, means, lows, highs = series(group.rows("curves"), "position", "accuracy")
-        shade = figures.numbered(number)
-        ax.plot(xs, means, color=shade, label=group.label)
-        ax.fill_between(xs, lows, highs, color=shade, alpha=0.15, linewidth=0)
-        said.append(f"{group.label} ends at {means[-1]:.2f}")
-    ax.set(xlabel="position", ylabel="share right", ylim=(-0.03, 1.03))
-    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=6)
-    caption = f"Share of right products by position, mean of the seeds of {counted(len(trained), 'configuration')}."
-    alt = f"Accuracy against position: {'; '.join(said)}"
-    return out.figure(collection.prefix("accuracy"), figure, alt, caption)
+        panel.lines.append(Line(line_name(group), task["network"], xs, means, lows, highs))
+    ends = [f"{of}: {line.name} ends at {line.means[-1]:.2f}" for of, each in panels.items() for line in each.lines]
+    caption = (
+        f"Share of right products by position, mean and range of the seeds of {counted(len(trained), 'configuration')}. "
+        "Dotted: longest trained word; dashed: best guess."
+    )
+    return out.figure(collection.prefix("accuracy"), draw_panels(panels), "; ".join(ends), caption)

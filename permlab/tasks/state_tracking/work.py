@@ -97,6 +97,7 @@ def report(config: Config[StateTrackingConfig], run: Run, words: Words, curves: 
     run.summary(
         reach=float(np.median(reaches)),
         reach_worst=min(reaches),
+        reach_best=max(reaches),
         solved=sum(each == task.test_length for each in reaches) / len(reaches),
         accuracy_trained=float(np.mean([row["accuracy_trained"] for row in rows])),
         accuracy_longer=float(curves[:, trained:].mean()) if task.test_length > trained else float("nan"),
