@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from permlab.diverged import check_losses, check_weights
 from permlab.seeding import derived_seed
 from permlab.state_tracking.models import Model
 from permlab.state_tracking.settings import Recipe
@@ -28,6 +29,7 @@ class Training:
             model.parameters(), recipe.learning_rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay
         )
         self.done = 0
+        self._unchecked: list[Tensor] = []
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, over its top."""
@@ -69,7 +71,20 @@ class Training:
             group["lr"] = self.recipe.learning_rate * self.rate(self.done)
         self.optimizer.step()
         self.done += 1
+        self._unchecked.append(losses.detach())
         return losses.detach()
+
+    def check(self) -> None:
+        """Stop where the losses since the last call, or the weights, have left the finite numbers.
+
+        Raises:
+            DivergedError: naming the step and the seed.
+        """
+        remedy = f"lower learning_rate={self.recipe.learning_rate:g}"
+        losses, self._unchecked = [each.tolist() for each in self._unchecked], []
+        names = [f"seed {seed}" for seed in self.seeds]
+        check_losses(losses, self.done - len(losses) + 1, remedy, members=names)
+        check_weights(self.model.parameters(), self.done, remedy)
 
     @torch.no_grad()
     def _clip(self) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from permlab.errors import UserError
+from permlab.errors import DivergedError, UserError
 from permlab.state_tracking import NETWORKS, Model, Recipe, Training, Words, accuracy, group, reach
 
 SHORT = Recipe(steps=4, batch=4, length=12)
@@ -71,3 +71,15 @@ def test_a_negative_eigenvalue_follows_parity_beyond_the_trained_length_and_a_po
         curve = accuracy(training.model, words, 32, 96)[0]
         assert (reach(curve) >= 48) is follows, name
         assert follows or curve[48:].mean() < 0.7
+
+
+def test_training_that_leaves_the_finite_numbers_is_stopped_and_names_the_seed():
+    words = Words(group("Z2"))
+    training = Training(Model("gru", 2, 2, [4, 9], width=16), words, Recipe(steps=8, batch=2, length=4), [4, 9])
+    training.step()
+    training.check()
+    with torch.no_grad():
+        training.model.head.weight[1] = float("nan")
+    training.step()
+    with pytest.raises(DivergedError, match=r"the loss is nan at step 2 \(seed 9\)"):
+        training.check()

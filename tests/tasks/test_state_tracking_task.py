@@ -10,6 +10,7 @@ import signal
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from permlab import cli
 from permlab.state_tracking.training import Training
@@ -59,7 +60,7 @@ def test_a_training_leaves_curves_reaches_and_networks(unsaved):
     # DeltaNet with beta in (0, 2) may alternate on one letter: nothing keeps it from parity.
     assert {row["one_letter_ceiling"] for row in rows("reach")} == {"1.0"}
     assert [int(row["position"]) for row in rows("curves") if row["seed"] == "1"] == list(range(1, 21))
-    weights = torch.load("run/artifacts/networks.pt", weights_only=True)
+    weights = load_file("run/artifacts/networks.safetensors")
     assert {len(each) for each in weights.values()} == {2}
 
 
@@ -90,7 +91,7 @@ def test_a_stopped_training_resumes_bit_for_bit(monkeypatch, unsaved):
     with open("run/metrics.jsonl") as resumed, open("whole/metrics.jsonl") as whole:
         first, second = ([(line["step"], line["loss"]) for line in map(json.loads, part)] for part in (resumed, whole))
     assert first == second
-    weights = [torch.load(f"{run}/artifacts/networks.pt", weights_only=True) for run in ("run", "whole")]
+    weights = [load_file(f"{run}/artifacts/networks.safetensors") for run in ("run", "whole")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 

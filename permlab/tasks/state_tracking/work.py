@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
 from permlab import threads
 from permlab.config import Config
@@ -21,6 +22,7 @@ from permlab.state_tracking import (
     reach,
     repeated_accuracy,
 )
+from permlab.storage.files import replacing
 from permlab.tables import Row
 from permlab.tasks.state_tracking.figures import draw_curves, draw_drift
 
@@ -51,17 +53,20 @@ def train(config: Config[StateTrackingConfig], run: Run) -> None:
         while training.done < task.train.steps:
             losses = training.step()
             if training.done % task.train.log_steps == 0 or training.done == task.train.steps:
+                training.check()
                 mean = float(losses.mean())
                 run.log({"loss": mean, "loss_worst": float(losses.max())}, step=training.done)
                 bar.update(training.done, loss=mean)
             if run.stopping or run.checkpoint_due(training.done):
+                training.check()
                 seconds = before + time.monotonic() - began
                 run.save_checkpoint({"training": training.state(), "seconds": seconds})
             run.check_stop()
     run.summary(train_seconds=before + time.monotonic() - began, parameters=weights)
     curves = accuracy(model, words, task.test_words, task.test_length, run.seed)
     report(config, run, words, curves, repeated_accuracy(model, words, task.test_length))
-    torch.save(model.state_dict(), run.artifact("networks.pt"))
+    with replacing(run.artifact("networks.safetensors")) as path:
+        save_file(dict(model.state_dict()), str(path))
 
 
 def report(config: Config[StateTrackingConfig], run: Run, words: Words, curves: Any, repeated: Any) -> None:
