@@ -23,6 +23,10 @@ TINY: dict[str, tuple[str, ...]] = {
         *("task.members=4", "task.replicates=5"),
     ),
     "merge": ("model.width=8", "task.train.epochs=1", "task.points=3", "task.compare=[weight/regmean]"),
+    "state_tracking": (
+        *("task.group=Z2", "task.width=16", "task.seeds=2", "task.train.steps=20", "task.train.batch=4"),
+        *("task.train.length=8", "task.train.log_steps=5", "task.test_length=16", "task.test_words=4"),
+    ),
     "lora_lego": (
         *("task.facts=16", "task.facts_per_adapter=4", "task.counts=[2]", "task.lora_ranks=[2]"),
         *("task.train.base_steps=20", "task.train.adapter_steps=20", "task.scales=[1.0]", "task.sweep=[1.0]"),
@@ -35,6 +39,7 @@ RATE = {
     "inverse_permutation": "task.train.learning_rate",
     "ntk": "task.learning_rate",
     "merge": "task.train.rate",
+    "state_tracking": "task.train.learning_rate",
     "lora_lego": "task.train.learning_rate",
 }
 """The key of every task's learning rate."""

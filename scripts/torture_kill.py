@@ -53,6 +53,10 @@ RUNS: dict[str, list[str]] = {
             "task.prompt.sizes=[2,3,4]",
         ),
     ],
+    "state_tracking": [
+        *("task=state_tracking", "task.group=Z2", "task.width=16", "task.train.steps=60", "task.train.log_steps=5"),
+        *("task.test_length=40", "task.test_words=4", "run.checkpoint_steps=10"),
+    ],
     "ntk": ["task=ntk", "task.k=[5,10]", "task.replicates=20"],
     "ntk, trained": [
         *("task=ntk", "task.mode=train", "task.k=[4,5]", "task.ones=[2]", "task.width=[32]", "task.members=20"),

@@ -104,6 +104,7 @@ def nan_at(task: str, step: int) -> Iterator[None]:
     from permlab.adapters import training as lora
     from permlab.merging.networks import endpoints
     from permlab.probes import lengths as probe
+    from permlab.state_tracking import training as tracking
     from permlab.text import training as text
 
     calls = 0
@@ -124,6 +125,7 @@ def nan_at(task: str, step: int) -> Iterator[None]:
         "inverse_permutation": (probe, "squared_error"),
         "merge": (endpoints.functional, "cross_entropy"),
         "lora_lego": (lora.nn.functional, "cross_entropy"),
+        "state_tracking": (tracking.nn.functional, "cross_entropy"),
     }
     where, name = places[task]
     with mock.patch.object(where, name, spoiled(getattr(where, name))):
@@ -133,8 +135,8 @@ def nan_at(task: str, step: int) -> Iterator[None]:
 def diverge(tally: Tally, task: str, tries: int, draws: random.Random, root: Path) -> None:
     for number in range(tries):
         exponent = draws.choice((3, 6, 12, 30)) if task != "merge" else draws.choice((12, 30))
-        if task == "lora_lego":
-            exponent = 30  # its gradients are clipped: a smaller rate only keeps it from learning
+        if task in ("lora_lego", "state_tracking"):
+            exponent = 30  # their gradients are clipped: a smaller rate only keeps them from learning
         place = root / f"{task}-rate-{number}"
         rate = f"{tiny_runs.RATE[task]}=1e{exponent}"
         more = ("task.train.optimizer=sgd",) if task == "merge" else ()
