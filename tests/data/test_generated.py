@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from permlab.data.texts import people_corpus
+from permlab.data.texts import cups_corpus, people_corpus
+from permlab.data.texts.cups import COLORS, PLACES
 from permlab.data.texts.symbolic import MATRIX, symbolic_corpus
 from permlab.errors import UserError
+from permlab.state_tracking import Words, group
 from permlab.text.units import check_units
 
 
@@ -73,6 +76,8 @@ def test_matrix_trains_one_form_of_the_asked_pairs_and_asks_all(form):
         lambda: people_corpus(templates=20),
         lambda: people_corpus(people=2),
         lambda: symbolic_corpus(symbols=1),
+        lambda: cups_corpus(cups=7),
+        lambda: cups_corpus(swaps=4, test_swaps=3),
         lambda: symbolic_corpus(pairs=400, entity_words=1, symbols=4),
     ],
 )
@@ -89,3 +94,27 @@ def test_units_and_protected_strings_of_persons_change_neither_texts_nor_questio
         assert len(cut.units) == len(whole.units) + 1 and cut.protected == whole.protected
         name, description = both.protected
         assert (name,) == whole.protected and description in whole.units
+
+
+def test_the_row_of_cups_in_the_end_is_the_product_of_the_swaps():
+    corpus = cups_corpus(cups=4, swaps=3, test_swaps=5, texts=60, asked=7)
+    words = Words(group("S4"), "transpositions")
+    moved = [set(np.flatnonzero(words.group.elements[letter] != np.arange(4)).tolist()) for letter in words.letters]
+    told = [(text.text, text.text.partition(" now ")[2]) for text in corpus.examples]
+    for text, row in told + [(query.prompt, query.answer) for query in corpus.queries]:
+        swaps = [part.split(" and ") for part in text.partition(" now")[0].split("swap ")[1:]]
+        pairs = [{PLACES.index(one), PLACES.index(other.split()[0])} for one, other in swaps]
+        state = words.states(np.array([[moved.index(pair) for pair in pairs]]))[0, -1]
+        # An element sends what stands at place i to place element[i].
+        assert [COLORS.index(cup) for cup in row.split()] == np.argsort(words.group.elements[state]).tolist()
+    for example in corpus.examples:
+        assert check_units(example.text, example.units, example.protected) is None
+    assert len(corpus.queries) == 5 * 7 and {query.group for query in corpus.queries} >= {"01 swap", "05 swaps"}
+
+
+def test_a_question_about_cups_is_trained_where_a_text_begins_with_it():
+    corpus = cups_corpus(cups=3, swaps=4, test_swaps=6, texts=400)
+    for query in corpus.queries:
+        read = any(example.text.startswith(query.prompt + " ") for example in corpus.examples)
+        assert (query.wording == "trained") is read
+    assert {query.wording for query in corpus.queries} == {"trained", "held_out"}

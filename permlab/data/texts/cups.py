@@ -1,4 +1,4 @@
-"""A row of cups, swapped pair by pair: `corpus = cups_corpus(cups=3, swaps=8, texts=2000, seed=0)`.
+"""A row of cups, swapped pair by pair: `corpus = cups_corpus(cups=3, swaps=4, texts=2000, seed=0)`.
 
 "red green blue stand in a row . swap first and third . swap first and second . now green blue red": the word problem of
 the symmetric group with transpositions, as text that any causal language model reads. Questions end behind "now".
@@ -25,9 +25,9 @@ class CupsConfig:
     kind: str = "cups"
     cups: int = 3
     """Cups in the row."""
-    swaps: int = 8
+    swaps: int = 4
     """Most swaps of a training text; every number from 1 is trained alike."""
-    test_swaps: int = 16
+    test_swaps: int = 8
     """Most swaps that are asked."""
     texts: int = 2000
     """Training texts."""
@@ -62,7 +62,7 @@ def check_sizes(cups: int, swaps: int, test_swaps: int, texts: int, asked: int, 
 
 
 def cups_corpus(
-    cups: int = 3, swaps: int = 8, test_swaps: int = 16, texts: int = 2000, asked: int = 40, seed: int = 0
+    cups: int = 3, swaps: int = 4, test_swaps: int = 8, texts: int = 2000, asked: int = 40, seed: int = 0
 ) -> Corpus:
     """Generate the corpus; the same arguments give the same corpus on every machine.
 

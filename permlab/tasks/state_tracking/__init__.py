@@ -6,6 +6,7 @@ permlab task=state_tracking task.mode=construct task.group=S5 task.test_length=1
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ OBJECTIVE = "reach_worst"
 HEADLINE = ("reach", "reach_worst", "solved", "accuracy_longer", "chance", "train_seconds", "drift_share")
 MODELS = ("none",)
 DATASETS = ("none",)
+NETWORK = "task.network"
 LESS_MEMORY = ("a smaller task.train.batch", "a smaller task.test_words", "task.seeds=1")
 LIBRARIES = 390e6
 """Resident bytes of Python and torch once networks of no size have been trained."""
@@ -82,11 +84,18 @@ def run(config: Config[StateTrackingConfig], run: Run) -> None:
 
 
 def sweep_figures(groups: list[tuple[dict[str, str], list[dict[str, float]]]]) -> dict[str, Any]:
-    """How far every network follows every group, when jobs of a sweep differ in both."""
+    """How far every network follows, against what else the jobs of a sweep differ in."""
     from permlab.tasks.state_tracking.figures import draw_reach
 
-    keys = ("task.group", "task.network")
-    cells = [(point.get(keys[0]), point.get(keys[1]), metrics) for point, metrics in groups]
-    if any(None in cell[:2] or not cell[2] for cell in cells):
+    cells = [(varied_name(point), point.get(NETWORK), metrics) for point, metrics in groups]
+    if any(not cell[0] or cell[1] is None or not cell[2] for cell in cells):
         return {}
-    return {"reach": draw_reach([(str(g), NETWORKS[str(n)].title, metrics) for g, n, metrics in cells])}
+    return {"reach": draw_reach([(name, NETWORKS[str(network)].title, metrics) for name, network, metrics in cells])}
+
+
+def varied_name(varied: Mapping[str, str]) -> str:
+    """What a job or a group of runs is called beside its network: S3 (swaps), layers 4."""
+    left = {key.removeprefix("task."): value for key, value in varied.items() if key != NETWORK}
+    words = [left.pop("group", ""), f"({left.pop('alphabet')})" if "alphabet" in left else ""]
+    more = [f"{key.rpartition('.')[2]} {value}" for key, value in left.items()]
+    return " ".join(word for word in [" ".join(filter(None, words)), ", ".join(more)] if word)

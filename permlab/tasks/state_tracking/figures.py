@@ -54,11 +54,9 @@ class Panel:
 
 def draw_panels(panels: Mapping[str, Panel]) -> Figure:
     """Accuracy by position, a panel per word problem; one legend, networks in their colours."""
-    columns = min(3, len(panels))
+    columns = 2 if len(panels) in (2, 4) else min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure, axes = figures.new(
-        width=2, height=1.9 * rows + 0.9, rows=rows, columns=columns, sharex=True, sharey=True, squeeze=False
-    )
+    figure, axes = figures.new(width=2, height=2.0 * rows + 0.6, rows=rows, columns=columns, sharey=True, squeeze=False)
     names = list(dict.fromkeys(line.name for panel in panels.values() for line in panel.lines))
     shades = {name: figures.numbered(number) for number, name in enumerate(names)}
     for ax, (title, panel) in zip(axes.flat, panels.items()):
@@ -72,10 +70,12 @@ def draw_panels(panels: Mapping[str, Panel]) -> Figure:
         ax.set_ylim(-0.03, 1.03)
     for ax in axes.flat[len(panels) :]:
         ax.set_visible(False)
-    figure.supxlabel("position", fontsize=8)
-    figure.supylabel("share right", fontsize=8)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("share right")
+    for number in range(max(0, len(panels) - columns), len(panels)):
+        axes.flat[number].set_xlabel("position")
     handles = {name: handle for ax in axes.flat for handle, name in zip(*ax.get_legend_handles_labels())}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=figures.SMALL)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=figures.SMALL)
     return figure
 
 

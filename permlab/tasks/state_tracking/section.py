@@ -11,7 +11,7 @@ from permlab.reports.document import Block, Figure
 from permlab.reports.writer import Output
 from permlab.state_tracking.table import NETWORKS
 from permlab.tables import Row, counted
-from permlab.tasks.state_tracking.figures import Line, Panel, draw_panels, draw_reach
+from permlab.tasks.state_tracking.figures import Line, Panel, draw_panels
 
 TITLE = "Following a permutation through a product (state_tracking)"
 QUESTION = (
@@ -29,19 +29,12 @@ def repeats(task: Mapping[str, Any]) -> int:
 
 
 def blocks(collection: Collection, out: Output) -> list[Block]:
-    """A table of all configurations, a map, curves, then the figures of explicit weights."""
+    """A table of all configurations, curves, then the figures of explicit weights."""
     made: list[Block] = []
     trained = [group for group in collection.groups if group.rows("reach")]
     if trained:
         rows = [standing(group) for group in trained]
         made.append(out.table(collection.prefix("reach"), rows, "How far networks follow, median and worst over seeds"))
-        cells = [(problem(group), line_name(group), [run.metrics for run in group.runs]) for group in trained]
-        if min(len({cell[side] for cell in cells}) for side in (0, 1)) > 1:
-            said = "; ".join(
-                f"{line} on {of}: {row['right beyond training']}" for (of, line, _), row in zip(cells, rows)
-            )
-            name = collection.prefix("reach_map")
-            made.append(out.figure(name, draw_reach(cells), f"Map: {said}", "Share right beyond the trained length."))
         made.append(curves(collection, trained, out))
     made += own_figures(collection, out, list(FIGURES), lambda name: FIGURES.get(name, words(name)))
     return made + newest_tables(collection, out, list(TITLES), TITLES)
@@ -81,9 +74,10 @@ def curves(collection: Collection, trained: list[Group], out: Output) -> Figure:
         )
         xs, means, lows, highs = series(group.rows("curves"), "position", "accuracy")
         panel.lines.append(Line(line_name(group), task["network"], xs, means, lows, highs))
-    ends = [f"{of}: {line.name} ends at {line.means[-1]:.2f}" for of, each in panels.items() for line in each.lines]
+    ends = [f"{of}: {line.name} {line.means[-1]:.2f}" for of, each in panels.items() for line in each.lines]
+    alt = f"Accuracy at the end: {'; '.join(ends)}"
     caption = (
-        f"Share of right products by position, mean and range of the seeds of {counted(len(trained), 'configuration')}. "
+        f"Share of right products by position, mean and range of seeds, {counted(len(trained), 'configuration')}. "
         "Dotted: longest trained word; dashed: best guess."
     )
-    return out.figure(collection.prefix("accuracy"), draw_panels(panels), "; ".join(ends), caption)
+    return out.figure(collection.prefix("accuracy"), draw_panels(panels), alt, caption)
