@@ -9,6 +9,8 @@ row gives it (`registry.color_of`), and what is no method has a fixed one here.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from permlab import registry
@@ -135,3 +137,53 @@ def heat_map(
             bright = (value - low) / (high - low or 1) > 0.55
             ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color="black" if bright else "white")
     return image
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve with what it ranges over: `means`, and `lows` and `highs` around them."""
+
+    name: str
+    xs: Sequence[float]
+    means: Sequence[float]
+    lows: Sequence[float]
+    highs: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Curves in one frame; `across` is a dashed height (a floor), `upright` a dotted place."""
+
+    lines: list[Line]
+    across: float | None = None
+    upright: float | None = None
+
+
+def draw_panels(panels: Mapping[str, Panel], x: str, y: str) -> Figure:
+    """Draw shares from 0 to 1 in a panel per name; curves of one name have one colour in all, and one legend."""
+    columns = 2 if len(panels) in (2, 4) else min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    wide = 2 if columns > 1 else 1
+    figure, axes = new(wide, 2.0 * rows + 0.6, rows, columns, sharey=True, squeeze=False)
+    names = list(dict.fromkeys(line.name for panel in panels.values() for line in panel.lines))
+    for ax, (title, panel) in zip(axes.flat, panels.items()):
+        for line in panel.lines:
+            number = names.index(line.name)
+            style = ("-", "--", "-.")[number // len(PALETTE) % 3]
+            ax.plot(line.xs, line.means, style, color=numbered(number), label=line.name)
+            ax.fill_between(line.xs, line.lows, line.highs, color=numbered(number), alpha=0.15, linewidth=0)
+        if panel.across is not None:
+            ax.axhline(panel.across, color=color("floor"), linestyle="--", linewidth=0.9)
+        if panel.upright is not None:
+            ax.axvline(panel.upright, color=color("floor"), linestyle=":", linewidth=0.9)
+        ax.set_title(title)
+        ax.set_ylim(-0.03, 1.03)
+    for ax in axes.flat[len(panels) :]:
+        ax.set_visible(False)
+    for ax in axes[:, 0]:
+        ax.set_ylabel(y)
+    for number in range(max(0, len(panels) - columns), len(panels)):
+        axes.flat[number].set_xlabel(x)
+    handles = {name: handle for ax in axes.flat for handle, name in zip(*ax.get_legend_handles_labels())}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2 * wide, fontsize=SMALL)
+    return figure

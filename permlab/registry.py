@@ -239,10 +239,7 @@ def task(name: str) -> ModuleType:
 
 
 def section(name: str) -> ModuleType | None:
-    """Return the module with a task's part of the report: that of its row, else `section` in the task's own package.
-
-    None for a task that is not known here, and for one without either.
-    """
+    """Return the module with a task's part of the report: its row's, or `section` in its package; None for neither."""
     row = table("tasks").get(name)
     if row is None:
         return None
@@ -261,11 +258,8 @@ def schemas(group: str) -> dict[str, type]:
 
 def color_of(name: str) -> str:
     """Return the colour that a method is given in its row, by its name or label; empty when none is."""
-    for key in TABLES:
-        for row in table(key).values():
-            if row.color and name in (row.name, row.label):
-                return str(row.color)
-    return ""
+    rows = (row for key in TABLES for row in table(key).values())
+    return next((str(row.color) for row in rows if row.color and name in (row.name, row.label)), "")
 
 
 # ---- rows of other packages ------------------------------------------------------------------------------------------

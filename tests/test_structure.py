@@ -30,7 +30,7 @@ FLOORS = (
     ("division",),
     ("hardware", "experiment", "debug", "listing", "points", "user_options", "tracking"),
     ("merging",),
-    ("matching", "text", "probes", "ntk", "adapters"),
+    ("matching", "text", "probes", "ntk", "adapters", "state_tracking"),
     ("symmetry", "pretraining"),
     ("models", "data"),
     ("storage", "figures", "shipped", "rules", "keys"),

@@ -2,6 +2,8 @@ from .constructions import Machine as Machine
 from .constructions import construct as construct
 from .groups import Group as Group
 from .groups import group as group
+from .measured import Tested as Tested
+from .measured import drift as drift
 from .models import Model as Model
 from .scans import delta_scan as delta_scan
 from .scans import diagonal_scan as diagonal_scan

@@ -64,7 +64,7 @@ class Tracking:
     constructions: list[str] = choice(list(CONSTRUCTIONS), CONSTRUCTIONS)
     """mode=construct: the weights that are written down, of those that suit the group."""
     layers: int = 1
-    """Blocks."""
+    """Blocks of a mixer and a small network."""
     width: int = 32
     """Entries of a token: a multiple of 16."""
     seeds: int = 3

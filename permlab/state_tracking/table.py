@@ -41,7 +41,7 @@ NETWORKS = Table(
         ),
         NetworkRow(
             "delta_positive", "delta rule with beta in (0, 1)", label="DeltaNet (0, 1)", paper="2406.06484",
-            linear=True, reflections=0, period=1, color="yellow",
+            linear=True, reflections=0, period=1, color="brown",
         ),
         NetworkRow(
             "delta_signed", "delta rule with beta in (0, 2): one reflection a token", label="DeltaNet (0, 2)",
@@ -49,22 +49,23 @@ NETWORKS = Table(
         ),
         NetworkRow(
             "product_2", "two reflections a token", label="DeltaProduct, 2", paper="2502.10297", linear=True,
-            reflections=2, color="vermilion",
+            reflections=2, color="red",
         ),
         NetworkRow(
             "product_3", "three reflections a token", label="DeltaProduct, 3", paper="2502.10297", linear=True,
-            reflections=3, color="vermilion",
+            reflections=3, color="red",
         ),
         NetworkRow(
             "product_4", "four reflections a token", label="DeltaProduct, 4", paper="2502.10297", linear=True,
-            reflections=4, color="vermilion",
+            reflections=4, color="red",
         ),
         NetworkRow(
             "dense", "linear recurrence with orthogonal matrices: the upper control", label="dense orthogonal",
             linear=True, reflections=8, color="purple",
         ),
-        NetworkRow("lstm", "LSTM", label="LSTM", paper="Hochreiter and Schmidhuber 1997", color="green"),
-        NetworkRow("gru", "GRU", label="GRU", paper="1406.1078", color="green"),
+        NetworkRow("lstm", "gates and a cell (LSTM)", label="LSTM", paper="Hochreiter and Schmidhuber 1997",
+            color="green"),
+        NetworkRow("gru", "gates (GRU)", label="GRU", paper="1406.1078", color="green"),
         NetworkRow("transformer", "causal attention, rotary positions", label="transformer", paper="2404.08819",
             color="black"),
         NetworkRow("transformer_none", "causal attention, no positions", label="transformer, no positions",
@@ -72,13 +73,19 @@ NETWORKS = Table(
     ],
 )  # fmt: skip
 
+
+@dataclass(frozen=True)
+class AlphabetRow(Row):
+    """Which elements of a group are read."""
+
+
 ALPHABETS = Table(
     "alphabet",
     [
-        Row("all", "every element"),
-        Row("generators", "a small set of generators"),
-        Row("transpositions", "swaps of two points"),
-        Row("swaps", "swaps of two points, and the identity"),
+        AlphabetRow("all", "every element"),
+        AlphabetRow("generators", "a small set of generators"),
+        AlphabetRow("transpositions", "swaps of two points"),
+        AlphabetRow("swaps", "swaps of two points, and the identity"),
     ],
 )
 

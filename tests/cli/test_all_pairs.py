@@ -41,6 +41,7 @@ TINY = {
         ),
         "task.evaluation.likelihood=false",
     ],
+    "state_tracking": ["task.train.steps=2", "task.seeds=1", "task.test_length=32"],
     "merge": [
         *("task.train.epochs=1", "task.points=3", "task.controls=false", "task.images=32", "task.text.limit=8"),
         "task.text.batch_size=8",
@@ -48,6 +49,7 @@ TINY = {
 }
 SIZES = {
     "people": ["dataset.people=3", "dataset.templates=1", "dataset.held_out=1"],
+    "cups": ["dataset.texts=8", "dataset.swaps=2", "dataset.test_swaps=2"],
     "symbolic": ["dataset.pairs=4", "dataset.entity_words=2"],
     "imagefolder": ["dataset.side=8"],
     "facts": ["dataset.templates=1", "dataset.held_out=1"],

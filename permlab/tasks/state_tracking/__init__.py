@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from permlab.keys import choice
-from permlab.state_tracking.groups import group
 from permlab.state_tracking.settings import Tracking
 from permlab.state_tracking.table import NETWORKS
-from permlab.state_tracking.words import Words
 from permlab.tasks.state_tracking.table import MODES
 
 if TYPE_CHECKING:
@@ -38,6 +36,7 @@ class StateTrackingConfig(Tracking):
 
     name: str = "state_tracking"
     mode: str = choice("train", MODES)
+    """Train networks, or run weights that are written down."""
 
 
 def validate(config: Config[StateTrackingConfig]) -> None:
@@ -48,11 +47,15 @@ def validate(config: Config[StateTrackingConfig]) -> None:
     """
     MODES.check("task.mode", config.task.mode)
     config.task.check("task.")
+    from permlab.state_tracking import Words, group
+
     Words(group(config.task.group), config.task.alphabet)
 
 
 def plan(config: Config[StateTrackingConfig]) -> dict[str, Any]:
     """Lines of a dry run."""
+    from permlab.state_tracking import Words, group
+
     task = config.task
     words = Words(group(task.group), task.alphabet)
     read = f"{len(words.letters)} of {words.group.size} elements of {task.group}"

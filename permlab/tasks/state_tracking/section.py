@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from permlab import figures
 from permlab.reports.aggregate import Group, series
 from permlab.reports.collection import Collection, newest_tables, own_figures, words
 from permlab.reports.document import Block, Figure
 from permlab.reports.writer import Output
 from permlab.state_tracking.table import NETWORKS
 from permlab.tables import Row, counted
-from permlab.tasks.state_tracking.figures import Line, Panel, draw_panels
+from permlab.tasks.state_tracking.figures import POSITION, RIGHT
 
 TITLE = "Following a permutation through a product (state_tracking)"
 QUESTION = (
@@ -66,18 +67,17 @@ def standing(group: Group) -> Row:
 
 def curves(collection: Collection, trained: list[Group], out: Output) -> Figure:
     """Accuracy by position, a panel per word problem, a line per network: mean of all seeds, from worst to best."""
-    panels: dict[str, Panel] = {}
+    panels: dict[str, figures.Panel] = {}
     for group in trained:
         task = group.newest.config["task"]
-        panel = panels.setdefault(
-            problem(group), Panel([], task["train"]["length"], group.newest.metrics["chance"] or 0.0)
-        )
+        marks = {"across": group.newest.metrics["chance"], "upright": task["train"]["length"]}
+        panel = panels.setdefault(problem(group), figures.Panel([], **marks))
         xs, means, lows, highs = series(group.rows("curves"), "position", "accuracy")
-        panel.lines.append(Line(line_name(group), task["network"], xs, means, lows, highs))
+        panel.lines.append(figures.Line(line_name(group), xs, means, lows, highs))
     ends = [f"{of}: {line.name} {line.means[-1]:.2f}" for of, each in panels.items() for line in each.lines]
     alt = f"Accuracy at the end: {'; '.join(ends)}"
     caption = (
         f"Share of right products by position, mean and range of seeds, {counted(len(trained), 'configuration')}. "
         "Dotted: longest trained word; dashed: best guess."
     )
-    return out.figure(collection.prefix("accuracy"), draw_panels(panels), alt, caption)
+    return out.figure(collection.prefix("accuracy"), figures.draw_panels(panels, POSITION, RIGHT), alt, caption)
