@@ -25,9 +25,10 @@ from torch import Tensor
 
 from permlab.diverged import check_losses, check_weights
 from permlab.errors import UserError, check_range
-from permlab.models.causal_lm import build_scratch, save_causal_lm
+from permlab.models.causal_lm import build_scratch, save_causal_lm, token_options
 from permlab.models.causal_lm_config import CausalLMConfig, ScratchConfig
 from permlab.models.quiet import quiet_transformers
+from permlab.models.scratch import mixtral
 from permlab.models.tokenizers import train_tokenizer
 from permlab.storage.files import read_object, write_json
 from permlab.storage.folders import replacing_folder
@@ -65,6 +66,21 @@ class BaseSettings:
     """Of the first weights and of the order of the text."""
 
 
+@dataclass
+class MixtureSettings(BaseSettings):
+    """A base whose MLPs are mixtures of experts (Mixtral, arXiv 2401.04088)."""
+
+    epochs: float = 1.0
+    hidden_size: int = 64
+    vocab_size: int = 2048
+    experts: int = 8
+    """Experts of every layer."""
+    experts_per_token: int = 2
+    """Experts that a token is sent to."""
+    balance: float = 0.02
+    """Factor on the loss that spreads tokens over experts (arXiv 2101.03961, equation 4)."""
+
+
 def check_base(settings: BaseSettings, prefix: str = "") -> None:
     """Refuse a folder without text and numbers out of range.
 
@@ -79,6 +95,10 @@ def check_base(settings: BaseSettings, prefix: str = "") -> None:
     check_range(f"{prefix}tokens", settings.tokens, 8, LONGEST)
     for name in ("epochs", "learning_rate"):
         check_range(f"{prefix}{name}", getattr(settings, name), 0, open_interval=True)
+    if isinstance(settings, MixtureSettings):
+        check_range(f"{prefix}experts", settings.experts, 2)
+        check_range(f"{prefix}experts_per_token", settings.experts_per_token, 1, settings.experts)
+        check_range(f"{prefix}balance", settings.balance, 0)
     if settings.hidden_size < 8 or settings.hidden_size % 8:
         raise UserError(f"{prefix}hidden_size={settings.hidden_size} must be a multiple of 8: four heads turn pairs")
 
@@ -115,17 +135,23 @@ def pretrained_base(
     quiet_transformers()
     texts, held_out = general_text(settings.corpus, settings.seed)
     tokenizer = train_tokenizer(texts, "bpe", settings.vocab_size)
-    pieces, asked = (_pieces(tokenizer, part, settings.tokens) for part in (texts, held_out))
+    pieces, asked = (text_pieces(tokenizer, part, settings.tokens) for part in (texts, held_out))
     torch.manual_seed(settings.seed)
     inner = 8 * round(settings.hidden_size / 3)
     sizes = ScratchConfig(settings.hidden_size, settings.layers, 4, 4, inner)
-    model: Any = build_scratch(CausalLMConfig(scratch=sizes), len(tokenizer), LONGEST, tokenizer)
+    model: Any
+    if isinstance(settings, MixtureSettings):
+        counts = (settings.experts, settings.experts_per_token)
+        model = mixtral(sizes, token_options(len(tokenizer), LONGEST, tokenizer), *counts, settings.balance)
+    else:
+        model = build_scratch(CausalLMConfig(scratch=sizes), len(tokenizer), LONGEST, tokenizer)
     model = model.to(device)
     _train(model, pieces, settings, progress)
+    model.config.output_router_logits = False  # their loss is for training
     record = dataclasses.asdict(settings) | {
         "tokens_read": round(settings.epochs * pieces.numel()),
-        "loss_training": _loss(model, pieces[: len(asked)]),
-        "loss_held_out": _loss(model, asked),
+        "loss_training": text_loss(model, pieces[: len(asked)]),
+        "loss_held_out": text_loss(model, asked),
     }
     with replacing_folder(folder, replace=True) as part:
         save_causal_lm(model, tokenizer, part)
@@ -196,14 +222,15 @@ def _generated(count: int, seed: int) -> list[str]:
     return [line[0].upper() + line[1:] + "." for line in lines]
 
 
-def _pieces(tokenizer: Any, texts: Sequence[str], length: int) -> Tensor:
-    """The texts one after another, each ended, cut into (pieces, length)."""
+def text_pieces(tokenizer: Any, texts: Sequence[str], length: int, most: int | None = None) -> Tensor:
+    """The texts one after another, each ended, cut into (pieces, length); `most`: so many, from all over."""
     ends = tokenizer.eos_token_id
     ids = [token for row in tokenizer(list(texts), add_special_tokens=False)["input_ids"] for token in (*row, ends)]
     count = len(ids) // length
     if count < 1:
         raise UserError(f"the general text has {len(ids)} tokens, fewer than one piece of {length}")
-    return torch.tensor(ids[: count * length]).reshape(count, length)
+    pieces = torch.tensor(ids[: count * length]).reshape(count, length)
+    return pieces if most is None or most >= count else pieces[torch.linspace(0, count - 1, most).long()]
 
 
 def _train(model: Any, pieces: Tensor, settings: BaseSettings, progress: Progress | None) -> None:
@@ -241,7 +268,7 @@ def _train(model: Any, pieces: Tensor, settings: BaseSettings, progress: Progres
 
 
 @torch.no_grad()
-def _loss(model: Any, pieces: Tensor, most: int = 256) -> float:
+def text_loss(model: Any, pieces: Tensor, most: int = 256) -> float:
     """Mean negative log-likelihood, nats per token, of the first pieces."""
     rows = pieces[:most]
     total = sum(

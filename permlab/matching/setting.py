@@ -22,7 +22,7 @@ class MatchOptions:
     restarts: int = 1
     """match=weight: random orders tried; the best objective is kept."""
     steps: int = 200
-    """match=straight_through: gradient steps"""
+    """match=straight_through, combine=adamerging: gradient steps"""
     memory_gb: float | None = None
     """Networks merged from files: GiB of main memory taken at most, beside the libraries; null is 3."""
     zip_alpha: float = 0.3

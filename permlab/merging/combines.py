@@ -162,6 +162,17 @@ COMBINES = Table(
         ),
         _changes("breadcrumbs_ties", "as breadcrumbs, with signs elected", "Breadcrumbs, TIES", "2312.06795"),
         CombineRow(
+            "adamerging",
+            "the ancestor plus changes with factors that make outputs least uncertain, learnt without labels",
+            label="AdaMerging",
+            target="permlab.merging.methods.adamerging:combine_adamerging",
+            paper="2310.02575",
+            needs=("data", "ancestor"),
+            color="purple",
+            matches=("identity",),
+            reason=_ANCESTRAL,
+        ),
+        CombineRow(
             "model_stock",
             "between the ancestor and the mean, as far as the angle between the changes says",
             label="Model Stock",

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16", "float16")
 """Number types that merged networks are written in."""
 
+COEFFICIENTS = ("layers", "networks")
+
 
 @dataclass(kw_only=True)
 class MergeOptions(MatchOptions):
@@ -40,6 +42,8 @@ class MergeOptions(MatchOptions):
     """One per network in place of `density`."""
     scale: float = 1.0
     """Factor on the merged change since the ancestor (lambda)."""
+    coefficients: str = choice("layers", COEFFICIENTS)
+    """adamerging: one factor per network and tensor, or per network."""
     gamma: float = 0.01
     """breadcrumbs: share of the largest entries of every change that is dropped."""
     epsilon: float = 0.1

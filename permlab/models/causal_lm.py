@@ -93,22 +93,24 @@ def build_scratch(
     """Build random weights: the architecture of `config.path`, or one of the sizes in `config.scratch`."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    ids["pad_token_id"] = tokenizer.pad_token_id
     if config.path is not None:
         architecture = from_hub(AutoConfig.from_pretrained, config)
         # The tokenizer may be trained here, with fewer words than the architecture was published with.
-        architecture.vocab_size = vocabulary
-        for key, value in ids.items():
-            setattr(architecture, key, value)
+        ids = token_options(vocabulary, max_tokens, tokenizer)
+        for key in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id"):
+            setattr(architecture, key, ids[key])
     else:
         row = OBJECTIVES[config.objective]
-        made: PreTrainedModel = row.load()(
-            config.scratch, {"vocab_size": vocabulary, "max_position_embeddings": max_tokens, **ids}
-        )
+        made: PreTrainedModel = row.load()(config.scratch, token_options(vocabulary, max_tokens, tokenizer))
         return made
     model: PreTrainedModel = AutoModelForCausalLM.from_config(architecture, trust_remote_code=config.trust_remote_code)
     return model
+
+
+def token_options(vocabulary: int, max_tokens: int, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What a configuration says of tokens: how many there are, positions, and ids of special ones."""
+    ids = {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return {"vocab_size": vocabulary, "max_position_embeddings": max_tokens, **ids}
 
 
 def save_memory(model: PreTrainedModel) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from permlab.keys import choice
@@ -26,6 +26,8 @@ class EndpointTraining:
     """What moves the weights."""
     schedule: str = choice("constant", SCHEDULES)
     """Of the learning rate."""
+    tangent: bool = False
+    """Networks with an ancestor: fine-tune, merge and score its first-order expansion (tangent space)."""
 
 
 def recipe_of(network: str, training: EndpointTraining) -> dict[str, Any]:
@@ -53,6 +55,28 @@ class PairOptions:
     """What each network sees of its images, one per network; empty is original for all."""
     share: float = 1.0
     """Share of the training images each network sees; below 1 the networks see different ones."""
+
+
+@dataclass
+class ExpertOptions:
+    """study=experts: the text, and how many experts of every layer stay."""
+
+    corpus: str | None = None
+    """Folder of .txt files, those with "test" in their names for scores; null generates text."""
+    epochs: float = 0.6
+    """Readings of the text by a mixture of experts that is trained here."""
+    kept: list[int] = field(default_factory=lambda: [6, 4, 2])
+    """Experts per layer that stay."""
+    written: int = 4
+    """Experts per layer of the network that is written, and of the differences that are tested."""
+    rank: int | None = None
+    """Rank of the matrices of merged experts in the network that is written; null keeps them whole."""
+    ranks: list[int] = field(default_factory=lambda: [8, 16, 32])
+    """Ranks of merged experts that are scored."""
+    columns: int = 8
+    """Columns of a matrix kept as they are beside its low rank."""
+    sequences: int = 32
+    """Pieces of 128 tokens that routing is counted on, and as many that are scored."""
 
 
 @dataclass

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from permlab import registry
 from permlab.config import Config
 from permlab.data import DATASETS as DATA_SETS
 from permlab.division import Shared
@@ -46,10 +47,14 @@ def validate(config: Config[MergeConfig]) -> None:
     if config.task.extract_rank is not None:
         validate_extraction(config)
         return
+    check_choice("task.study", config.task.study, STUDIES)
+    if alone := STUDIES[config.task.study].alone:
+        registry.load(f"{alone}:validate")(config)
+        return
     config = with_recipe(config)
     task = config.task
     for key, options in (
-        ("study", STUDIES), ("match", MATCHES), ("combine", COMBINES), ("renorm", RENORMS),
+        ("match", MATCHES), ("combine", COMBINES), ("renorm", RENORMS),
         ("allocation", ALLOCATIONS), ("similarity", SIMILARITIES),
     ):  # fmt: skip
         check_choice(f"task.{key}", getattr(task, key), options)
@@ -79,13 +84,16 @@ def plan(config: Config[MergeConfig]) -> dict[str, Any]:
     """
     if config.task.extract_rank is not None:
         return plan_extraction(config)
+    if alone := STUDIES[config.task.study].alone:
+        lines: dict[str, Any] = registry.load(f"{alone}:plan")(config)
+        return lines
     config = with_recipe(config)
     return plan_language(config) if is_language(config) else plan_images(config)
 
 
 def footprint(config: Config[MergeConfig]) -> Footprint | None:
     """Memory and time, where networks and data are at hand."""
-    if config.task.extract_rank is not None:
+    if config.task.extract_rank is not None or STUDIES[config.task.study].alone:
         return None
     from permlab.tasks.merge.needs import footprint
 
@@ -105,7 +113,7 @@ def run(config: Config[MergeConfig], run: Run) -> None:
         run_extraction(config, run)
         return
     config = with_recipe(config)
-    if is_language(config):
+    if is_language(config) and not STUDIES[config.task.study].alone:
         from permlab.tasks.merge.language_run import run_language
 
         run_language(config, run)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from permlab.config import Config
 from permlab.data import DATASETS, check_dataset
-from permlab.errors import UserError, check_range
+from permlab.errors import UserError, check_choice, check_range
 from permlab.matching.table import MATCHES
 from permlab.merging.arm import Arm, check_arm, parse_arm
+from permlab.merging.setting import COEFFICIENTS
 from permlab.merging.table import COMBINES, DOMAINS, OPTIMIZERS, RENORMS, SCHEDULES
 from permlab.models.table import MODELS, VISION
 from permlab.models.vision_config import check_width, norm_of, validate_vision
@@ -175,6 +176,11 @@ def check_training(config: Config[MergeConfig]) -> None:
     check_range("task.train.weight_decay", train.weight_decay, 0)
     OPTIMIZERS.check("task.train.optimizer", train.optimizer)
     SCHEDULES.check("task.train.schedule", train.schedule)
+    if train.tangent and (task.models or not any("ancestor" in COMBINES[arm.combine].needs for arm in arms_of(config))):
+        raise UserError("task.train.tangent expands networks trained here around an ancestor: set task.combine to one")
+    if train.tangent and norm_of(config.model) == "batch":
+        raise UserError("task.train.tangent: statistics of BatchNorm are no parameters; set model.norm=layer, or mlp")
+    check_choice("task.coefficients", task.coefficients, COEFFICIENTS)
     if task.images is not None:
         check_range("task.images", task.images, 2)
     if task.ridge is not None:

@@ -154,6 +154,8 @@ def _check_training(config: Config[MergeConfig]) -> None:
     check_weights(config, 2)
     if task.ancestor:
         raise UserError("task.ancestor belongs to task.models: networks trained here have none")
+    if task.train.tangent:
+        raise UserError("task.train.tangent is for image networks; drop it for language models")
     if task.train.optimizer != "adam":
         raise UserError(f"task.train.optimizer={task.train.optimizer}: language models are trained with adam")
 

@@ -131,6 +131,8 @@ def merge_record(config: Config[MergeConfig], subject: Subject, merged: Merged, 
     }
     if merged.matching.clusters:
         record |= {"zip_alpha": task.zip_alpha, "zip_beta": task.zip_beta, "zip_stop": task.zip_stop}
+    if task.train.tangent:
+        record["tangent"] = "outputs are those of the first-order expansion around the ancestor"
     if merged.allocation is not None:
         record |= {"budget": merged.allocation.budget, "macs": merged.macs, "ratios": merged.allocation.ratios}
         record |= {"allocation": merged.allocation.method, "solver": merged.allocation.solver}

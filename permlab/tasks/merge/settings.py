@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from permlab.keys import choice
 from permlab.matching.table import MATCHES
-from permlab.merging.networks.options import EndpointTraining, PairOptions, TextScoring
+from permlab.merging.networks.options import EndpointTraining, ExpertOptions, PairOptions, TextScoring
 from permlab.merging.setting import MergeOptions
 from permlab.merging.table import COMBINES, RENORMS
 from permlab.tasks.merge.table import ANALYSES, STUDIES, USUAL
@@ -63,5 +63,6 @@ class MergeConfig(PairOptions, MergeOptions):
     analyses: list[str] = choice(USUAL, ANALYSES)
     """study=lmc: what is measured, any of them."""
     general: HealthText = field(default_factory=HealthText)
+    experts: ExpertOptions = field(default_factory=ExpertOptions)
     text: TextScoring = field(default_factory=TextScoring)
     train: EndpointTraining = field(default_factory=EndpointTraining)

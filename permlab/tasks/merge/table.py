@@ -63,12 +63,14 @@ class StudyRow(Row):
         arms: judges the arm of task.match, task.combine and task.renorm.
         compares: judges the arms of task.compare beside its own.
         widths: has pairs of every width of task.widths.
+        alone: "module", whose `validate` and `plan` take the place of those of pairs.
     """
 
     one_task: bool = False
     arms: bool = False
     compares: bool = False
     widths: bool = False
+    alone: str = ""
 
 
 STUDIES = Table(
@@ -102,6 +104,13 @@ STUDIES = Table(
             target="permlab.tasks.merge.width:run_width",
             widths=True,
             paper="2510.08023",
+        ),
+        StudyRow(
+            "experts",
+            "a mixture of experts with fewer of them, grouped by routing, aligned and merged (M-SMoE)",
+            target="permlab.tasks.merge.experts:run_experts",
+            alone="permlab.tasks.merge.experts",
+            paper="2310.01334",
         ),
     ],
 )

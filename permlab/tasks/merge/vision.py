@@ -38,6 +38,7 @@ class Group:
     labels: list[list[int]] = field(default_factory=list)
     ancestor: Any = None
     untrained: list[Any] = field(default_factory=list)
+    model: Any = None
 
 
 def run_pairs(config: Config[MergeConfig], run: Run) -> None:
@@ -58,7 +59,7 @@ def run_pairs(config: Config[MergeConfig], run: Run) -> None:
 
     def measure(pair: int) -> Measured:
         group = users_group(config, loaded, data) if loaded else trained_group(config, run, pairs, model, pair)
-        subject = subject_of(config, run, pairs, model, spec, everything, pair, group)
+        subject = subject_of(config, run, pairs, group.model or model, spec, everything, pair, group)
         rows, curves, merged = judge(config, run, subject)
         if pair == 0:
             save_result(config, run, subject, merged, rows[0]["arm"], group.rows, loaded, data)
@@ -160,11 +161,14 @@ def fresh_networks(config: Config[MergeConfig], loaded: Loaded, data: ImageData)
 
 def trained_group(config: Config[MergeConfig], run: Run, pairs: ImagePairs, model: nn.Module, pair: int) -> Group:
     """A pair trained here, from a common ancestor where the arm needs one."""
+    from permlab.merging.networks.tangent import linearised
     from permlab.tasks.merge.pairs import train_ancestor, train_pair
 
     ancestor = None
     if any("ancestor" in COMBINES[arm.combine].needs for arm in arms_of(config)):
         ancestor = train_ancestor(run, pairs, model, pair).state
+        if config.task.train.tangent:
+            model = linearised(model, ancestor)
     found = train_pair(run, pairs, model, pair, start=ancestor)
     rows = [
         {"pair": pair, "member": k, "labels": " ".join(map(str, end.labels)), **end.provenance, **end.metrics}
@@ -177,4 +181,5 @@ def trained_group(config: Config[MergeConfig], run: Run, pairs: ImagePairs, mode
         [endpoint.labels for endpoint in found] if config.task.labels > 1 else [],
         ancestor,
         [pairs.untrained(pair, k) for k in range(len(found))],
+        model,
     )
