@@ -35,10 +35,10 @@ def linearised(model: nn.Module, base: Mapping[str, Tensor]) -> nn.Module:
         here = dict(self.named_parameters())
         tangents = {name: here[name] - value.to(here[name]) for name, value in start.items()}
         at = {name: value.to(here[name]) for name, value in start.items()}
-        outputs, slopes = torch.func.jvp(
+        expanded: Any = torch.func.jvp(
             lambda values: torch.func.functional_call(inner, values, inputs), (at,), (tangents,)
         )
-        result: Tensor = outputs + slopes
+        result: Tensor = expanded[0] + expanded[1]
         return result
 
     outer = copy.deepcopy(model)
