@@ -35,10 +35,9 @@ def linearised(model: nn.Module, base: Mapping[str, Tensor]) -> nn.Module:
         here = dict(self.named_parameters())
         tangents = {name: here[name] - value.to(here[name]) for name, value in start.items()}
         at = {name: value.to(here[name]) for name, value in start.items()}
-        expanded: Any = torch.func.jvp(
-            lambda values: torch.func.functional_call(inner, values, inputs), (at,), (tangents,)
-        )
-        result: Tensor = expanded[0] + expanded[1]
+        expand: Any = torch.func.jvp
+        outputs, slopes = expand(lambda values: torch.func.functional_call(inner, values, inputs), (at,), (tangents,))
+        result: Tensor = outputs + slopes
         return result
 
     outer = copy.deepcopy(model)
