@@ -67,7 +67,7 @@ def test_mixtures_trained_here_and_one_of_the_users(capsys):
     assert torch.linalg.matrix_rank(matrix, rtol=1e-5) <= 24 < min(matrix.shape)
     (base,) = Path("outputs/bases").glob("base-*")
     assert study("task.experts.kept=[4]", "task.experts.ranks=[]", f"task.models=[{base}]", "run.dir=own") == 0
-    assert "mixture of experts 1" not in capsys.readouterr().out.split("run directory own")[1]
+    assert "mixture of experts 1:" not in capsys.readouterr().out.split("run directory own")[1]
     assert json.loads(Path("own/result.json").read_text())["metrics"]["all_experts_perplexity_8"] in [
         pytest.approx(math.exp(loss), rel=1e-4) for loss in whole.values()
     ]

@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from permlab.errors import UserError, check_range
 from permlab.matching.assign import assign
 from permlab.merging.measure.evaluate import eval_mode
+from permlab.merging.networks.expert_checks import COUNTS
 from permlab.seeding import derived_seed
 
-COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
-"""Where a configuration says how many experts a layer has."""
 ROUTER = ".gate"
 DOMINANT, RANDOM, NONE = "router logits", "random", "none"
 

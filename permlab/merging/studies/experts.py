@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -22,8 +23,10 @@ from permlab.merging.methods.experts import (
     plan_groups,
     routing,
 )
+from permlab.merging.networks.expert_checks import EXPERTS
 from permlab.merging.networks.options import ExpertOptions
-from permlab.pretraining import text_loss
+from permlab.models.checkpoints import open_checkpoint
+from permlab.pretraining import MixtureSettings, pretrained_base, text_loss
 from permlab.tables import Row, summarise
 
 MERGED = "M-SMoE"
@@ -38,6 +41,32 @@ ARMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 """Label -> how experts are grouped, how groups are merged."""
 QUANTITIES = ("loss", "perplexity")
+
+
+def mixture_of(
+    given: ExpertOptions, models: Sequence[str], cache: Path, seed: int, device: Any = "cpu", progress: Any = None
+) -> Path:
+    """The folder of the user's network, or of one that is trained now unless it was before.
+
+    Args:
+        given: text and training.
+        models: the user's network, or none.
+        cache: folder of networks that are trained here.
+        seed: of the training.
+        device: where it is trained.
+        progress: as `pretrained_base` calls it.
+    """
+    if models:
+        return open_checkpoint(models[0]).folder
+    settings = MixtureSettings(corpus=given.corpus, epochs=given.epochs, experts=EXPERTS, seed=seed)
+    return pretrained_base(settings, cache, device=device, progress=progress)
+
+
+def written(model: Any, counted: Tensor, given: ExpertOptions) -> Any:
+    """The network with `given.written` experts per layer by M-SMoE, at `given.rank`."""
+    found = routing(model, [{"input_ids": rows} for rows in counted.to(model.device).split(16)])
+    columns = given.columns if given.rank is not None else 0
+    return smaller(model, found, given.written, MERGED, rank=given.rank, columns=columns)
 
 
 def score(model: Any, pieces: Tensor) -> Row:
