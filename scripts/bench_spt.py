@@ -1,16 +1,19 @@
 """Does ordering cost training speed, and how fast does the command start? Prints ratios.
 
-    python scripts/bench_spt.py            # about three minutes on 2 cores
+    python scripts/bench_spt.py                                # about three minutes on 2 cores
+    python scripts/bench_spt.py --only packing --threads 1     # beside other programs: seconds of one processor
 
 Training: the same model on the same texts through permlab's stream (order=spt, drawn anew every epoch) and through the
 plain transformers Trainer over token lists made before, in one process, alternating, in tokens per second; and through
-our Trainer with texts packed into rows of 128 tokens (`task.train.pack=128`). Start-up:
-`permlab --version` and `--help` against a minimal Hydra application, fresh processes, alternating.
+our Trainer with texts packed into rows of 128 tokens (`task.train.pack=128`). Packing once more on texts of very
+different lengths (one to eight of the same sentences, half of them one), where rows of their own are mostly padding.
+Start-up: `permlab --version` and `--help` against a minimal Hydra application, fresh processes, alternating.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import subprocess
 import sys
@@ -18,6 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
+LENGTHS = (1, 8, 1, 3, 1, 1, 5, 2)
+"""Sentences of the uneven texts, in turn."""
 MINIMAL_HYDRA = """
 import hydra
 @hydra.main(version_base="1.3", config_path=None)
@@ -26,22 +31,36 @@ main()
 """
 
 
-def bench_training(rounds: int, epochs: int) -> None:
-    """Alternate our Trainer and the plain one on the embedded default."""
+def bench_training(rounds: int, epochs: int, threads: int | None, *, uneven: bool = False, plain: bool = True) -> None:
+    """Alternate our Trainer, the plain one and packing on the embedded default.
+
+    Args:
+        rounds: how often.
+        epochs: readings of every text in each.
+        threads: of torch; of one thread the seconds of the processor count, which other programs do not take.
+        uneven: texts of one to eight sentences in place of one.
+        plain: the plain Trainer too.
+    """
     import torch
     from transformers import Trainer, TrainingArguments
     from transformers.trainer_callback import PrinterCallback
 
-    from permlab.data import people_corpus
+    from permlab.data import Example, people_corpus
     from permlab.models.causal_lm import load_causal_lm
     from permlab.models.causal_lm_config import CausalLMConfig
     from permlab.text import Hooks, OrderedTexts, Ordering, TrainingSettings, encoder, make_trainer
     from permlab.text.batches import Collator
     from permlab.threads import set_threads
 
-    set_threads(None)
+    set_threads(threads)
+    clock = time.process_time if threads == 1 else time.perf_counter
     corpus = people_corpus()
+    if uneven:
+        sentences = iter([example.text for example in corpus.examples])
+        joined = [" ".join(itertools.islice(sentences, count)) for count in LENGTHS * len(corpus.examples)]
+        corpus.examples = [Example(text) for text in joined if text]
     texts = [example.text for example in corpus.examples]
+    order = "original" if uneven else "spt"
 
     def fresh() -> tuple:
         return load_causal_lm(CausalLMConfig(), texts, torch.float32, torch.device("cpu"), seed=0)
@@ -49,18 +68,18 @@ def bench_training(rounds: int, epochs: int) -> None:
     def ours(folder: Path, pack: int = 0) -> float:
         model, tokenizer = fresh()
         ids = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
-        stream = OrderedTexts(corpus.examples, encoder(tokenizer), Ordering(), epochs=epochs, seed=0, **ids)
+        stream = OrderedTexts(corpus.examples, encoder(tokenizer), Ordering(order=order), epochs=epochs, seed=0, **ids)
         hooks = Hooks(lambda step, loss, rate: (False, False))
         trainer = make_trainer(model, tokenizer.pad_token_id, stream, folder, TrainingSettings(pack=pack), hooks)
-        began = time.perf_counter()
+        began = clock()
         trainer.train()
-        seconds = time.perf_counter() - began
+        seconds = clock() - began
         return sum(len(stream[i]["input_ids"]) for i in range(len(stream))) / seconds
 
     def packed(folder: Path) -> float:
         return ours(folder, pack=128)
 
-    def plain(folder: Path) -> float:
+    def simple(folder: Path) -> float:
         model, tokenizer = fresh()
         rows = [
             {"input_ids": [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]} for ids in encoder(tokenizer)(texts)
@@ -84,25 +103,27 @@ def bench_training(rounds: int, epochs: int) -> None:
             model=model, args=arguments, train_dataset=rows, data_collator=Collator(tokenizer.pad_token_id)
         )
         trainer.remove_callback(PrinterCallback)
-        began = time.perf_counter()
+        began = clock()
         trainer.train()
-        seconds = time.perf_counter() - began
+        seconds = clock() - began
         return epochs * sum(len(row["input_ids"]) for row in rows) / seconds
 
     with tempfile.TemporaryDirectory() as folder:
-        ours(Path(folder))  # warm both sides up: imports, allocator, thread pool
-        plain(Path(folder))
-        pairs, packings = [], []
+        sides = {"ours": ours, "packed": packed} | ({"plain": simple} if plain else {})
+        for side in sides.values():  # warm all of them up: imports, allocator, thread pool
+            side(Path(folder))
+        speeds: dict[str, list[float]] = {name: [] for name in sides}
         for number in range(rounds):
-            sides = (ours, plain, packed) if number % 2 == 0 else (packed, plain, ours)
-            speeds = {side.__name__: side(Path(folder)) for side in sides}
-            pairs.append((speeds["ours"], speeds["plain"]))
-            packings.append(speeds["packed"] / speeds["ours"])
-            shown = ", ".join(f"{side} {speed:,.0f}" for side, speed in sorted(speeds.items()))
-            print(f"round {number}, tokens/s: {shown}")
-    ratios = [mine / theirs for mine, theirs in pairs]
-    print(f"training tokens per second, ours / plain: median ratio {statistics.median(ratios):.3f} of {rounds} rounds")
-    print(f"packed / a row for every text: median ratio {statistics.median(packings):.3f} of {rounds} rounds")
+            for name in sides if number % 2 == 0 else reversed(sides):
+                speeds[name].append(sides[name](Path(folder)))
+            print(f"round {number}, tokens/s: " + ", ".join(f"{name} {each[-1]:,.0f}" for name, each in speeds.items()))
+    print(
+        f"{'uneven' if uneven else 'even'} texts, medians of {rounds} rounds, tokens per second of "
+        + ("a processor" if threads == 1 else "time")
+    )
+    for name, each in speeds.items():
+        ratio = statistics.median(mine / other for mine, other in zip(each, speeds["ours"], strict=True))
+        print(f"{name:8} {statistics.median(each):>8,.0f}   {ratio:.3f} of ours, a row for every text")
 
 
 def bench_startup(rounds: int) -> None:
@@ -130,13 +151,20 @@ def bench_startup(rounds: int) -> None:
 
 
 def main() -> None:
-    """Run both benchmarks."""
+    """Run the benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--threads", type=int, help="of torch; as the work wants where this is not given")
+    parser.add_argument("--only", choices=("startup", "training", "packing"))
     options = parser.parse_args()
-    bench_startup(options.rounds)
-    bench_training(options.rounds, options.epochs)
+    training = (options.rounds, options.epochs, options.threads)
+    if options.only in (None, "startup"):
+        bench_startup(options.rounds)
+    if options.only in (None, "training", "packing"):
+        bench_training(*training, plain=options.only != "packing")
+    if options.only in (None, "packing"):
+        bench_training(*training, plain=False, uneven=True)
 
 
 if __name__ == "__main__":

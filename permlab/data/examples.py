@@ -29,9 +29,10 @@ class Query:
     """One question: the model continues `prompt`; the answer is right when the continuation starts with `answer`.
 
     `direction`: "forward" (the order of the training text) or "reverse". `kind`: what is asked for ("name",
-    "description", "entity"). `wording`: "trained", "held_out" (a template nobody was trained on) or "question" (a
-    question-answer pair). `fact`: what is
-    asked about, where the data set knows it: questions about one fact are no independent ones.
+    "description", "entity"). `wording`: "trained", "held_out" (a template nobody was trained on), "question" (a
+    question-answer pair) or "in_text" (a text as it was trained, with the answer covered). `fact`: what is asked about,
+    where the data set knows it: questions about one fact are no independent ones. `after`: what stands behind the
+    answer, which only a model that reads both sides is shown.
     """
 
     prompt: str
@@ -41,6 +42,7 @@ class Query:
     kind: str
     wording: str = "trained"
     fact: str = ""
+    after: str = ""
 
 
 @dataclass

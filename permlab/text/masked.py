@@ -1,6 +1,7 @@
 """Masked language models as a control: trained on covered tokens, they are asked by covering the answer.
 
     stream = Masked(ordered_texts, tokenizer.mask_token_id, seed=0); answers = fill_answers(model, tokenizer, queries)
+    answers = fill_answers(model, tokenizer, covered_first(corpus))
 
 A causal model learns what follows; this one learns every part of a text from the rest of it, so that a fact read in one
 order can be asked in the other. The share that is covered is drawn anew, evenly from 0 to 1, for every text that is
@@ -16,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from permlab.data.examples import Query
+from permlab.data.examples import Corpus, Query
+from permlab.data.texts.joining import join_units
 from permlab.text.batches import NOT_LEARNED
 from permlab.text.orders import OrderedTexts
 from permlab.text.recall import Progress, encode_queries, encoder
+from permlab.text.units import find_spans
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,6 +53,25 @@ class Masked:
         return {"input_ids": shown.tolist(), "labels": labels.tolist()}
 
 
+def covered_first(corpus: Corpus) -> list[Query]:
+    """Return a question for every text of a fact that was read one way only: which entity stood first in it?
+
+    It is the reverse question without another wording: what is told stands behind what is asked, as it was trained.
+    Texts whose only entity ends them are not asked, since that is their forward question.
+    """
+    asked = []
+    for example in corpus.examples:
+        spans = find_spans(example.text, example.protected) if example.group != "both" else []
+        after = example.text[spans[0][1] :].strip() if spans else ""
+        if any(letter.isalnum() for letter in after):
+            start, end = spans[0]
+            fact = ", ".join(example.protected)
+            before = example.text[:start].rstrip()
+            words = (before, example.text[start:end], example.group, "reverse", "entity", "in_text", fact, after)
+            asked.append(Query(*words))
+    return asked
+
+
 @torch.no_grad()
 def fill_answers(
     model: PreTrainedModel,
@@ -71,7 +93,7 @@ def fill_answers(
         queries: what to ask.
         batch_size: questions at a time.
         chat: as of `encode_queries`.
-        closing: what stands behind an answer in the texts that were trained, a full stop.
+        closing: what stands behind an answer in the texts that were trained, a full stop, where a query does not say.
         progress: called with (done, total).
 
     Returns:
@@ -82,13 +104,16 @@ def fill_answers(
     # By the number of covered tokens: each round fills one of them in every row of a batch.
     order = sorted(range(len(pairs)), key=lambda i: (len(pairs[i][1]), len(pairs[i][0])))
     # Behind another word, where a tokenizer writes it as it does in a text.
-    after = encoder(tokenizer)(["x", f"x{closing}"])
-    ends = after[1][len(after[0]) :] + ([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])
+    word, *behind = encoder(tokenizer)(
+        ["x", *(join_units(["x", q.after]) if q.after else f"x{closing}" for q in queries)]
+    )
+    eos = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    ends = [ids[len(word) :] + eos for ids in behind]
     answers = [""] * len(pairs)
     special = torch.tensor(sorted(set(tokenizer.all_special_ids)))
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        rows = [[*pairs[i][0], *[tokenizer.mask_token_id] * len(pairs[i][1]), *ends] for i in batch]
+        rows = [[*pairs[i][0], *[tokenizer.mask_token_id] * len(pairs[i][1]), *ends[i]] for i in batch]
         width = max(map(len, rows))
         ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
         seen = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])

@@ -49,7 +49,7 @@ def encode_queries(
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     prompts = encode([q.prompt for q in queries])
     # Together, as in the training text: an answer encoded alone may begin with another token.
-    wholes = encode([join_units([q.prompt, q.answer]) for q in queries])
+    wholes = encode([join_units([q.prompt, q.answer] if q.prompt else [q.answer]) for q in queries])
     pairs = []
     for prompt, whole in zip(prompts, wholes):
         # A tokenizer may merge across the border: then the prompt ends where both encodings still agree.

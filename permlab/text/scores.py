@@ -95,7 +95,7 @@ def headline_wording(queries: Sequence[Query], **where: str) -> str:
     questions, do not stand for all.
     """
     chosen = (q for q in queries if all(getattr(q, key) == value for key, value in where.items()))
-    rows = [q for q in chosen if q.wording != "question"]
+    rows = [q for q in chosen if q.wording in ("trained", "held_out")]
     trained = sum(q.wording == "trained" for q in rows)
     return "trained" if trained and 2 * trained >= len(rows) else "held_out"
 
@@ -112,7 +112,12 @@ def recall_metrics(queries: Sequence[Query], answers: Sequence[str]) -> dict[str
     metrics: dict[str, float | None] = {}
     for direction in ("forward", "reverse"):
         wording = headline_wording(queries, direction=direction)
-        for words, suffix in ((wording, ""), ("held_out", "_held_out"), ("question", "_question")):
+        for words, suffix in (
+            (wording, ""),
+            ("held_out", "_held_out"),
+            ("question", "_question"),
+            ("in_text", "_in_text"),
+        ):
             if words == wording and suffix:
                 continue
             metrics[f"{direction}_accuracy{suffix}"] = accuracy(asked, given, direction=direction, wording=words)

@@ -13,6 +13,7 @@ from permlab.runs.run import Run
 from permlab.tasks.spt.before import asker
 from permlab.tasks.spt.figures import recall_bars
 from permlab.text.choices import choose, likelihood_metrics, likelihoods
+from permlab.text.masked import covered_first
 from permlab.text.scores import headline_queries, headline_wording, is_right, recall_metrics, recall_table
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ CONVERGED = 0.9
 def ask(config: Config[SptConfig], run: Run, model: Any, tokenizer: Any, corpus: Corpus) -> None:
     """Ask every question and report accuracy, BLEU and likelihoods."""
     settings = config.task.evaluation
-    queries = limit_queries(corpus.queries, settings.limit)
+    masked = OBJECTIVES[config.model.objective].masked
+    queries = limit_queries(corpus.queries + (covered_first(corpus) if masked else []), settings.limit)
     if not queries:
         run.say("the dataset has no questions; nothing to ask")
         return
@@ -47,7 +49,7 @@ def ask(config: Config[SptConfig], run: Run, model: Any, tokenizer: Any, corpus:
     ]
     run.table("answers", answered, show=False)
     metrics = recall_metrics(queries, answers)
-    if not OBJECTIVES[config.model.objective].masked:
+    if not masked:
         metrics |= compare(config, run, model, tokenizer, queries)
     run.summary(**metrics)
     run.figure("recall", recall_bars(rows))

@@ -47,7 +47,8 @@ def standings(groups: Iterable[Group]) -> list[Row]:
 
 def headline(answers: Sequence[Row], direction: str) -> list[Row]:
     """Return the questions of the headline: facts trained one way, in trained wordings where half of them are."""
-    asked = [row for row in answers if row["direction"] == direction and row["group"] != "both"]
+    worded = [row for row in answers if row["wording"] in ("trained", "held_out")]
+    asked = [row for row in worded if row["direction"] == direction and row["group"] != "both"]
     trained = [row for row in asked if row["wording"] == "trained"]
     return trained if 2 * len(trained) >= len(asked) else [row for row in asked if row["wording"] == "held_out"]
 

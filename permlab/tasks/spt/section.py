@@ -97,9 +97,18 @@ def curves(collection: Collection, out: Output) -> Figure | None:
         return None
     figure, ax = figures.new(width=2, height=2.8)
     orders = [group.newest.config["task"].get("order") for group, *_ in drawn]
-    for (group, xs, means, lows, highs), order in zip(drawn, orders):
-        shade = figures.color(str(order) if orders.count(order) == 1 else group.label)
-        ax.plot(xs, means, color=shade, label=f"{group.label} ({counted(len(group.runs), 'run')})", linewidth=1.2)
+    for number, ((group, xs, means, lows, highs), order) in enumerate(zip(drawn, orders)):
+        # An order has its colour everywhere; several arms of one order need colours, then dashes, of their own.
+        shade = figures.color(str(order)) if orders.count(order) == 1 else figures.numbered(number)
+        dashes = "-" if number < len(figures.PALETTE) else "--"
+        ax.plot(
+            xs,
+            means,
+            color=shade,
+            linestyle=dashes,
+            label=f"{group.label} ({counted(len(group.runs), 'run')})",
+            linewidth=1.2,
+        )
         ax.fill_between(xs, lows, highs, color=shade, alpha=0.15, linewidth=0)
     ax.set(xlabel="training step", ylabel="training loss (nats per token)")
     lowest, highest = min(min(d[2]) for d in drawn), max(max(d[2]) for d in drawn)
