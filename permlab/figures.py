@@ -187,3 +187,13 @@ def draw_panels(panels: Mapping[str, Panel], x: str, y: str) -> Figure:
     handles = {name: handle for ax in axes.flat for handle, name in zip(*ax.get_legend_handles_labels())}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2 * wide, fontsize=SMALL)
     return figure
+
+
+def arm_label(varied: dict[str, str]) -> str:
+    """Name an arm by what was varied: words by themselves, numbers and switches with the last part of their key."""
+    words = {"true", "false", "null"}
+    parts = [
+        f"{key.rpartition('.')[2]}={value}" if value in words or not value[:1].isalpha() else value
+        for key, value in varied.items()
+    ]
+    return ", ".join(parts).replace("_", " ")

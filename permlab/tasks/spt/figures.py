@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 FORMS = ("child_parent_of", "child_child_of", "parent_parent_of", "parent_child_of")
 """Surface forms of `dataset.forms=matrix`, in the order of `dataset.train_form`: first entity, relation word."""
 
-WORDINGS = {"held_out": ", held-out wording", "in_text": ", covered in its text"}
-"""What a bar says of questions that are worded in another way than the texts."""
-
 
 def units_histogram(histogram: dict[int, int]) -> Figure:
     """Draw units per text against the number of texts."""
@@ -63,7 +60,7 @@ def recall_bars(rows: list[dict[str, Any]]) -> Figure:
     places = range(len(rows))[::-1]
     labels = []
     for place, row in zip(places, rows):
-        wording = WORDINGS.get(row["wording"], "")
+        wording = {"held_out": ", held-out wording", "in_text": ", covered in its text"}.get(row["wording"], "")
         labels.append(f"{row['direction']}: {row['group']} \u2192 {row['asked']}{wording}".replace("_", " "))
         ax.barh(place, row["accuracy"], color=figures.color(row["direction"]), height=0.7)
         ax.text(row["accuracy"] + 0.01, place, f"{row['accuracy']:.2f}", va="center", fontsize=7)
@@ -105,18 +102,8 @@ def recall_by_arm(groups: list[tuple[dict[str, str], list[dict[str, float]]]]) -
             ax.barh(place + shift, mean, height=0.36, color=figures.color(direction), label=label)
             ax.plot(values, [place + shift] * len(values), "o", color=figures.PALETTE["black"], markersize=2)
             ax.text(max(mean, *values) + 0.015, place + shift, f"{mean:.2f}", va="center", fontsize=7)
-    ax.set_yticks(range(len(arms)), [arm_label(varied) for varied, _ in reversed(arms)])
+    ax.set_yticks(range(len(arms)), [figures.arm_label(varied) for varied, _ in reversed(arms)])
     ax.set(xlim=(0, 1.1), xlabel="accuracy (the answer, word for word)")
     ax.grid(axis="y", visible=False)
     ax.legend(ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     return {"recall_by_arm": figure}
-
-
-def arm_label(varied: dict[str, str]) -> str:
-    """Name an arm by what was varied: words by themselves, numbers and switches with the last part of their key."""
-    words = {"true", "false", "null"}
-    parts = [
-        f"{key.rpartition('.')[2]}={value}" if value in words or not value[:1].isalpha() else value
-        for key, value in varied.items()
-    ]
-    return ", ".join(parts).replace("_", " ")

@@ -98,17 +98,10 @@ def curves(collection: Collection, out: Output) -> Figure | None:
     figure, ax = figures.new(width=2, height=2.8)
     orders = [group.newest.config["task"].get("order") for group, *_ in drawn]
     for number, ((group, xs, means, lows, highs), order) in enumerate(zip(drawn, orders)):
-        # An order has its colour everywhere; several arms of one order need colours, then dashes, of their own.
         shade = figures.color(str(order)) if orders.count(order) == 1 else figures.numbered(number)
         dashes = "-" if number < len(figures.PALETTE) else "--"
-        ax.plot(
-            xs,
-            means,
-            color=shade,
-            linestyle=dashes,
-            label=f"{group.label} ({counted(len(group.runs), 'run')})",
-            linewidth=1.2,
-        )
+        label = f"{group.label} ({counted(len(group.runs), 'run')})"
+        ax.plot(xs, means, dashes, color=shade, label=label, linewidth=1.2)
         ax.fill_between(xs, lows, highs, color=shade, alpha=0.15, linewidth=0)
     ax.set(xlabel="training step", ylabel="training loss (nats per token)")
     lowest, highest = min(min(d[2]) for d in drawn), max(max(d[2]) for d in drawn)
