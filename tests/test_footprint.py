@@ -78,7 +78,7 @@ def test_errors_of_memory_are_told_from_others():
 
 
 TASKS = (["task=spt"], ["task=inverse_permutation"], ["task=ntk", "task.mode=train"], ["task=merge"])
-TASKS = (*TASKS, ["task=lora_lego"], ["task=merge", "model=tiny-llama", "dataset=people"])
+TASKS = (*TASKS, ["task=state_tracking"], ["task=lora_lego"], ["task=merge", "model=tiny-llama", "dataset=people"])
 
 
 @pytest.mark.slow

@@ -130,6 +130,13 @@ def test_bad_input_gets_one_line_and_leaves_nothing(arguments, words, capfd):
     assert not os.path.exists("run")
 
 
+def test_attention_over_long_words_is_refused_before_it_is_computed(capfd):
+    assert permlab_here("task.network=transformer", "task.test_length=20000") == 2
+    output = "".join(capfd.readouterr())
+    assert "attention" in output and "a smaller task.test_length" in output and not os.path.exists("run")
+    assert permlab_here("task.network=gru", "task.test_length=20000", "run.dry_run=true") == 0
+
+
 def test_a_dry_run_says_what_is_read_and_what_is_needed(capfd):
     assert permlab_here("task.group=S5", "run.dry_run=true") == 0
     output = "".join(capfd.readouterr())

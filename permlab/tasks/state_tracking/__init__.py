@@ -25,7 +25,7 @@ HEADLINE = ("reach", "reach_worst", "solved", "accuracy_longer", "chance", "trai
 MODELS = ("none",)
 DATASETS = ("none",)
 NETWORK = "task.network"
-LESS_MEMORY = ("a smaller task.train.batch", "a smaller task.test_words", "task.seeds=1")
+LESS_MEMORY = ("a smaller task.test_length", "a smaller task.test_words", "a smaller task.train.batch", "task.seeds=1")
 LIBRARIES = 390e6
 """Resident bytes of Python and torch once networks of no size have been trained."""
 
@@ -76,7 +76,11 @@ def footprint(config: Config[StateTrackingConfig]) -> Footprint | None:
         return None
     weights = 14.0 * task.layers * task.width**2 * task.seeds
     tokens = task.seeds * max(task.train.batch * task.train.length, task.test_words * task.test_length / 3)
-    parts = {"weights": 16 * weights, "activations": 4.0 * 40 * task.layers * task.width * tokens}
+    row = NETWORKS[task.network]
+    parts = {"weights": 16 * weights, "activations": 4.0 * 40 * row.held * task.layers * task.width * tokens}
+    if row.quadratic:
+        heads = task.width // 16
+        parts["attention"] = 8.0 * task.seeds * task.test_words * heads * float(task.test_length) ** 2
     macs = 3.0 * weights * task.train.batch * task.train.length * task.train.steps
     return Footprint(sum(parts.values()), parts, LIBRARIES, macs, task.train.steps)
 
