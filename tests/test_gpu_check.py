@@ -15,7 +15,7 @@ def test_every_part_runs_on_the_cpu_with_tiny_sizes(tmp_path, capfd, monkeypatch
     found = json.loads((tmp_path / "found.json").read_text())
     rows = found["rows"]
     assert [row["task"] for row in rows if row["part"] == "tasks"] == [
-        "spt", "inverse_permutation", "ntk", "merge", "lora_lego",
+        "spt", "inverse_permutation", "ntk", "merge", "state_tracking", "lora_lego",
     ]  # fmt: skip
     assert {row["part"] for row in rows} == {"tasks", "products", "llama", "matching", "lego", "probe"}
     assert all(row["ok"] for row in rows), rows

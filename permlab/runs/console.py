@@ -260,7 +260,9 @@ def print_table(
     table = Table(box=None, pad_edge=False)
     for name in names:
         numeric = is_numeric([row.get(name) for row in rows])
-        table.add_column(name, justify="right" if numeric else "left", no_wrap=numeric)
+        # The first column names the rows: others give way before a name is cut.
+        whole = numeric or (prose and name == names[0])
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=whole)
     for row in rows:
         table.add_row(*(cell(row.get(name)) for name in names))
     with console().capture() as captured:
