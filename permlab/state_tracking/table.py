@@ -13,16 +13,12 @@ class NetworkRow(Row):
     """A sequence model.
 
     Attributes:
-        linear: its state changes linearly, so that a scan reads a sequence.
-        reflections: reflections that one token can apply, or None where there are no such steps.
         period: what one symbol, read again and again, can make the state repeat in the long run: 1 with positive
             eigenvalues, 2 with real ones, None where nothing is known (`words.ceiling`).
         held: memory of a block while it is tested, over that of a diagonal recurrence (measured).
         quadratic: every position looks at every other, so that memory grows with the square of the length.
     """
 
-    linear: bool = False
-    reflections: int | None = None
     period: int | None = None
     held: float = 1.0
     quadratic: bool = False
@@ -33,39 +29,39 @@ NETWORKS = Table(
     [
         NetworkRow(
             "diagonal_positive", "diagonal linear recurrence, eigenvalues in (0, 1)", label="diagonal (0, 1)",
-            paper="2312.00752", linear=True, period=1, color="grey",
+            paper="2312.00752", period=1, color="grey",
         ),
         NetworkRow(
             "diagonal_signed", "diagonal linear recurrence, eigenvalues in (-1, 1)", label="diagonal (-1, 1)",
-            paper="2411.12537", linear=True, period=2, color="sky",
+            paper="2411.12537", period=2, color="sky",
         ),
         NetworkRow(
             "diagonal_complex", "diagonal linear recurrence, eigenvalues in the unit disc", label="diagonal complex",
-            paper="2111.00396", linear=True, held=1.8, color="blue",
+            paper="2111.00396", held=1.8, color="blue",
         ),
         NetworkRow(
             "delta_positive", "delta rule with beta in (0, 1)", label="DeltaNet (0, 1)", paper="2406.06484",
-            linear=True, reflections=0, period=1, held=1.3, color="brown",
+            period=1, held=1.3, color="brown",
         ),
         NetworkRow(
             "delta_signed", "delta rule with beta in (0, 2): one reflection a token", label="DeltaNet (0, 2)",
-            paper="2411.12537", linear=True, reflections=1, period=2, held=1.3, color="orange",
+            paper="2411.12537", period=2, held=1.3, color="orange",
         ),
         NetworkRow(
-            "product_2", "two reflections a token", label="DeltaProduct, 2", paper="2502.10297", linear=True,
-            reflections=2, held=1.8, color="red",
+            "product_2", "two reflections a token", label="DeltaProduct, 2", paper="2502.10297",
+            held=1.8, color="red",
         ),
         NetworkRow(
-            "product_3", "three reflections a token", label="DeltaProduct, 3", paper="2502.10297", linear=True,
-            reflections=3, held=2.2, color="red",
+            "product_3", "three reflections a token", label="DeltaProduct, 3", paper="2502.10297",
+            held=2.2, color="red",
         ),
         NetworkRow(
-            "product_4", "four reflections a token", label="DeltaProduct, 4", paper="2502.10297", linear=True,
-            reflections=4, held=2.6, color="red",
+            "product_4", "four reflections a token", label="DeltaProduct, 4", paper="2502.10297",
+            held=2.6, color="red",
         ),
         NetworkRow(
             "dense", "linear recurrence with orthogonal matrices: the upper control", label="dense orthogonal",
-            linear=True, reflections=8, held=1.5, color="purple",
+            held=1.5, color="purple",
         ),
         NetworkRow("lstm", "gates and a cell (LSTM)", label="LSTM", paper="Hochreiter and Schmidhuber 1997",
             held=1.3, color="green"),
