@@ -7,39 +7,21 @@ a word turns, and attention something to count from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from permlab.state_tracking.mixers import Attention, Delta, Dense, Diagonal, Gated
 from permlab.state_tracking.modules import Embedding, Layer, Linear, Norm
-from permlab.state_tracking.table import NETWORKS
-
-Make = Callable[[Sequence[int], str, int], Layer]
-MIXERS: dict[str, Make] = {
-    "diagonal_positive": lambda seeds, name, width: Diagonal(seeds, name, width, "positive"),
-    "diagonal_signed": lambda seeds, name, width: Diagonal(seeds, name, width, "signed"),
-    "diagonal_complex": lambda seeds, name, width: Diagonal(seeds, name, width, "complex"),
-    "delta_positive": lambda seeds, name, width: Delta(seeds, name, width, 1.0),
-    "delta_signed": lambda seeds, name, width: Delta(seeds, name, width, 2.0),
-    "product_2": lambda seeds, name, width: Delta(seeds, name, width, 2.0, 2),
-    "product_3": lambda seeds, name, width: Delta(seeds, name, width, 2.0, 3),
-    "product_4": lambda seeds, name, width: Delta(seeds, name, width, 2.0, 4),
-    "dense": Dense,
-    "lstm": lambda seeds, name, width: Gated(seeds, name, width, "lstm"),
-    "gru": lambda seeds, name, width: Gated(seeds, name, width, "gru"),
-    "transformer": lambda seeds, name, width: Attention(seeds, name, width, rotary=True),
-    "transformer_none": lambda seeds, name, width: Attention(seeds, name, width, rotary=False),
-}
+from permlab.state_tracking.table import NETWORKS, NetworkRow
 
 
 class Block(Layer):
     """x + mixer(norm(x)), then x + network(norm(x))."""
 
-    def __init__(self, seeds: Sequence[int], name: str, width: int, mixer: Make) -> None:
+    def __init__(self, seeds: Sequence[int], name: str, width: int, row: NetworkRow) -> None:
         super().__init__()
         self.before, self.between = Norm(seeds, width), Norm(seeds, width)
-        self.mixer = mixer(seeds, f"{name}.mixer", width)
+        self.mixer: Layer = row.load()(seeds, f"{name}.mixer", width, *row.arguments)
         self.up = Linear(seeds, f"{name}.up", width, 2 * width)
         self.down = Linear(seeds, f"{name}.down", 2 * width, width)
 
@@ -68,10 +50,10 @@ class Model(Layer):
         self, name: str, symbols: int, answers: int, seeds: Sequence[int], width: int = 32, layers: int = 1
     ) -> None:
         super().__init__()
-        mixer = MIXERS[NETWORKS[name].name]
+        row = NETWORKS[name]
         self.start = symbols
         self.embedding = Embedding(seeds, "embedding", symbols + 1, width)
-        self.blocks = nn.ModuleList(Block(seeds, f"block {number}", width, mixer) for number in range(layers))
+        self.blocks = nn.ModuleList(Block(seeds, f"block {number}", width, row) for number in range(layers))
         self.norm, self.head = Norm(seeds, width), Linear(seeds, "head", width, answers)
 
     def forward(self, symbols: Tensor) -> Tensor:
