@@ -45,7 +45,7 @@ def listed(wanted: Sequence[str]) -> list[tuple[str, list[Row]]]:
             )
         if GROUPS.get(name) == "experiment":
             # What a paper says and what only we say are different kinds of claims: a table each, as in the report.
-            found += [(f"{name}: {CLAIMED[by]}", experiment_rows(by)) for by in CLAIM_BY if experiment_rows(by)]
+            found += [(f"{name}: {CLAIMED[by]}", rows) for by, rows in experiment_rows().items() if rows]
         elif name in GROUPS:
             found.append((name, group_rows(GROUPS[name])))
         else:
@@ -56,22 +56,19 @@ def listed(wanted: Sequence[str]) -> list[tuple[str, list[Row]]]:
 
 def group_rows(group: str) -> list[Row]:
     """Return name, command and purpose of the options of a config group."""
-    headers = {name: shipped.describe(group, name) for name in shipped.names(group)}
+    headers = shipped.headers(group)
     return [{"name": n, "use": h.split("      ", 1)[0], "what": purpose(h)} for n, h in headers.items()]
 
 
-def experiment_rows(by: str) -> list[Row]:
-    """Return what the experiments check whose claim is a paper's, or ours (`permlab`), and how long they take."""
-    found = {name: shipped.experiment(name) for name in shipped.names("experiment")}
-    return [
-        {
-            "name": name,
-            "minutes": f"{about['minutes']:>{len('minutes')}g}" if about.get("minutes") else "",
-            "claim": about.get("claim", ""),
-        }
-        for name, about in found.items()
-        if (about.get("claim_by") or CLAIM_BY[0]) == by
-    ]
+def experiment_rows() -> dict[str, list[Row]]:
+    """Return whose claims (a paper's, or ours: `permlab`) -> what the experiments check and how long they take."""
+    found: dict[str, list[Row]] = {by: [] for by in CLAIM_BY}
+    for name, about in shipped.experiments().items():
+        minutes = f"{about['minutes']:>{len('minutes')}g}" if about.get("minutes") else ""
+        by = about.get("claim_by") or CLAIM_BY[0]
+        if by in found:
+            found[by].append({"name": name, "minutes": minutes, "claim": about.get("claim", "")})
+    return found
 
 
 def purpose(header: str) -> str:

@@ -5,6 +5,7 @@ Read as text, without Hydra: `permlab ls`, `--help` and the messages for unknown
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Iterable
 from pathlib import Path
@@ -86,14 +87,25 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it cannot be read, with its own path and the place.
     """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise UserError(f"{path} cannot be read as YAML: {reason}") from None
+    return copy.deepcopy(_parsed(path, text))
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(path: Path, text: str) -> dict[str, Any]:
+    """Parse the text of an option once: a refusal that lists what fits reads every option of its group."""
     import yaml
 
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
+        found = yaml.safe_load(text) or {}
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f":{mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or getattr(error, "strerror", None) or first_line(error)
+        reason = getattr(error, "problem", None) or first_line(error)
         raise UserError(f"{path}{place} cannot be read as YAML: {reason}") from None
     if not isinstance(found, dict):
         raise UserError(f"{path} holds no keys: an option is a mapping of keys to values")
@@ -122,20 +134,33 @@ def brings(group: str, name: str) -> dict[str, str]:
 
 def kind(group: str, name: str) -> str:
     """Return the schema that an option is of: model=gpt2 is of kind causal_lm, task=spt of spt; empty for none."""
-    for each in read(file_of(group, name)).get("defaults") or []:
+    return _kind(group, file_of(group, name))
+
+
+def kinds(group: str) -> dict[str, str]:
+    """Return option name -> kind for the models or datasets."""
+    return {name: _kind(group, path) for name, path in files(group).items()}
+
+
+def _kind(group: str, path: Path) -> str:
+    for each in read(path).get("defaults") or []:
         if isinstance(each, str) and each.startswith(f"/schema/{group}/"):
             return each.rsplit("/", 1)[1].split("@")[0]
     return ""
 
 
-def kinds(group: str) -> dict[str, str]:
-    """Return option name -> kind for the models or datasets."""
-    return {name: kind(group, name) for name in names(group)}
-
-
 def describe(group: str, name: str) -> str:
     """Return the first header comment line of an option's YAML: the command that uses it."""
-    for line in file_of(group, name).read_text(encoding="utf-8", errors="replace").splitlines():
+    return _header(file_of(group, name))
+
+
+def headers(group: str) -> dict[str, str]:
+    """Return option name -> what `describe` says of it; the folders are listed once for all."""
+    return {name: _header(path) for name, path in files(group).items()}
+
+
+def _header(path: Path) -> str:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith("#") and "@package" not in line:
             return line.lstrip("# ").strip()
     return ""
@@ -143,5 +168,14 @@ def describe(group: str, name: str) -> str:
 
 def experiment(name: str) -> dict[str, Any]:
     """Return the `experiment:` section of an experiment's YAML: claim, source, checks, minutes."""
-    section = read(file_of("experiment", name)).get("experiment")
+    return _section(file_of("experiment", name))
+
+
+def experiments() -> dict[str, dict[str, Any]]:
+    """Return experiment -> its `experiment:` section; the folders are listed once for all."""
+    return {name: _section(path) for name, path in files("experiment").items()}
+
+
+def _section(path: Path) -> dict[str, Any]:
+    section = read(path).get("experiment")
     return dict(section) if isinstance(section, dict) else {}

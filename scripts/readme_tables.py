@@ -57,7 +57,7 @@ def table(kind: str, name: str) -> str:
 
 def claim_rows(by: str) -> list[Row]:
     """Return one row per experiment whose claim is a paper's, or ours."""
-    found = {name: shipped.experiment(name) for name in shipped.names("experiment")}
+    found = shipped.experiments()
     return [
         {"name": name, "claim": about["claim"], "source": about["source"]}
         for name, about in found.items()

@@ -75,21 +75,31 @@ def exports(package: str) -> dict[str, str]:
     return {alias.asname or alias.name: f"{package}.{node.module}" for node in lines for alias in node.names}
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """Walk a tree without what stands under `if TYPE_CHECKING:`."""
-    for child in ast.iter_child_nodes(tree):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-            for other in child.orelse:
-                yield from nodes(other)
-            continue
-        yield child
-        yield from nodes(child)
+    """Walk the statements of a tree without what stands under `if TYPE_CHECKING:`."""
+    rest = [tree]
+    while rest:
+        node = rest.pop()
+        yield node
+        if isinstance(node, ast.If) and any(_named(each) == "TYPE_CHECKING" for each in ast.walk(node.test)):
+            rest += node.orelse
+        else:  # no import stands in an expression
+            rest += [child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr)]
+
+
+def _named(node: ast.AST) -> str:
+    return str(getattr(node, "id", getattr(node, "attr", "")))
 
 
 def imported(path: Path) -> Iterator[tuple[str, int]]:
     """Yield (module, line) of what a file imports; names of a package as the module that defines them."""
     package = name_of(path) if path.stem == "__init__" else name_of(path).rpartition(".")[0]
-    for node in nodes(ast.parse(path.read_text())):
+    for node in nodes(parsed(path)):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name, node.lineno
@@ -181,7 +191,7 @@ def test_the_library_knows_nothing_of_the_application():
     wrong = []
     for path in SOURCES:
         if room(name_of(path)) in LIBRARY:
-            for node in ast.walk(ast.parse(path.read_text())):
+            for node in ast.walk(parsed(path)):
                 names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
                 names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
                 wrong += [f"{path.relative_to(ROOT)}: {n}" for n in names if n.partition(".")[0] in APPLICATION]
