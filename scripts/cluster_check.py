@@ -4,8 +4,9 @@ python scripts/cluster_check.py [--only slurm,joblib] [--folder DIR]
 
 The jobs: three simulations of task=ntk, three trained probes, two tiny language models. `basic` runs them one after
 another in this process and is what the others are compared with: joblib, submitit on this machine, a Slurm of its own
-(`scripts/private_slurm.py`), and Ray. Then, with Slurm, probes that are longer than their time limit, and one that is
-requeued by hand: one directory per job, and the numbers of an undisturbed run.
+(`scripts/private_slurm.py`), and Ray; two launchers go at a time, as each mostly waits for its processes to start.
+Then, alone, with Slurm, probes that are longer than their time limit, and one that is requeued by hand: one directory
+per job, and the numbers of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -159,22 +162,44 @@ def killed(folder: Path, environment: dict[str, str], steps: int) -> str:
     return resumed(going, cut, plain, began)
 
 
-def compared(launcher: str, folder: Path, environment: dict[str, str], expected: dict[str, Any]) -> str:
-    """Run all sweeps through a launcher and compare them with what is expected, which `basic` fills."""
-    began, count = time.monotonic(), 0
-    for task, keys in SWEEPS.items():
-        if task in PARTS and find_spec(PARTS[task]) is None:
-            continue
-        root = folder / launcher / task
-        if not list(root.glob("sweeps/*/comparison.csv")):  # in a folder that is given, what has ended is not run again
-            done = permlab([*through(launcher, keys, environment), f"run.root={root}"], environment)
-            if done.returncode:
-                return f"{task}: exit {done.returncode}: {(done.stdout + done.stderr)[-600:]}"
-        found = jobs(root)
-        if expected.setdefault(task, found) != found:
-            return f"{task}: other numbers than basic: {found} and {expected[task]}"
-        count += len(found)
-    return f"same numbers in {count} jobs, {time.monotonic() - began:.0f} s"
+@dataclass
+class Measured:
+    """What came of all sweeps through a launcher: sweep -> its jobs with their metrics, seconds, and what failed."""
+
+    launcher: str
+    found: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    wrong: str = ""
+
+
+def measured(launcher: str, folder: Path, environment: dict[str, str]) -> Measured:
+    """Run all sweeps through a launcher, in the cluster that it needs."""
+    done = Measured(launcher)
+    clusters = {"slurm": private_slurm, "ray": private_ray}
+    with clusters[launcher]() if launcher in clusters else nullcontext({}) as around:
+        began = time.monotonic()
+        for task, keys in SWEEPS.items():
+            if task in PARTS and find_spec(PARTS[task]) is None:
+                continue
+            root, inside = folder / launcher / task, {**around, **environment}
+            if not list(root.glob("sweeps/*/comparison.csv")):  # in a folder that is given, what ended is not run again
+                ran = permlab([*through(launcher, keys, inside), f"run.root={root}"], inside)
+                if ran.returncode:
+                    done.wrong = f"{task}: exit {ran.returncode}: {(ran.stdout + ran.stderr)[-600:]}"
+                    return done
+            done.found[task] = jobs(root)
+        done.seconds = time.monotonic() - began
+    return done
+
+
+def compared(done: Measured, expected: Measured) -> str:
+    """Say whether the jobs of a launcher have the numbers of `basic`."""
+    if done.wrong or expected.wrong:
+        return done.wrong or "nothing to compare with: basic failed"
+    for task, found in done.found.items():
+        if found != expected.found[task]:
+            return f"{task}: other numbers than basic: {found} and {expected.found[task]}"
+    return f"same numbers in {sum(map(len, done.found.values()))} jobs, {done.seconds:.0f} s"
 
 
 def steps_for(seconds: float) -> int:
@@ -213,18 +238,16 @@ def main() -> int:
     chosen = parser.parse_args()
     folder = chosen.folder or Path(tempfile.mkdtemp(prefix="permlab-cluster-"))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
-    expected: dict[str, Any] = {}
     told: dict[str, str] = {}
     names = ["basic", *(name for name in chosen.only.split(",") if name not in ("basic", "requeue", "killed"))]
+    told |= {name: f"skipped: {absent(name)}" for name in names if absent(name)}
+    with ThreadPoolExecutor(2) as pool:
+        # The slowest begin: the two that go last are short.
+        begun = {
+            n: pool.submit(measured, n, folder, environment) for n in reversed(LAUNCHERS) if n in {*names} - {*told}
+        }
+        told |= {name: compared(each.result(), begun["basic"].result()) for name, each in begun.items()}
     for name in names:
-        reason = absent(name)
-        if reason:
-            told[name] = f"skipped: {reason}"
-        elif name in ("slurm", "ray"):
-            with private_slurm() if name == "slurm" else private_ray() as around:
-                told[name] = compared(name, folder, {**around, **environment}, expected)
-        else:
-            told[name] = compared(name, folder, environment, expected)
         print(f"{name:8} {told[name]}", flush=True)
     if "requeue" in chosen.only:
         reason = absent("slurm")
