@@ -27,8 +27,9 @@ demo: setup ## set up, then train and ask the embedded default (task=spt)
 	$(BIN)/permlab
 
 # One thread a process: the tests train tiny models, where more threads wait for each other. Byte code is kept in any
-# case: many tests start the command.
-PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 PERMLAB_DATA="$${PERMLAB_DATA:-$(DATA)}" $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
+# case: many tests start the command. A process that has nothing left takes over from another, so that none waits for long
+# tests and each makes the fixtures of a folder once.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 PERMLAB_DATA="$${PERMLAB_DATA:-$(DATA)}" $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test: setup ## set up, then run the tests, without the slow ones
 	$(PYTEST) -m "not slow"

@@ -21,7 +21,7 @@ from permlab.errors import UserError, blotted, did_you_mean, first_line
 from permlab.points import Points
 from permlab.runs.console import Progress
 from permlab.runs.directory import check_free, check_writable
-from permlab.runs.launchers import Launcher, chosen
+from permlab.runs.launchers import Launcher
 from permlab.runs.sweep_values import check_jobs, count_values, expansions, first_values
 from permlab.user_options import HYDRA_GROUPS, check_folder, check_interpolations
 
@@ -83,7 +83,7 @@ def plan_jobs(overrides: list[str], multirun: bool, config_dir: str | None = Non
     check_task_of_experiment({override.key_or_group: str(override.value()) for override in parsed})
     searching = any(each.key_or_group == "hydra/sweeper" and each.value() == "optuna" for each in parsed)
     first = first_values(parsed, searching)
-    composed = compose_one([*first, *search], own)
+    composed = compose_one([*first, *search], own, launcher := Launcher())
     sweep = composed.experiment.sweep
     given = {override.key_or_group for override in parsed}
     added = [f"{key}={values}" for key, values in sweep.items() if key not in given]
@@ -97,7 +97,6 @@ def plan_jobs(overrides: list[str], multirun: bool, config_dir: str | None = Non
         told = [] if "run.objective" in given else [f"run.objective={objective}"]
         overrides = [*overrides, *added, *told]
         varied = [each.get_key_element() for each in parsed if each.is_sweep_override()]
-        launcher = chosen([*first, *search], conf_search_path())
         return Plan(ahead, overrides, varied, True, search, launcher, str(objective))
     counts = [count_values(override) for override in parsed]
     check_jobs(math.prod(counts), composed.run.max_jobs)
@@ -116,7 +115,6 @@ def plan_jobs(overrides: list[str], multirun: bool, config_dir: str | None = Non
             if bar:
                 bar.update(len(jobs))
     check_directories(jobs)
-    launcher = chosen([*first, *search], conf_search_path())
     several = multirun or len(jobs) > 1 or launcher.name != "basic"
     return Plan(jobs, [*overrides, *added], varied, several, search, launcher)
 
@@ -203,14 +201,19 @@ def quoting(text: str) -> str:
     return f"; quote the value twice, for the shell and for Hydra: '{key}=\"{value}\"'"
 
 
-def compose_one(overrides: list[str], own: Sequence[str] = ()) -> Any:
-    """Compose one configuration with Hydra; user mistakes become `UserError`. `own`: folders of the user's options."""
+def compose_one(overrides: list[str], own: Sequence[str] = (), launcher: Launcher | None = None) -> Any:
+    """Compose one configuration with Hydra; user mistakes become `UserError`. `own`: folders of the user's options.
+
+    A `launcher` that is given becomes the one of these overrides: Hydra composes its own part in any case.
+    """
     from hydra import compose
     from omegaconf import OmegaConf, open_dict
 
     with conf_search_path():
         try:
-            composed = compose("config", overrides=overrides, return_hydra_config=bool(own))
+            composed = compose("config", overrides=overrides, return_hydra_config=True)
+            if launcher is not None:
+                launcher.read(composed.hydra)
         except Exception as error:  # all that is read here was given by the user, and Hydra stumbles in many ways
             raise UserError(explain(error, overrides, own)) from error
         if own:
@@ -219,8 +222,8 @@ def compose_one(overrides: list[str], own: Sequence[str] = ()) -> Any:
             kept = [each for each, key in theirs if key.startswith(("hydra.", "hydra/")) and not key.startswith(aside)]
             usual = compose("config", overrides=kept, return_hydra_config=True)
             check_hydra_keys(composed.hydra, usual.hydra, own)
-            with open_dict(composed):
-                del composed["hydra"]
+        with open_dict(composed):
+            del composed["hydra"]
     check_interpolations(OmegaConf.to_container(composed, resolve=False), "the configuration")
     return composed
 

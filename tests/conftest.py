@@ -7,11 +7,12 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
 import pytest
+from copies import Copies
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))  # tests import the short forms of scripts by their names
@@ -69,18 +70,24 @@ def installed(tmp_path: Path, environment: dict[str, str]) -> Command:
     return run
 
 
+@pytest.fixture(scope="session")
+def copies() -> Iterator[Copies]:
+    with Copies() as run:
+        yield run
+
+
 @pytest.fixture
-def permlab(tmp_path: Path, environment: dict[str, str], installed: Command) -> Command:
+def permlab(tmp_path: Path, environment: dict[str, str], copies: Copies) -> Command:
     """Return what `installed` returns, in this process: the command's entry point with its folder and environment.
 
-    With another PYTHONPATH it is the installed command: what this process has imported is not that copy.
+    With another PYTHONPATH a process that has imported that copy runs it, and keeps running for the next command.
     """
     from permlab.cli import main
     from permlab.runs import console
 
     def run(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
         if "PYTHONPATH" in extra:
-            return installed(*arguments, **extra)
+            return copies(list(arguments), tmp_path, {**environment, **extra})
         out, err = io.StringIO(), io.StringIO()
         folder = os.getcwd()
         console._console = None  # made for a stream and a width; every command starts with its own
@@ -117,3 +124,15 @@ def tiny() -> list[str]:
         "hardware=cpu",
         "hardware.threads=1",
     ]
+
+
+@pytest.fixture
+def unsaved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn and laid out, but not written as pictures: that costs more than many of these runs."""
+    import matplotlib.pyplot as plt
+
+    def lay_out(run, name, figure) -> None:
+        figure.draw_without_rendering()
+        plt.close(figure)
+
+    monkeypatch.setattr("permlab.runs.run.Run.figure", lay_out)

@@ -11,7 +11,7 @@ import logging
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,28 +31,17 @@ ASK_SECONDS = 30
 
 @dataclass
 class Launcher:
-    """The option of hydra/launcher of a sweep, and its keys."""
+    """What starts the jobs of a sweep: an option of hydra/launcher, given as such or brought by a hardware profile."""
 
     name: str = "basic"
     keys: dict[str, Any] = field(default_factory=dict)
 
+    def read(self, hydra: Any) -> None:
+        """Take it from Hydra's own part of a composed configuration."""
+        from omegaconf import OmegaConf
 
-def chosen(overrides: list[str], conf: AbstractContextManager[None]) -> Launcher:
-    """Return what starts the jobs: an option of hydra/launcher, given as such or brought by a hardware profile.
-
-    Args:
-        overrides: of one job.
-        conf: points Hydra's compose API at the folder of options.
-    """
-    from hydra import compose
-    from omegaconf import OmegaConf
-
-    if not any(each.startswith(("hydra", "hardware=", "experiment=")) for each in overrides):
-        return Launcher()
-    with conf:
-        whole = compose("config", overrides=overrides, return_hydra_config=True)
-    keys: Any = OmegaConf.to_container(whole.hydra.launcher, resolve=True)
-    return Launcher(str(whole.hydra.runtime.choices["hydra/launcher"]), keys)
+        keys: Any = OmegaConf.to_container(hydra.launcher, resolve=True)
+        self.name, self.keys = str(hydra.runtime.choices["hydra/launcher"]), keys
 
 
 def cluster_defaults(launcher: Launcher, overrides: list[str]) -> list[str]:

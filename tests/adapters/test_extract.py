@@ -5,21 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 from checkpoints_made import network
+from here import command
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from permlab import cli
 from permlab.adapters.extract import ExtractedAdapter, linear_modules
 from permlab.models.checkpoints import open_checkpoint
 
-QUIET = ["tracker=none", "hardware=cpu", "hardware.threads=1", "run.dir=run"]
 
-
-def command(*arguments: str) -> int:
-    try:
-        return int(cli.main(["task=merge", *arguments, *QUIET]) or 0)
-    except SystemExit as stop:
-        return int(stop.code or 0)
+def merge(*arguments: str) -> int:
+    return command("task=merge", *arguments)
 
 
 def tuned(folder, name, change):
@@ -43,7 +38,7 @@ def test_a_change_of_low_rank_comes_back_as_peft_loads_it(tmp_path, monkeypatch,
     torch.manual_seed(0)
     monkeypatch.chdir(tmp_path)
     wanted = tuned(tmp_path, name, low_rank).eval()
-    assert command("task.models=[tuned]", "task.ancestor=base", "task.extract_rank=3") == 0
+    assert merge("task.models=[tuned]", "task.ancestor=base", "task.extract_rank=3") == 0
     assert "keeps 100.0%" in capsys.readouterr().out
     base = AutoModelForCausalLM.from_pretrained("base").eval()
     ids = torch.arange(12)[None] % base.config.vocab_size
@@ -79,7 +74,7 @@ def test_what_no_linear_layer_holds_is_said(tmp_path, monkeypatch, capsys):
     get_peft_model(model, LoraConfig(r=1, target_modules=["q_proj"])).merge_and_unload()
     model.get_input_embeddings().weight.data += 1
     model.save_pretrained("tuned")
-    assert command("task.models=[tuned]", "task.ancestor=base", "task.extract_rank=1") == 0
+    assert merge("task.models=[tuned]", "task.ancestor=base", "task.extract_rank=1") == 0
     assert "in 1 other tensors, which it lacks" in capsys.readouterr().out
 
 
@@ -96,7 +91,7 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, keys, words):
     monkeypatch.chdir(tmp_path)
     network("llama-tied", 0).save_pretrained("a")
     network("gpt2", 0).save_pretrained("other")
-    assert command(*keys) == 2
+    assert merge(*keys) == 2
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1
     assert not (tmp_path / "run").exists()

@@ -37,7 +37,7 @@ def test_the_task_of_the_readme_runs_and_writes_its_result(permlab, copy, tmp_pa
     assert typo.returncode == 2 and "did you mean 'task.draws'" in typo.stderr
     plan = permlab("task=fixed_points", "run.dry_run=true", **path)
     assert "20000 of 52 points" in plan.stdout
-    # Without the copy the installed command does not know it: what ran was the copy.
+    # Without the copy the command of this process does not know it: what ran was the copy.
     assert "task=fixed_points is not known" in permlab("task=fixed_points").stderr
 
 

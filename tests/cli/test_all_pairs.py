@@ -277,7 +277,7 @@ def starts(task: str, model: str, data: str, folder: Path, root: Path) -> None:
 
 
 @pytest.mark.parametrize(("task", "model", "data"), QUICK)
-def test_some_pairs_start(task, model, data, tiny, tmp_path):
+def test_some_pairs_start(task, model, data, tiny, tmp_path, unsaved):
     starts(task, model, data, tiny, tmp_path)
 
 
@@ -292,5 +292,5 @@ def test_some_pairs_start(task, model, data, tiny, tmp_path):
         if model not in ("gpt2", "llama-1b", "llama-7b", "qwen2.5-0.5b", "smollm2-135m")
     ],
 )
-def test_every_accepted_pair_starts(task, model, data, model_folder, tmp_path):
+def test_every_accepted_pair_starts(task, model, data, model_folder, tmp_path, unsaved):
     starts(task, model, data, model_folder, tmp_path)

@@ -59,23 +59,23 @@ SMALL = ["model.width=8", "task.train.epochs=1", "task.points=3", "task.controls
 
 
 @pytest.mark.slow
-def test_an_image_data_set_is_one_file_one_row_and_its_option(installed, tmp_path, tmp_path_factory):
+def test_an_image_data_set_is_one_file_one_row_and_its_option(permlab, tmp_path, tmp_path_factory):
     folder = overlay(
         tmp_path_factory.mktemp("copy"),
         {"permlab/data/images/squares.py": DATA, "conf/dataset/squares.yaml": OPTION},
         {"permlab/data/table.py": (OPENING, ROW)},
     )
     path = {"PYTHONPATH": str(folder)}
-    done = installed("task=merge", "dataset=squares", "run.dir=run", *SMALL, **path)
+    done = permlab("task=merge", "dataset=squares", "run.dir=run", *SMALL, **path)
     assert done.returncode == 0, done.stdout + done.stderr
     with (tmp_path / "run" / "tables" / "arms.csv").open() as file:
         assert "weight matching" in {row["arm"] for row in csv.DictReader(file)}
     assert (tmp_path / "run" / "figures" / "arms.svg").is_file()
-    swept = installed("-m", "task=merge", "dataset=squares", "dataset.count=32,64", *SMALL, **path)
+    swept = permlab("-m", "task=merge", "dataset=squares", "dataset.count=32,64", *SMALL, **path)
     assert swept.returncode == 0, swept.stdout + swept.stderr
-    listed = installed("ls", "datasets", **path)
+    listed = permlab("ls", "datasets", **path)
     assert "squares" in listed.stdout and "generated squares" in listed.stdout, listed.stdout + listed.stderr
-    report = installed("task=report", "tracker=none", "report.runs=[run]", **path)
+    report = permlab("task=report", "tracker=none", "report.runs=[run]", **path)
     assert report.returncode == 0, report.stdout + report.stderr
     (page,) = tmp_path.glob("outputs/report/*/report.md")
     assert "squares" in page.read_text()
@@ -84,7 +84,7 @@ def test_an_image_data_set_is_one_file_one_row_and_its_option(installed, tmp_pat
         (["dataset=squares", "model=tiny-llama"], "dataset=squares has no texts"),
         (["dataset=square"], "did you mean 'squares'"),
     ):
-        refused = installed("task=merge", *arguments, "run.dry_run=true", **path)
+        refused = permlab("task=merge", *arguments, "run.dry_run=true", **path)
         assert refused.returncode == 2 and words in refused.stderr, refused.stderr
-    unfit = installed("task=spt", "dataset=squares", "run.dry_run=true", **path)
+    unfit = permlab("task=spt", "dataset=squares", "run.dry_run=true", **path)
     assert unfit.returncode == 2 and "does not fit task=spt" in unfit.stderr

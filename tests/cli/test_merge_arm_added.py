@@ -43,16 +43,14 @@ SMALL = ["model.width=12", "task.train.epochs=1", "task.points=3", "tracker=none
 
 
 @pytest.mark.slow
-def test_a_way_to_combine_is_one_file_and_one_row(installed, tmp_path, tmp_path_factory):
+def test_a_way_to_combine_is_one_file_and_one_row(permlab, tmp_path, tmp_path_factory):
     folder = overlay(
         tmp_path_factory.mktemp("copy"),
         {"permlab/merging/methods/louder.py": METHOD},
         {"permlab/merging/combines.py": (OPENING, ROW)},
     )
     path = {"PYTHONPATH": str(folder)}
-    done = installed(
-        "task=merge", "task.combine=louder", "task.compare=[identity/fisher]", *SMALL, "run.dir=run", **path
-    )
+    done = permlab("task=merge", "task.combine=louder", "task.compare=[identity/fisher]", *SMALL, "run.dir=run", **path)
     assert done.returncode == 0, done.stdout + done.stderr
     with (tmp_path / "run" / "tables" / "arms.csv").open() as file:
         rows = {row["arm"]: row for row in csv.DictReader(file)}
@@ -63,16 +61,16 @@ def test_a_way_to_combine_is_one_file_and_one_row(installed, tmp_path, tmp_path_
     assert metrics["no_permutation_louder_midpoint_loss"] != metrics["no_permutation_fisher_midpoint_loss"]
     figure = (tmp_path / "run" / "figures" / "arms.svg").read_text()
     assert "weight matching, louder" in figure and PALETTE["brown"].lower() in figure.lower()
-    swept = installed("-m", "task=merge", "task.combine=average,louder", "task.controls=false", *SMALL, **path)
+    swept = permlab("-m", "task=merge", "task.combine=average,louder", "task.controls=false", *SMALL, **path)
     assert swept.returncode == 0, swept.stdout + swept.stderr
     assert "louder" in swept.stdout
-    listed = installed("ls", "combines", **path)
+    listed = permlab("ls", "combines", **path)
     assert re.search(r"louder\s+the entry of\s+larger", listed.stdout), listed.stdout + listed.stderr
-    report = installed("task=report", "tracker=none", "report.runs=[run]", **path)
+    report = permlab("task=report", "tracker=none", "report.runs=[run]", **path)
     assert report.returncode == 0, report.stdout + report.stderr
     (page,) = tmp_path.glob("outputs/report/*/report.md")
     assert "weight matching, louder" in page.read_text()
-    typo = installed("task=merge", "task.combine=loudr", *SMALL, **path)
+    typo = permlab("task=merge", "task.combine=loudr", *SMALL, **path)
     assert typo.returncode == 2 and "did you mean 'louder'" in typo.stderr
-    # Without the row the installed command does not know it: what ran was the copy.
-    assert "task.combine=louder is not known" in installed("task=merge", "task.combine=louder", *SMALL).stderr
+    # Without the row the command of this process does not know it: what ran was the copy.
+    assert "task.combine=louder is not known" in permlab("task=merge", "task.combine=louder", *SMALL).stderr

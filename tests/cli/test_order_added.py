@@ -54,7 +54,7 @@ print(OrderedTexts([Example("a b c d")], encode, ordering, epochs=1, seed=0)[0][
 
 
 @pytest.mark.slow
-def test_an_order_is_one_file_and_one_row(installed, tmp_path, tmp_path_factory):
+def test_an_order_is_one_file_and_one_row(permlab, tmp_path, tmp_path_factory):
     folder = overlay(
         tmp_path_factory.mktemp("copy"), {"permlab/text/swapped.py": ORDER}, {"permlab/text/table.py": (OPENING, ROW)}
     )
@@ -62,7 +62,7 @@ def test_an_order_is_one_file_and_one_row(installed, tmp_path, tmp_path_factory)
     command, around = [sys.executable, "-c", STREAM], {**os.environ, **path}
     shown = subprocess.run(command, cwd=tmp_path, env=around, capture_output=True, text=True)
     assert shown.stdout.strip() == "[2, 3, 0, 1]", shown.stderr
-    done = installed("-m", "task=spt", "task.order=original,swapped", *SMALL, **path)
+    done = permlab("-m", "task=spt", "task.order=original,swapped", *SMALL, **path)
     assert done.returncode == 0, done.stdout + done.stderr
     (figure,) = tmp_path.glob("outputs/**/figures/recall_by_arm.svg")
     assert "swapped" in figure.read_text()
@@ -74,12 +74,12 @@ def test_an_order_is_one_file_and_one_row(installed, tmp_path, tmp_path_factory)
         if "order: swapped" in file.read_text()
     )
     assert PALETTE["brown"].lower() in curve.read_text().lower()
-    assert "halves swapped" in installed("ls", "orders", **path).stdout
-    report = installed("task=report", "tracker=none", **path)
+    assert "halves swapped" in permlab("ls", "orders", **path).stdout
+    report = permlab("task=report", "tracker=none", **path)
     assert report.returncode == 0, report.stdout + report.stderr
     (page,) = tmp_path.glob("outputs/report/*/report.md")
     assert "swapped" in page.read_text()
-    typo = installed("task=spt", "task.order=swaped", **path)
+    typo = permlab("task=spt", "task.order=swaped", **path)
     assert typo.returncode == 2 and "did you mean 'swapped'" in typo.stderr
-    # Without the row the installed command does not know it: what ran was the copy.
-    assert "task.order=swapped is not known" in installed("task=spt", "task.order=swapped").stderr
+    # Without the row the command of this process does not know it: what ran was the copy.
+    assert "task.order=swapped is not known" in permlab("task=spt", "task.order=swapped").stderr

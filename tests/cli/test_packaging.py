@@ -51,6 +51,7 @@ def contents(folder: Path, prefix: Path = Path()) -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_bare_checkout(tmp_path, environment):
     checkout = tmp_path / "checkout"
     shutil.copytree(ROOT / "permlab", checkout / "permlab", ignore=shutil.ignore_patterns("__pycache__"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import yaml
 
 from permlab.compose import plan_jobs
@@ -17,6 +18,7 @@ def values(parameter):
     return parameter.get("values") or [parameter["min"], parameter["max"]]
 
 
+@pytest.mark.slow
 def test_every_job_of_the_example_is_a_run():
     sweep = yaml.safe_load(FILE.read_text())
     assert sweep["metric"]["name"] in spt.HEADLINE

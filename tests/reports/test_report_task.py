@@ -77,6 +77,7 @@ def test_nothing_to_report(permlab, tmp_path):
     assert "There are no runs." in (tmp_path / "report" / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_other_runs_do_not_carry_report_keys(permlab, tmp_path):
     done = permlab("task=ntk", "task.k=[5]", "task.replicates=0", "tracker=none", "run.dir=run")
     assert done.returncode == 0, done.stderr

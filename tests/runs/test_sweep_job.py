@@ -7,6 +7,7 @@ import os
 import signal
 from pathlib import Path
 
+import hydra
 import pytest
 from tiny_runs import overrides
 
@@ -207,3 +208,11 @@ def test_a_profile_sets_the_launcher_from_its_own_keys(profile, keys):
     assert plan.multirun and {key: plan.launcher.keys[key] for key in keys} == keys
     plain = plan_jobs(["task=ntk"], False)
     assert plan.jobs[0].config.fingerprint() == plain.jobs[0].config.fingerprint(), "where it runs decides nothing"
+
+
+def test_the_launcher_of_a_profile_costs_no_composition_of_its_own(monkeypatch):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    composed, original = [], hydra.compose
+    monkeypatch.setattr(hydra, "compose", lambda *given, **keys: composed.append(given) or original(*given, **keys))
+    plan = plan_jobs(["task=ntk", "hardware=joblib", "hardware.jobs=2"], False)
+    assert (plan.launcher.name, plan.launcher.keys["n_jobs"], len(composed)) == ("joblib", 2, 1)

@@ -5,16 +5,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
+from here import command, metrics
 
-from permlab import cli, shipped
+from permlab import shipped
 from permlab.config import shipped_experiment
 from permlab.rules import parse_rule
 
-QUIET = ["tracker=none", "hardware=cpu", "hardware.threads=1", "run.dir=run"]
 LLAMA = {
     "model.scratch.hidden_size": 16,
     "model.scratch.layers": 1,
@@ -33,8 +32,6 @@ TINY = {
 }
 """task -> keys that make its experiments smaller, but for those that are tiny as they are: `tiny: {}`."""
 EXPERIMENTS = shipped.names("experiment")
-QUICK = {"ntk/scaling"}
-"""The cheapest; the others are slow in sum."""
 
 
 def tiny(name: str, data: Path) -> list[str]:
@@ -53,16 +50,12 @@ def test_every_experiment_has_a_tiny_version(name):
     )
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in EXPERIMENTS]
-)
-def test_the_metrics_of_the_rules_are_measured(name, tmp_path, monkeypatch, shared_data):
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_metrics_of_the_rules_are_measured(name, tmp_path, monkeypatch, shared_data, unsaved):
     monkeypatch.chdir(tmp_path)
     folders = [shared_data(folder) for folder in shipped_experiment(name).reproduce.runs[0].data]
-    with pytest.raises(SystemExit) as ended:
-        cli.main([f"experiment={name}", *tiny(name, folders[0].parent if folders else tmp_path), *QUIET])
-    assert not ended.value.code
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert command(f"experiment={name}", *tiny(name, folders[0].parent if folders else tmp_path)) == 0
     rules = [parse_rule(text) for text in shipped_experiment(name).checks]
-    missing = {metric for rule in rules for metric in rule.metrics} - set(result["metrics"])
+    missing = {metric for rule in rules for metric in rule.metrics} - set(metrics())
     assert not missing, f"{name} is judged by {sorted(missing)}, which its result.json does not have"

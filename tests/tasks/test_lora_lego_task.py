@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 
 import pytest
 import torch
+from here import command, resume, rows
 from safetensors.torch import load_file, save_file
 
-from permlab import cli
 from permlab.adapters import open_adapter, random_adapter, relative_difference, write_adapter
 
 SHAPES = {"model.layers.0.q_proj": (16, 12), "model.layers.0.v_proj": (8, 12)}
@@ -29,14 +28,6 @@ TINY = [
     "model.scratch.kv_heads=2",
     "model.scratch.intermediate_size=32",
 ]
-QUIET = ["tracker=none", "hardware=cpu", "hardware.threads=1"]
-
-
-def permlab_here(*arguments: str) -> int:
-    try:
-        return int(cli.main([*arguments, *QUIET]) or 0)
-    except SystemExit as stop:
-        return int(stop.code or 0)
 
 
 @pytest.fixture
@@ -48,18 +39,13 @@ def pair(tmp_path, monkeypatch):
     return tmp_path
 
 
-def rows(run, name: str) -> list[dict[str, str]]:
-    with (run / "tables" / f"{name}.csv").open() as handle:
-        return list(csv.DictReader(handle))
-
-
 @pytest.mark.slow
 def test_knowledge_benchmark_end_to_end_and_resumable(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert permlab_here(*TINY, "task.repeats=2", "run.dir=r") == 0
+    assert command(*TINY, "task.repeats=2", "run.dir=r") == 0
     run = tmp_path / "r"
     result = json.loads((run / "result.json").read_text())
-    table = rows(run, "methods")
+    table = rows("methods", run)
     families = {row["family"] for row in table}
     assert families >= {"lego", "linear", "cat", "svd", "ties", "dare", "knots", "ensemble"}
     assert {row["repeats"] for row in table} == {"2"}
@@ -98,18 +84,11 @@ def test_knowledge_benchmark_end_to_end_and_resumable(tmp_path, monkeypatch):
     for path in trained.parent.iterdir():
         path.unlink()
     (run / "result.json").write_text(json.dumps(result | {"status": "interrupted"}))
-    assert permlab_here_resume(run) == 0
+    assert resume(run) == 0
     assert base.stat().st_mtime_ns == stamps
     again = load_file(trained)
     assert all(torch.equal(before[key], again[key]) for key in before)
-    assert [r["score"] for r in rows(run, "methods")] == [r["score"] for r in table]
-
-
-def permlab_here_resume(run) -> int:
-    try:
-        return int(cli.main(["resume", str(run)]) or 0)
-    except SystemExit as stop:
-        return int(stop.code or 0)
+    assert [r["score"] for r in rows("methods", run)] == [r["score"] for r in table]
 
 
 @pytest.mark.slow
@@ -133,11 +112,11 @@ def test_base_training_that_was_stopped_logs_every_step_once(tmp_path, monkeypat
 
     keys = [*TINY, "task.repeats=2", "task.study=prune"]
     monkeypatch.setattr(studies, "study_pruning", only_bases)
-    assert permlab_here(*keys, "run.dir=whole") == 0
+    assert command(*keys, "run.dir=whole") == 0
     with monkeypatch.context() as patch:
         patch.setattr(Run, "check_stop", stop)
-        assert permlab_here(*keys, "run.dir=r") == 128 + 15
-    assert permlab_here_resume(tmp_path / "r") == 0
+        assert command(*keys, "run.dir=r") == 128 + 15
+    assert resume(tmp_path / "r") == 0
     whole, resumed = ((tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "r"))
     assert [json.loads(line)["step"] for line in resumed.splitlines()] == [10, 20, 30, 40, 50, 60, 70, 80]
     assert resumed == whole
@@ -146,17 +125,17 @@ def test_base_training_that_was_stopped_logs_every_step_once(tmp_path, monkeypat
 @pytest.mark.slow
 def test_pruning_and_mixed_ranks(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert permlab_here(*TINY, "task.study=prune", "task.lora_ranks=[4]", "run.dir=p") == 0
-    table = rows(tmp_path / "p", "pruning")
+    assert command(*TINY, "task.study=prune", "task.lora_ranks=[4]", "run.dir=p") == 0
+    table = rows("pruning", tmp_path / "p")
     full = [float(row["score"]) for row in table if row["k"] == "4"]
     assert len(full) == 7 and full == pytest.approx([full[0]] * 7) and full[0] > 0
     kept = {(row["method"], row["k"]): float(row["score"]) for row in table}
     metrics = json.loads((tmp_path / "p" / "result.json").read_text())["metrics"]
     assert metrics["lego_gauge_none_half_rank"] == pytest.approx(kept["lego, gauge none", "2"])
     assert metrics["random_half_rank"] == pytest.approx(kept["random units", "2"])
-    assert permlab_here(*TINY, "task.lora_ranks=[2,4]", "run.dir=m") == 0
+    assert command(*TINY, "task.lora_ranks=[2,4]", "run.dir=m") == 0
     assert json.loads((tmp_path / "m" / "result.json").read_text())["metrics"]["methods_refused"] == 4
-    table = rows(tmp_path / "m", "methods")
+    table = rows("methods", tmp_path / "m")
     refused = [row for row in table if row["note"]]
     assert {row["family"] for row in refused} == {"linear", "ties", "dare"}
     assert all("equal ranks" in row["note"] and not row["score"] for row in refused)
@@ -166,18 +145,21 @@ def test_pruning_and_mixed_ranks(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_identities_study(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert permlab_here("task=lora_lego", "task.study=identities", "run.dir=i") == 0
+    assert command("task=lora_lego", "task.study=identities", "run.dir=i") == 0
     metrics = json.loads((tmp_path / "i" / "result.json").read_text())["metrics"]
     assert metrics["identities_held"] == metrics["identities"] == 6
     assert metrics["balanced_gauge_error"] < 1e-4
     assert 0.8 < metrics["norm_ratio_lowest"] < metrics["norm_ratio_highest"] < 1.25
 
 
-@pytest.mark.parametrize("method", ["lego", "svd", "cat", "linear", "ties", "dare", "knots"])
-def test_merges_adapters_of_the_user(pair, method):
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("svd", "linear", "ties", "dare", "knots")]
+
+
+@pytest.mark.parametrize("method", ["lego", "cat", *OTHERS])
+def test_merges_adapters_of_the_user(pair, method, unsaved):
     rank = ["task.rank=3"] if method in ("lego", "svd") else []
     keys = [f"task.method={method}", *rank, "task.weights=[0.5,2.0]"]
-    assert permlab_here("task=lora_lego", "task.adapters=[A,B]", *keys, "run.dir=r") == 0
+    assert command("task=lora_lego", "task.adapters=[A,B]", *keys, "run.dir=r") == 0
     written = open_adapter(pair / "r" / "artifacts" / "adapter")
     assert len(written.modules) == 2
     if rank:
@@ -187,13 +169,13 @@ def test_merges_adapters_of_the_user(pair, method):
         for module in SHAPES:
             wanted = 0.5 * first.load(module).delta() + 2.0 * second.load(module).delta()
             torch.testing.assert_close(written.load(module).delta(), wanted, atol=1e-5, rtol=1e-4)
-    assert [row["module"] for row in rows(pair / "r", "modules")] == sorted(SHAPES)
+    assert [row["module"] for row in rows("modules", pair / "r")] == sorted(SHAPES)
 
 
-def test_two_adapters_in_folders_of_one_name(pair):
+def test_two_adapters_in_folders_of_one_name(pair, unsaved):
     (pair / "other").mkdir()
     (pair / "B").rename(pair / "other" / "A")
-    assert permlab_here("task=lora_lego", "task.adapters=[A,other/A]", "run.dir=r") == 0
+    assert command("task=lora_lego", "task.adapters=[A,other/A]", "run.dir=r") == 0
     card = (pair / "r" / "artifacts" / "adapter" / "README.md").read_text()
     assert "| A (1) |" in card and "| A (2) |" in card
 
@@ -227,12 +209,12 @@ def test_asks_a_model_when_there_are_questions(asked):
     for name in "CD":
         (asked / f"{name}.jsonl").write_text(json.dumps({"prompt": "red green", "completion": " blue"}) + "\n")
     keys = [*ASK, "task.data=[C.jsonl,D.jsonl]"]
-    assert permlab_here(*keys, "run.dir=r") == 0
-    table = rows(asked / "r", "methods")
+    assert command(*keys, "run.dir=r") == 0
+    table = rows("methods", asked / "r")
     assert [row["adapter"] for row in table] == ["C", "D"]
     assert {"average_score", "single_score"} <= set(json.loads((asked / "r" / "result.json").read_text())["metrics"])
     (asked / "C.jsonl").write_text('{"prompt": "red"}\n')
-    assert permlab_here(*keys, "run.dir=q") == 2
+    assert command(*keys, "run.dir=q") == 2
     assert not (asked / "q").exists()
 
 
@@ -249,14 +231,14 @@ def test_merges_in_the_metric_of_the_calibration_texts(asked, capfd):
     texts = ["red green blue", "one two", "three red one"]
     (asked / "texts.txt").write_text("\n".join(texts))
     keys = [*ASK, "task.rank=2", "task.calibration=texts.txt"]
-    assert permlab_here(*keys, "run.dry_run=true") == 0
+    assert command(*keys, "run.dry_run=true") == 0
     assert "3 texts of texts.txt" in "".join(capfd.readouterr())
     adapters = [open_adapter(asked / name) for name in "CD"]
     model, tokenizer = load_base(asked / "base")
     batches = [(ids, torch.ones_like(ids)) for ids in (torch.tensor([tokenizer(t)["input_ids"]]) for t in texts)]
     moments = input_moments(model, adapters[0].modules, batches)
     for method in ("svd", "lego"):
-        assert permlab_here(*keys, f"task.method={method}", f"run.dir={method}") == 0
+        assert command(*keys, f"task.method={method}", f"run.dir={method}") == 0
         rule = MergeRule(method, rank=2)
         wanted, plain = (merge_adapters(adapters, rule, moments=given).adapter for given in (moments, None))
         written = open_adapter(asked / method / "artifacts" / "adapter")
@@ -274,13 +256,13 @@ def test_merges_in_the_metric_of_the_calibration_texts(asked, capfd):
 @pytest.mark.slow
 def test_calibration_that_cannot_be_is_one_line(asked, capfd):
     (asked / "texts.jsonl").write_text('{"words": "red"}\n')
-    assert permlab_here(*ASK, "task.calibration=texts.jsonl", "run.dir=r") == 2
+    assert command(*ASK, "task.calibration=texts.jsonl", "run.dir=r") == 2
     shown = "".join(capfd.readouterr())
     assert "texts.jsonl" in shown and "Traceback" not in shown and not (asked / "r").exists()
     (asked / "texts.txt").write_text("red green blue")
     # A and B adapt modules that this base has not.
     keys = [*ASK, "task.calibration=texts.txt", "task.adapters=[A,B]", "run.dir=q"]
-    assert permlab_here(*keys) == 2
+    assert command(*keys) == 2
     shown = "".join(capfd.readouterr())
     assert "the model has no module model.layers.0.q_proj" in shown and "Traceback" not in shown
 
@@ -334,7 +316,7 @@ def break_nothing(folder) -> None:
 )
 def test_bad_input_is_one_line_and_leaves_no_directory(pair, capfd, spoil, keys, reason):
     spoil(pair)
-    assert permlab_here("task=lora_lego", "task.adapters=[A,B]", *keys, "run.dir=r") == 2
+    assert command("task=lora_lego", "task.adapters=[A,B]", *keys, "run.dir=r") == 2
     shown = capfd.readouterr()
     text = shown.out + shown.err
     assert reason in text
@@ -353,13 +335,13 @@ def test_bad_input_is_one_line_and_leaves_no_directory(pair, capfd, spoil, keys,
 )
 def test_benchmark_keys_are_checked(tmp_path, monkeypatch, capfd, keys, reason):
     monkeypatch.chdir(tmp_path)
-    assert permlab_here("task=lora_lego", *keys, "run.dir=r") == 2
+    assert command("task=lora_lego", *keys, "run.dir=r") == 2
     assert reason in "".join(capfd.readouterr())
     assert not (tmp_path / "r").exists()
 
 
 def test_dry_run_says_what_would_be_merged(pair, capfd):
-    assert permlab_here("task=lora_lego", "task.adapters=[A,B]", "task.rank=3", "run.dry_run=true") == 0
+    assert command("task=lora_lego", "task.adapters=[A,B]", "task.rank=3", "run.dry_run=true") == 0
     shown = "".join(capfd.readouterr())
     assert "A (2 modules, rank 4)" in shown and "2 modules, rank 3" in shown
 
@@ -367,7 +349,7 @@ def test_dry_run_says_what_would_be_merged(pair, capfd):
 def test_a_merge_written_by_the_command_is_the_library_merge(pair):
     from permlab.adapters import MergeRule, merge_adapters
 
-    assert permlab_here("task=lora_lego", "task.adapters=[A,B]", "task.rank=5", "seed=3", "run.dir=r") == 0
+    assert command("task=lora_lego", "task.adapters=[A,B]", "task.rank=5", "seed=3", "run.dir=r") == 0
     rule = MergeRule("lego", rank=5)
     library = merge_adapters([open_adapter(pair / name) for name in "AB"], rule, seed=3).adapter
     written = open_adapter(pair / "r" / "artifacts" / "adapter")

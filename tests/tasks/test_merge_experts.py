@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import sys
@@ -10,53 +9,40 @@ from pathlib import Path
 
 import pytest
 import torch
+from here import command, rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from permlab import cli
 from permlab.merging.studies.experts import ARMS, expert_metrics
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "merging"))
 from test_vocabularies import WORDS, save
 
-SMALL = ["task=merge", "task.study=experts", "task.experts.epochs=0.02", "task.experts.sequences=2", "run.dir=run"]
-QUIET = ["tracker=none", "hardware=cpu", "hardware.threads=1", "run.root=outputs"]
-
-
-@pytest.fixture(autouse=True)
-def in_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+SMALL = ["task=merge", "task.study=experts", "task.experts.epochs=0.02", "task.experts.sequences=2", "run.root=outputs"]
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 def study(*arguments):
-    try:
-        return int(cli.main([*SMALL, *QUIET, *arguments]) or 0)
-    except SystemExit as stop:
-        return int(stop.code or 0)
-
-
-def table(name):
-    with Path(f"run/tables/{name}.csv").open() as file:
-        return list(csv.DictReader(file))
+    return command(*SMALL, *arguments)
 
 
 @pytest.mark.slow
 def test_mixtures_trained_here_and_one_of_the_users(capsys):
     few = ["task.experts.kept=[8,4]", "task.experts.ranks=[64]", "task.experts.columns=8", "task.experts.rank=16"]
     assert study(*few) == 0
-    rows = table("experts")
-    assert len(rows) == 1 + 2 * len(ARMS) and Path("run/figures/experts.svg").is_file()
-    whole = {row["pair"]: float(row["loss"]) for row in rows if row["arm"] == "all experts"}
-    for row in rows:  # with eight of eight every group is an expert
+    found = rows("experts")
+    assert len(found) == 1 + 2 * len(ARMS) and Path("run/figures/experts.svg").is_file()
+    whole = {row["pair"]: float(row["loss"]) for row in found if row["arm"] == "all experts"}
+    for row in found:  # with eight of eight every group is an expert
         if row["kept"] == "8":
             assert float(row["loss"]) == pytest.approx(whole[row["pair"]], abs=1e-5)
-    used = table("routing")
+    used = rows("routing")
     for layer in ("model.layers.0.mlp", "model.layers.1.mlp"):
         own = [row for row in used if row["layer"] == layer and row["pair"] == "0"]
         assert len(own) == 8 and sum(float(row["used"]) for row in own) == pytest.approx(1)
         assert len({row["group"] for row in own}) == 4 and sum(float(row["weight"]) for row in own) == pytest.approx(4)
-    ranks = {(row["rank"], row["columns"]): row for row in table("ranks") if row["pair"] == "0"}
+    ranks = {(row["rank"], row["columns"]): row for row in rows("ranks") if row["pair"] == "0"}
     # A matrix of 64 columns has no higher rank: what is scored is M-SMoE itself.
-    (merged,) = [row for row in rows if (row["pair"], row["kept"], row["arm"]) == ("0", "4", "M-SMoE")]
+    (merged,) = [row for row in found if (row["pair"], row["kept"], row["arm"]) == ("0", "4", "M-SMoE")]
     assert float(ranks["64", "0"]["loss"]) == pytest.approx(float(merged["loss"]), abs=1e-4)
     metrics = json.loads(Path("run/result.json").read_text())["metrics"]
     assert metrics["m_smoe_perplexity_4"] > 1 and "no_permutation_above_least" in metrics
@@ -98,12 +84,12 @@ def test_a_dry_run_trains_nothing(capsys):
 
 
 def test_differences_are_those_of_the_same_network():
-    rows = [
+    measured = [
         {"pair": pair, "kept": 4, "arm": arm, "loss": loss + 0.1 * k, "perplexity": 1.0}
         for pair, loss in enumerate((1.0, 3.0))
         for k, arm in enumerate(ARMS)
     ]
-    rows[1]["loss"] = 1.5
-    metrics = expert_metrics(rows, 4)
+    measured[1]["loss"] = 1.5
+    metrics = expert_metrics(measured, 4)
     assert metrics["no_permutation_above"] == pytest.approx(0.3)
     assert metrics["no_permutation_above_least"] == pytest.approx(0.1)

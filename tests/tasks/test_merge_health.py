@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
 from checkpoints_made import network
+from here import command, result, rows
+from language_runs import TEXTS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from permlab import cli
 from permlab.models.tokenizers import train_tokenizer
-
-QUIET = ["tracker=none", "hardware=cpu", "hardware.threads=1", "run.dir=run", "task.models=[a,b]"]
-TEXTS = ["the cat sat on the mat", "a dog ran to the cat", "the dog sat", "a cat ran to the mat and sat there"]
 
 
 @pytest.fixture(autouse=True)
@@ -43,22 +39,17 @@ def speakers(tmp_path, monkeypatch):
 
 
 def merge(*arguments: str) -> int:
-    try:
-        return int(cli.main(["task=merge", *QUIET, *arguments]) or 0)
-    except SystemExit as stop:
-        return int(stop.code or 0)
+    return command("task=merge", "task.models=[a,b]", *arguments)
 
 
 def health() -> tuple[dict[str, dict[str, str]], dict]:
-    with open("run/tables/health.csv") as handle:
-        rows = {row["network"]: row for row in csv.DictReader(handle)}
-    return rows, json.loads(Path("run/result.json").read_text())
+    return {row["network"]: row for row in rows("health")}, result()
 
 
 @pytest.mark.slow
 def test_losses_are_those_of_transformers_and_a_sound_merge_is_no_warning(capsys):
     assert merge("task.general.path=general.txt", "task.general.tokens=8") == 0
-    rows, result = health()
+    found, told = health()
     tokenizer = AutoTokenizer.from_pretrained("a")
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     ids = [each for text in TEXTS * 6 for each in tokenizer(f"{text}\n", add_special_tokens=False)["input_ids"]]
@@ -69,9 +60,9 @@ def test_losses_are_those_of_transformers_and_a_sound_merge_is_no_warning(capsys
         model = AutoModelForCausalLM.from_pretrained(folder)
         with torch.no_grad():
             expected = float(model(input_ids=tokens, labels=tokens).loss)
-        assert float(rows[name]["loss"]) == pytest.approx(expected, rel=1e-5)
-        assert float(rows[name]["perplexity"]) == pytest.approx(math.exp(expected), rel=1e-4)
-    assert 0.9 < result["metrics"]["perplexity_ratio"] < 1.1 and not result.get("warnings")
+        assert float(found[name]["loss"]) == pytest.approx(expected, rel=1e-5)
+        assert float(found[name]["perplexity"]) == pytest.approx(math.exp(expected), rel=1e-4)
+    assert 0.9 < told["metrics"]["perplexity_ratio"] < 1.1 and not told.get("warnings")
 
 
 @pytest.mark.slow
@@ -79,10 +70,10 @@ def test_a_collapse_is_a_warning_also_on_text_of_the_networks(capsys):
     """A change taken 4,000 times is far from any network that learnt something."""
     keys = ["task.combine=task_arithmetic", "task.ancestor=a", "task.scale=4000"]
     assert merge(*keys, "task.match=identity", "task.general.tokens=8", "task.general.sequences=4") == 0
-    rows, result = health()
-    assert [row["role"] for row in rows.values()] == ["ancestor", "merged", "merge"]  # a is also the ancestor
-    assert result["metrics"]["perplexity_ratio"] > 2
-    assert any("may have collapsed" in line for line in result["warnings"])
+    found, told = health()
+    assert [row["role"] for row in found.values()] == ["ancestor", "merged", "merge"]  # a is also the ancestor
+    assert told["metrics"]["perplexity_ratio"] > 2
+    assert any("may have collapsed" in line for line in told["warnings"])
 
 
 @pytest.mark.slow

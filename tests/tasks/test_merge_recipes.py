@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 import sys
@@ -12,32 +11,26 @@ import pytest
 import torch
 import yaml
 from checkpoints_made import network
+from here import command, rows
+from language_runs import TEXTS
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from permlab import cli
 from permlab.models.tokenizers import train_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "merging"))
 from recipes_made import MERGEKIT, RECIPES, projection_of, save, state
 
-QUIET = ["tracker=none", "hardware=cpu", "hardware.threads=1", "run.dir=run", "task.controls=false"]
-TEXTS = ["the cat sat on the mat", "a dog ran to the cat", "the dog sat", "a cat ran to the mat and sat there"]
 SCORED = ["dataset=jsonl", "dataset.path=texts.txt", "task.points=3"]
 
 
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 def merge(*arguments):
-    try:
-        return int(cli.main(["task=merge", *arguments, *QUIET]) or 0)
-    except SystemExit as stop:
-        return int(stop.code or 0)
+    return command("task=merge", *arguments, "task.controls=false")
 
 
 def written(recipe, **more):
@@ -108,11 +101,10 @@ def test_a_recipe_brings_vocabularies_together(source, tokens, tmp_path):
         backend = Tokenizer(WordLevel({word: k for k, word in enumerate(own)}, unk_token="<s>"))
         PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>").save_pretrained(tmp_path / name)
     assert merge(written(RECIPES["TIES"], tokenizer_source=source), "dataset=none") == 0
-    with Path("run/tables/vocabulary.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    named = [row["token"] for row in rows if row["token"]]
-    assert named == [*words["base"], "dog", "bird"][:tokens] and len(rows) == 40
-    assert rows[1] | {"from": "all", "base": "1", "a": "4", "b": "2", "c": "1"} == rows[1]
+    table = rows("vocabulary")
+    named = [row["token"] for row in table if row["token"]]
+    assert named == [*words["base"], "dog", "bird"][:tokens] and len(table) == 40
+    assert table[1] | {"from": "all", "base": "1", "a": "4", "b": "2", "c": "1"} == table[1]
     record = json.loads(Path("run/artifacts/model/merge.json").read_text())["vocabulary"]
     assert record["tokenizer"] == source and record["tokens"] == tokens and record["lost"] == 8 - tokens
     found = AutoModelForCausalLM.from_pretrained("run/artifacts/model")
@@ -191,8 +183,7 @@ def test_the_factor_on_changes_is_chosen_on_texts_that_are_not_scored(tmp_path):
     speakers(tmp_path)
     keys = ["task.models=[a,b]", "task.ancestor=base", "task.match=identity", "task.combine=task_arithmetic"]
     assert merge(*keys, "task.scales=[0.1,1,30]", *SCORED) == 0
-    rows = list(csv.DictReader(Path("run/tables/scales.csv").read_text().splitlines()))
-    losses = {float(row["scale"]): float(row["loss"]) for row in rows}
+    losses = {float(row["scale"]): float(row["loss"]) for row in rows("scales")}
     best = min(losses, key=losses.get)
     assert set(losses) == {0.1, 1.0, 30.0} and best != 30
     assert json.loads(Path("run/artifacts/model/merge.json").read_text()).get("scale", 1.0) == best

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import signal
 
 import pytest
 import torch
 from architectures import build
+from here import command, metrics, resume, rows
 from safetensors.torch import save_file
 
-from permlab import cli
 from permlab.data.images import load_digits_images
 from permlab.matching import Matching
 from permlab.merging import batches_of, evaluate, initial_state, load_merged, train_endpoint
@@ -20,37 +18,19 @@ from permlab.merging.measure.bench import Bench
 from permlab.models.vision import build_vision_model
 from permlab.symmetry import apply, declare
 
-QUIET = ["tracker=none", "hardware=cpu", "hardware.threads=1"]
 SMALL = ["model.width=24", "task.train.epochs=3", "task.points=5"]
 TIMES = ("match_seconds", "merge_seconds", "seconds")
 
 
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 def merge(*arguments: str, run: str = "run") -> int:
-    try:
-        return int(cli.main(["task=merge", *SMALL, *arguments, *QUIET, f"run.dir={run}"]) or 0)
-    except SystemExit as stop:
-        return int(stop.code or 0)
-
-
-def rows(name: str, run: str = "run") -> list[dict[str, str]]:
-    with open(f"{run}/tables/{name}.csv") as handle:
-        return list(csv.DictReader(handle))
+    return command("task=merge", *SMALL, *arguments, f"run.dir={run}")
 
 
 def arms(run: str = "run") -> dict[str, dict[str, str]]:
     return {row["arm"]: row for row in rows("arms", run)}
-
-
-def metrics(run: str = "run") -> dict[str, float]:
-    with open(f"{run}/result.json") as handle:
-        result = json.load(handle)
-    assert result["status"] == "done"
-    return result["metrics"]
 
 
 @pytest.mark.slow
@@ -206,8 +186,7 @@ def test_an_interrupted_run_resumes_to_the_same_tables(monkeypatch):
         "network-1-0.pt", "network-1-1.pt",
     ]  # fmt: skip
     monkeypatch.setattr(Bench, "compare", compare)
-    with pytest.raises(SystemExit, match="0"):
-        cli.main(["resume", "run"])
+    assert resume() == 0
     for name in ("arms", "curves", "endpoints"):
         for resumed, whole in zip(rows(name), rows(name, "whole"), strict=True):
             assert {k: v for k, v in resumed.items() if k not in TIMES} == {

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from here import command, metrics, rows
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from permlab import cli
 from permlab.symmetry import apply, declare_huggingface
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "merging"))
 from test_vocabularies import EMBEDDING, WORDS, save
 
-QUIET = ["tracker=none", "hardware=cpu", "hardware.threads=1", "run.dir=run", "task.models=[a,b]"]
-
-
-@pytest.fixture(autouse=True)
-def in_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 def merge(*arguments):
-    try:
-        return int(cli.main(["task=merge", *QUIET, *arguments]) or 0)
-    except SystemExit as stop:
-        return int(stop.code or 0)
+    return command("task=merge", "task.models=[a,b]", *arguments)
 
 
 def permuted_pair(tmp_path):
@@ -62,11 +52,8 @@ def test_a_network_merged_with_itself_in_another_order_of_units_and_tokens_is_it
     theirs = load_file("b/model.safetensors")[EMBEDDING][6]
     (number,) = tokenizer("dog", add_special_tokens=False)["input_ids"]
     assert torch.equal(model.get_input_embeddings().weight[number].sort().values, theirs.sort().values)
-    with Path("run/tables/vocabulary.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert rows[6] == {"row": "6", "token": "dog", "from": "b", "a": "-1", "b": "6"}
-    result = json.loads(Path("run/result.json").read_text())
-    assert result["metrics"]["vocabulary_appended"] == 1 and abs(result["metrics"]["loss_barrier"]) < 1e-3
+    assert rows("vocabulary")[6] == {"row": "6", "token": "dog", "from": "b", "a": "-1", "b": "6"}
+    assert metrics()["vocabulary_appended"] == 1 and abs(metrics()["loss_barrier"]) < 1e-3
 
 
 @pytest.mark.slow
@@ -99,6 +86,7 @@ def test_refusals_are_one_line_before_anything_is_written(spoil, line, tmp_path,
         assert line in told and not Path("run").exists()
 
 
+@pytest.mark.slow
 def test_a_dry_run_accepts_vocabularies_that_are_mapped(tmp_path, capsys):
     permuted_pair(tmp_path)
     assert merge("dataset=none", "run.dry_run=true") == 2

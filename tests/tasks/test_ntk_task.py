@@ -2,51 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
 import signal
 
-import matplotlib.pyplot as plt
 import pytest
+from here import command, metrics, resume, rows
 
-from permlab import cli
 from permlab.ntk import descent, finite
 from permlab.ntk.cases import CaseTraining
 
-QUIET = ["tracker=none", "hardware=cpu", "hardware.threads=1", "run.dir=run"]
-
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def unsaved(monkeypatch):
-    """Figures are drawn, but not written: that costs more than these runs."""
-    monkeypatch.setattr("permlab.runs.run.Run.figure", lambda self, name, figure: plt.close(figure))
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 def permlab_here(*arguments: str) -> int:
-    quiet = QUIET if not any(argument.startswith("run.dir=") for argument in arguments) else QUIET[:-1]
-    try:
-        return int(cli.main(["task=ntk", *arguments, *quiet]) or 0)
-    except SystemExit as stop:
-        return int(stop.code or 0)
-
-
-def rows(name: str, run: str = "run") -> list[dict[str, str]]:
-    with open(f"{run}/tables/{name}.csv") as handle:
-        return list(csv.DictReader(handle))
-
-
-def metrics(run: str = "run") -> dict[str, float]:
-    with open(f"{run}/result.json") as handle:
-        result = json.load(handle)
-    assert result["status"] == "done"
-    return result["metrics"]
+    return command("task=ntk", *arguments)
 
 
 @pytest.mark.slow
@@ -116,6 +87,7 @@ def test_published_curves_are_ranked_among_simulated_ones(unsaved):
     assert metrics()["curve_points"] == 2
 
 
+@pytest.mark.slow
 def test_all_inputs_can_be_sampled(unsaved):
     assert permlab_here("task.mode=sample", "task.test=all", "task.k=[5]", "task.replicates=40") == 0
     assert metrics()["accuracy_worst_z"] < 5
@@ -144,6 +116,7 @@ def test_linearized_reports_the_difference_for_every_width(unsaved):
     assert metrics()["difference_rms"] == pytest.approx(wide)
 
 
+@pytest.mark.slow
 def test_all_inputs_can_be_trained(unsaved):
     arguments = ["task.mode=train", "task.test=all", "task.k=[4]", "task.width=[128]", "task.members=400"]
     assert permlab_here(*arguments) == 0
@@ -163,13 +136,14 @@ def test_maps_beyond_permutations_by_law():
     assert os.path.getsize("run/figures/sizes_of_variants.png") > 5000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("solver", "keys"),
     [
         ("exact", ()),
-        pytest.param("gradient_descent", (), marks=pytest.mark.slow),
+        ("gradient_descent", ()),
         # As in experiment=ntk/published_scale: some of the networks are trained by gradient descent beside.
-        pytest.param("exact", ("task.checked=2",), marks=pytest.mark.slow),
+        ("exact", ("task.checked=2",)),
     ],
 )
 def test_an_interrupted_run_resumes_bit_for_bit(monkeypatch, unsaved, solver, keys):
@@ -188,8 +162,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(monkeypatch, unsaved, solver, ke
     monkeypatch.setattr(CaseTraining, "advance", advance_and_stop)
     assert permlab_here(*arguments) == 128 + signal.SIGTERM
     monkeypatch.setattr(CaseTraining, "advance", advance)
-    with pytest.raises(SystemExit, match="0"):
-        cli.main(["resume", "run"])
+    assert resume() == 0
     with open("run/metrics.jsonl") as resumed, open("whole/metrics.jsonl") as whole:
         assert [json.loads(line)["step"] for line in resumed] == [json.loads(line)["step"] for line in whole]
     ignored = ("seconds_per_network",)

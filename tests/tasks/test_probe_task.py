@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
@@ -10,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
-import matplotlib.pyplot as plt
 import pytest
 import torch
+from here import rows
 
 from permlab.cli import main
 from permlab.probes import Training
@@ -42,19 +41,8 @@ def here(monkeypatch, capsys, tmp_path):
     return run
 
 
-@pytest.fixture
-def unsaved(monkeypatch):
-    """Figures are drawn, but not written: that costs more than these runs."""
-    monkeypatch.setattr("permlab.runs.run.Run.figure", lambda self, name, figure: plt.close(figure))
-
-
 def result(folder: Path) -> dict:
     return json.loads((folder / "result.json").read_text())
-
-
-def rows(folder: Path, name: str) -> list[dict[str, str]]:
-    with (folder / "tables" / f"{name}.csv").open() as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.slow
@@ -66,7 +54,7 @@ def test_train_reports_floors_curves_figures_and_weights(here, tmp_path):
     assert metrics["mse_floor"] == 0 and metrics["causal_string_mse_floor"] == pytest.approx(0.25)
     assert metrics["test_mse"] < 0.01 and metrics["row_accuracy"] == 1 and metrics["seeds_solved"] == 2
     assert metrics["causal_string_test_mse"] > 0.2
-    curve = [float(row["test_mse"]) for row in rows(folder, "curves") if row["arm"] == "causal/string"]
+    curve = [float(row["test_mse"]) for row in rows("curves", folder) if row["arm"] == "causal/string"]
     assert metrics["causal_string_test_mse_lowest"] == pytest.approx(min(curve)) and min(curve) > 0.24
     assert metrics["possible_share"] == 1 and metrics["causal_string_possible_share"] == pytest.approx(1 / 6)
     names = {path.name for path in (folder / "figures").glob("*.png")}
@@ -82,8 +70,8 @@ def test_train_reports_floors_curves_figures_and_weights(here, tmp_path):
     assert tensors["seed1.layer1"].shape == (12, 1, 12) and tensors["seed0.readout"].shape == (48, 3)
     logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in logged] == sorted({line["step"] for line in logged})
-    assert len(rows(folder, "seeds")) == 4
-    best = min(float(row["test_mse"]) for row in rows(folder, "curves") if row["arm"] == "causal/string")
+    assert len(rows("seeds", folder)) == 4
+    best = min(float(row["test_mse"]) for row in rows("curves", folder) if row["arm"] == "causal/string")
     assert best > 0.2
 
 
@@ -130,7 +118,7 @@ def test_construct(here, tmp_path):
 def test_scratch_sweep(here, tmp_path, unsaved):
     done = here(*SMALL, "task.mode=scratch_sweep", "task.train.steps=40", "task.train.test_every=20", "run.dir=run")
     assert done.returncode == 0, done.stderr + done.stdout
-    table = rows(tmp_path / "run", "scratch_sweep")
+    table = rows("scratch_sweep", tmp_path / "run")
     after = [row for row in table if row["position"] == "after"]
     assert [int(row["scratch_rows"]) for row in after] == list(range(7))
     floors = [float(row["mse_floor"]) for row in after]
@@ -161,7 +149,7 @@ def test_modes_that_train_many(here, tmp_path, unsaved, keys, table, count, metr
     few = ["task.train.steps=4", "task.train.test_every=2", "task.train.batch=8", "task.train.test_examples=9"]
     done = here(*SMALL, *few, *keys, "run.dir=run")
     assert done.returncode == 0, done.stderr + done.stdout
-    assert len(rows(tmp_path / "run", table)) == count
+    assert len(rows(table, tmp_path / "run")) == count
     assert result(tmp_path / "run")["metrics"].items() >= metrics.items()
 
 
@@ -203,7 +191,7 @@ def test_prompt_asks_a_server(here, tmp_path, unsaved, monkeypatch):
         server.shutdown()
         server.server_close()
     assert done.returncode == 0, done.stderr + done.stdout
-    table = rows(tmp_path / "run", "prompts")
+    table = rows("prompts", tmp_path / "run")
     assert [float(row["exact"]) for row in table] == [1.0] * 4 and {row["unanswered"] for row in table} == {"0"}
     assert len(Server.asked) == 12
     roles = [message["role"] for message in Server.asked[0]["messages"]]
@@ -211,6 +199,7 @@ def test_prompt_asks_a_server(here, tmp_path, unsaved, monkeypatch):
     assert Server.asked[0]["model"] == "tiny" and Server.asked[0]["temperature"] == 0
 
 
+@pytest.mark.slow
 def test_tokens(here, tmp_path, unsaved):
     done = here(
         *BASE, "task.mode=tokens", "task.n=3", "task.seeds=2", "task.tokens.steps=4",
@@ -220,11 +209,11 @@ def test_tokens(here, tmp_path, unsaved):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr + done.stdout
     assert "does not cover it" in done.stdout
-    table = rows(tmp_path / "run", "combinations")
+    table = rows("combinations", tmp_path / "run")
     assert [row["theorem"].split(":")[0] for row in table] == ["yes", "yes", "no"]
     assert float(table[0]["ceiling"]) == pytest.approx((2 / 3) + (1 / 3) / 4)
     assert {row["seeds"] for row in table} == {"2"}
-    seeds = rows(tmp_path / "run", "seeds")
+    seeds = rows("seeds", tmp_path / "run")
     assert [(row["arm"], row["seed"]) for row in seeds[:2]] == [("gpt2/in_place", "0"), ("gpt2/in_place", "1")]
     assert len(seeds) == 6 and {row["mechanism"] for row in seeds} == {"none"}, "four steps teach nothing"
     metrics = result(tmp_path / "run")["metrics"]
@@ -234,17 +223,18 @@ def test_tokens(here, tmp_path, unsaved):
     assert max(sizes) / min(sizes) < 1.01
 
 
+@pytest.mark.slow
 def test_prompt_on_a_tiny_model(here, tmp_path, unsaved):
     done = here(
         *BASE, "task.mode=prompt", "model=tiny-llama", "model.scratch.hidden_size=32", "model.scratch.layers=1",
         "task.prompt.sizes=[2,3]", "task.prompt.styles=[plain,scratch]", "task.prompt.examples=4", "run.dir=run",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr + done.stdout
-    table = rows(tmp_path / "run", "prompts")
+    table = rows("prompts", tmp_path / "run")
     assert [(row["n"], row["style"]) for row in table] == [(n, s) for n in "23" for s in ("plain", "scratch")]
     assert [float(row["chance_exact"]) for row in table] == pytest.approx([1 / 2, 1 / 2, 1 / 6, 1 / 6])
     assert "Shuffled:" in (tmp_path / "run" / "artifacts" / "samples.txt").read_text()
-    assert len(rows(tmp_path / "run", "places")) == 10
+    assert len(rows("places", tmp_path / "run")) == 10
 
 
 @pytest.mark.slow
@@ -255,8 +245,8 @@ def test_text_trains_a_model_in_every_style(here, tmp_path, unsaved):
         "task.text.batch=4", "task.text.test_examples=4", "run.dir=run",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr + done.stdout
-    assert [row["style"] for row in rows(tmp_path / "run", "text")] == ["plain", "filler"]
-    steps = [int(row["step"]) for row in rows(tmp_path / "run", "text_curves")]
+    assert [row["style"] for row in rows("text", tmp_path / "run")] == ["plain", "filler"]
+    steps = [int(row["step"]) for row in rows("text_curves", tmp_path / "run")]
     assert steps == [0, 2, 3, 0, 2, 3]
 
 
@@ -292,7 +282,7 @@ def test_a_pretrained_directory_is_trained_on_shuffled_sentences(here, tmp_path,
     assert done.returncode == 0, done.stderr + done.stdout
     ((start, trained, held_out),) = seen
     assert start == 0.125 and trained and held_out and not trained & held_out
-    assert [row["style"] for row in rows(tmp_path / "run", "text")] == ["plain"]
+    assert [row["style"] for row in rows("text", tmp_path / "run")] == ["plain"]
     assert "shuffled words of sentences (jsonl)" in done.stdout
 
 
@@ -350,7 +340,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(here, tmp_path, keys, says):
     assert not list(tmp_path.rglob("config.yaml"))
 
 
-@pytest.mark.parametrize("name", [path.stem for path in sorted(EXPERIMENTS.glob("*.yaml"))])
+COMPOSED = [path.stem for path in sorted(EXPERIMENTS.glob("*.yaml"))]
+
+
+@pytest.mark.parametrize(
+    "name", [name if "quick" in name else pytest.param(name, marks=pytest.mark.slow) for name in COMPOSED]
+)
 def test_experiments_compose_and_fit(here, name):
     done = here(f"experiment=inverse_permutation/{name}", "run.dry_run=true", "tracker=none")
     assert done.returncode == 0, done.stderr

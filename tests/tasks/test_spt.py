@@ -257,6 +257,7 @@ def test_a_frozen_base_may_be_bfloat16_and_its_adapters_are_not():
     assert weights_dtype(torch.float32, pure=True) is torch.float32
 
 
+@pytest.mark.slow
 def test_a_context_shorter_than_the_texts_is_said_and_cuts_them(run, tmp_path):
     """Positions beyond a pretrained GPT-2's table were an IndexError in the middle of training."""
     from transformers import GPT2Config, GPT2LMHeadModel

@@ -7,49 +7,24 @@ import json
 import os
 import signal
 
-import matplotlib.pyplot as plt
 import pytest
 import torch
+from here import command, metrics, resume, rows
 from safetensors.torch import load_file
+from tiny_runs import QUIET, permlab
 
-from permlab import cli
 from permlab.state_tracking.training import Training
 
-QUIET = ["tracker=none", "hardware=cpu", "hardware.threads=1", "run.dir=run"]
 SMALL = ["task.group=Z2", "task.network=delta_signed", "task.width=16", "task.seeds=2", "task.train.batch=4"]
 SMALL += ["task.train.steps=12", "task.train.length=8", "task.train.log_steps=3", "task.test_length=20"]
 SMALL += ["task.test_words=8"]
 
 
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def unsaved(monkeypatch):
-    """Figures are drawn, but not written: that costs more than these runs."""
-    monkeypatch.setattr("permlab.runs.run.Run.figure", lambda self, name, figure: plt.close(figure))
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 def permlab_here(*arguments: str) -> int:
-    quiet = QUIET if not any(argument.startswith("run.dir=") for argument in arguments) else QUIET[:-1]
-    try:
-        return int(cli.main(["task=state_tracking", *arguments, *quiet]) or 0)
-    except SystemExit as stop:
-        return int(stop.code or 0)
-
-
-def rows(name: str, run: str = "run") -> list[dict[str, str]]:
-    with open(f"{run}/tables/{name}.csv") as handle:
-        return list(csv.DictReader(handle))
-
-
-def metrics(run: str = "run") -> dict[str, float]:
-    with open(f"{run}/result.json") as handle:
-        result = json.load(handle)
-    assert result["status"] == "done"
-    return result["metrics"]
+    return command("task=state_tracking", *arguments)
 
 
 def test_a_training_leaves_curves_reaches_and_networks(unsaved):
@@ -64,7 +39,13 @@ def test_a_training_leaves_curves_reaches_and_networks(unsaved):
     assert {len(each) for each in weights.values()} == {2}
 
 
-@pytest.mark.parametrize("of,needs", [("S4", {"reflections": "3", "automaton": ""}), ("Z5", {"reflections": "2"})])
+@pytest.mark.parametrize(
+    "of,needs",
+    [
+        ("S4", {"reflections": "3", "automaton": ""}),
+        pytest.param("Z5", {"reflections": "2"}, marks=pytest.mark.slow),
+    ],
+)
 def test_weights_that_are_written_down_are_right_at_every_position(unsaved, of, needs):
     assert permlab_here("task.mode=construct", f"task.group={of}", "task.test_length=300", "task.test_words=4") == 0
     found = metrics()
@@ -73,6 +54,7 @@ def test_weights_that_are_written_down_are_right_at_every_position(unsaved, of, 
     assert listed | needs == listed and ("rotation" in listed) is (of == "Z5") and "sign" not in listed
 
 
+@pytest.mark.slow
 def test_a_stopped_training_resumes_bit_for_bit(monkeypatch, unsaved):
     assert permlab_here(*SMALL, "run.dir=whole") == 0
     step = Training.step
@@ -85,8 +67,7 @@ def test_a_stopped_training_resumes_bit_for_bit(monkeypatch, unsaved):
     monkeypatch.setattr(Training, "step", step_and_stop)
     assert permlab_here(*SMALL) == 128 + signal.SIGTERM
     monkeypatch.setattr(Training, "step", step)
-    with pytest.raises(SystemExit, match="0"):
-        cli.main(["resume", "run"])
+    assert resume() == 0
     assert rows("curves") == rows("curves", "whole") and rows("reach") == rows("reach", "whole")
     with open("run/metrics.jsonl") as resumed, open("whole/metrics.jsonl") as whole:
         first, second = ([(line["step"], line["loss"]) for line in map(json.loads, part)] for part in (resumed, whole))
@@ -99,8 +80,7 @@ def test_a_stopped_training_resumes_bit_for_bit(monkeypatch, unsaved):
 def test_a_sweep_over_networks_and_groups_draws_how_far_they_follow():
     arguments = [a for a in SMALL if not a.startswith(("task.group", "task.network"))]
     sweep = ["-m", "task=state_tracking", "task.group=Z2,Z3", "task.network=gru,diagonal_complex", *arguments]
-    with pytest.raises(SystemExit, match="0"):
-        cli.main([*sweep, *QUIET[:-1], "run.root=out"])
+    assert permlab(*sweep, *QUIET, "run.root=out") == 0
     [folder] = os.scandir("out/sweeps")
     assert os.path.exists(f"{folder.path}/figures/reach.png")
     with open(f"{folder.path}/comparison.csv") as handle:
