@@ -1,9 +1,12 @@
-"""Memory and time of merging networks on disk: `python scripts/bench_streaming.py --folder DIR`.
+r"""Memory and time of merging networks on disk: `python scripts/bench_streaming.py --folder DIR`.
 
 Writes Llamas of random bfloat16 weights to DIR (1.24 billion parameters each unless told otherwise: 2.3 GiB a network,
-two networks, their ancestor and one merge at a time; 17 million normal numbers, repeated), then merges them in every
-way in a process of its own and prints peak anonymous memory (what the page cache cannot give back), CPU seconds, and
-gigabytes a second beside those of copying one file.
+two networks, their ancestor where a method reads one, and one merge at a time; 17 million normal numbers, repeated),
+then merges them in every way in a process of its own and prints peak anonymous memory (what the page cache cannot give
+back), CPU seconds, and gigabytes a second beside those of copying one file. A Llama of 7 billion parameters:
+
+    python scripts/bench_streaming.py --folder DIR --hidden 4096 --inner 11008 --layers 32 --vocab 32000 \
+        --head 128 --kv-heads 32 --untied --methods average task_arithmetic
 """
 
 from __future__ import annotations
@@ -45,16 +48,17 @@ def make(folder: Path, options: argparse.Namespace) -> int:
     config = LlamaConfig(
         hidden_size=options.hidden,
         num_hidden_layers=options.layers,
-        num_attention_heads=options.hidden // 64,
-        num_key_value_heads=max(1, options.hidden // 256),
+        num_attention_heads=options.hidden // options.head,
+        num_key_value_heads=options.kv_heads or max(1, options.hidden // (4 * options.head)),
         intermediate_size=options.inner,
         vocab_size=options.vocab,
-        tie_word_embeddings=True,
+        tie_word_embeddings=not options.untied,
         architectures=["LlamaForCausalLM"],
     )
     module = empty_module(config, LlamaForCausalLM)
     shapes = {name: tuple(value.shape) for name, value in module.named_parameters()}
-    for seed, name in enumerate([*names_of(options.networks), "base"]):
+    ancestral = set(options.methods) & set(ANCESTRAL)
+    for seed, name in enumerate([*names_of(options.networks), *(["base"] if ancestral else [])]):
         place = folder / name
         if (place / "model.safetensors").is_file():
             continue
@@ -173,6 +177,9 @@ def main() -> None:
     parser.add_argument("--inner", type=int, default=8192)
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--vocab", type=int, default=128256)
+    parser.add_argument("--head", type=int, default=64, help="units of a head")
+    parser.add_argument("--kv-heads", type=int, help="default: one for four heads")
+    parser.add_argument("--untied", action="store_true", help="embeddings and unembeddings of their own")
     parser.add_argument("--networks", type=int, default=2, choices=range(2, 9))
     parser.add_argument("--methods", nargs="+", default=[*PLAIN, "weight"], choices=[*PLAIN, "weight"])
     parser.add_argument("--sparse", action="store_true", help="networks of zeros in files of holes, plain methods only")

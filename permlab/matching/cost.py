@@ -16,9 +16,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from permlab.matching.distance import inner_product
+from permlab.matching.distance import inner_product, rows_of
 from permlab.matching.memory import Memory
-from permlab.symmetry import Block, Permutation, Spec, axis_index, wide
+from permlab.symmetry import Block, Permutation, Spec, axis_index, row_ranges, wide
 
 LARGE = 1 << 15
 """Entries above which a term is multiplied on its own instead of being copied into the concatenated matrix."""
@@ -117,8 +117,13 @@ class CostBuilder:
     @functools.cached_property
     def norm(self) -> float:
         """|A|^2 + |B|^2 over the matched tensors: the size of what a gain is held against."""
-        states = (self.a, self.b)
-        return sum(float(torch.linalg.vector_norm(wide(s[name]))) ** 2 for s in states for name in self.shapes)
+        pieces = (
+            wide(rows_of(state[name], *rows))
+            for state in (self.a, self.b)
+            for name, shape in self.shapes.items()
+            for rows in row_ranges(shape)
+        )
+        return sum(float(torch.linalg.vector_norm(piece)) ** 2 for piece in pieces)
 
     def neighbours(self) -> dict[str, set[str]]:
         """Group -> groups whose cost changes when it does."""

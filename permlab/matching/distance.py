@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from permlab.symmetry import Permutation, Spec, permuted_pieces, wide
+from permlab.symmetry import Permutation, Spec, permuted_pieces, row_ranges, wide
 
 
-def _rows(tensor: Tensor, start: int, stop: int) -> Tensor:
+def rows_of(tensor: Tensor, start: int, stop: int) -> Tensor:
+    """A view of some rows of a tensor; of all of it where it has no rows."""
     return tensor[start:stop] if tensor.dim() else tensor
 
 
@@ -23,9 +24,15 @@ def squared_norm(spec: Spec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], p
     for name in spec.matched():
         whole = a[name]
         for start, stop, moved in permuted_pieces(spec, name, b[name], permutation):
-            difference = wide(_rows(whole, start, stop)) - wide(moved)
+            difference = wide(rows_of(whole, start, stop)) - wide(moved)
             total += float(torch.linalg.vector_norm(difference).double()) ** 2
     return total
+
+
+def squared_size(state: Mapping[str, Tensor], names: Iterable[str]) -> float:
+    """Sum of the squares of some tensors, in float64."""
+    pieces = (rows_of(state[name], *rows).double() for name in names for rows in row_ranges(state[name].shape))
+    return sum(float(piece.square().sum()) for piece in pieces)
 
 
 def inner_product(
@@ -36,5 +43,5 @@ def inner_product(
     for name in names:
         whole = a[name]
         for start, stop, moved in permuted_pieces(spec, name, b[name], permutation):
-            total += float((_rows(whole, start, stop).double() * moved.double()).sum())
+            total += float((rows_of(whole, start, stop).double() * moved.double()).sum())
     return total

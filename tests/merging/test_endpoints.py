@@ -27,6 +27,7 @@ from permlab.merging import (
     task_scores,
     train_endpoint,
 )
+from permlab.merging.networks.domains import uneven_split
 from permlab.models.vision import build_vision_model
 from permlab.symmetry import declare
 
@@ -107,6 +108,29 @@ def test_label_splits(digits):
     for bad in (11, [[12]], [[]]):
         with pytest.raises(UserError):
             label_split(digits, bad)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_uneven_splits_deal_out_every_image_once_and_most_of_a_class_to_its_network(digits, count):
+    parts = uneven_split(digits, count, 0.8, seed=1)
+    images = torch.cat([part.x_train for part in parts]).flatten(1)
+    assert sorted(map(tuple, images.tolist())) == sorted(map(tuple, digits.x_train.flatten(1).tolist()))
+    counts = torch.stack([part.y_train.bincount(minlength=10) for part in parts]).double()
+    owner = torch.tensor([sum(label >= round(k * 10 / count) for k in range(1, count)) for label in range(10)])
+    own, rest = 0.8, 0.2 / (count - 1)
+    for k, part in enumerate(parts):
+        wanted = counts.sum(0) * torch.where(owner == k, own, rest)
+        assert (counts[k] - wanted).abs().max() <= 1 and len(part.x_test) == len(digits.x_test)
+    other = uneven_split(digits, count, 0.8, seed=2)[0]
+    assert other.x_train.shape == parts[0].x_train.shape and not torch.equal(other.x_train, parts[0].x_train)
+    even = uneven_split(digits, 2, 0.5)
+    assert all(abs(int(a) - int(b)) <= 1 for a, b in zip(*(part.y_train.bincount() for part in even)))
+
+
+def test_uneven_splits_refuse_numbers_out_of_range(digits):
+    for count, share in ((2, 0), (2, 1), (1, 0.8), (11, 0.8)):
+        with pytest.raises(UserError, match="out of range"):
+            uneven_split(digits, count, share)
 
 
 def test_matching_lowers_the_barrier_of_trained_networks(digits, trained):

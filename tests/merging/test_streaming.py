@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from checkpoints_made import network, save_pair
 from safetensors.torch import load_file
 
 from permlab.errors import UserError
-from permlab.matching import match_networks, weight_matching
+from permlab.matching import many, match_networks, weight_matching, weight_matching_many
 from permlab.matching.cost import CostBuilder
 from permlab.matching.distance import squared_norm
 from permlab.matching.memory import Memory
@@ -127,6 +128,41 @@ def test_a_planted_permutation_is_found_within_a_cap_in_half_precision():
     assert found.objective == 0 and not found.scores
     undone = inverse(planted)
     assert all(torch.equal(found.permutation[part], index) for part, index in undone.items())
+
+
+def test_three_planted_networks_meet_within_a_cap_in_half_precision():
+    spec, a, _ = three(torch.bfloat16)
+    planted = [spec.random(torch.Generator().manual_seed(seed)) for seed in (2, 3)]
+    states = [a, *(apply(spec, a, each) for each in planted)]
+    found = weight_matching_many(spec, states, keep_scores=False, memory=Memory(most=2**20, piece=1000))
+    assert found.objective == pytest.approx(0, abs=1e-6) and not found.scores
+    for permutation, each in zip(found.permutations[1:], planted):
+        undone = inverse(each)
+        assert all(torch.equal(permutation[part], index) for part, index in undone.items())
+
+
+def test_the_sum_of_three_networks_lies_in_a_file_where_memory_is_bounded(monkeypatch, tmp_path):
+    spec, a, others = three()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    sums, plain = [], many.Descent
+
+    def watched(builder, *arguments):
+        sums.append({builder.a[name].untyped_storage().filename for name in spec.matched()})
+        return plain(builder, *arguments)
+
+    monkeypatch.setattr(many, "Descent", watched)
+    free = weight_matching_many(spec, [a, *others])
+    assert all(files == {None} for files in sums)
+    sums.clear()
+    setting = MatchSetting(keep_scores=False, memory=Memory(most=2**20, piece=1000))
+    capped = match_networks("weight", spec, None, [a, *others], setting)
+    assert sums and all(len(files) == len(spec.matched()) and None not in files for files in sums)
+    assert not list(tmp_path.iterdir())
+    for one, other in zip(free.permutations, capped.permutations):
+        assert all(torch.equal(index, other[part]) for part, index in one.items())
+    assert free.scores and not capped.scores
+    with pytest.raises(UserError, match=r"memory_gb=.* is too little"):
+        weight_matching_many(spec, [a, *others], memory=Memory(most=2**12, piece=10))
 
 
 def test_groups_above_the_cap_are_refused_with_what_they_take():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from permlab.errors import UserError, check_range
 from permlab.keys import choice
 from permlab.merging.table import DOMAINS, OPTIMIZERS, SCHEDULES
 from permlab.models.table import VISION
@@ -55,6 +56,34 @@ class PairOptions:
     """What each network sees of its images, one per network; empty is original for all."""
     share: float = 1.0
     """Share of the training images each network sees; below 1 the networks see different ones."""
+    uneven: float | None = None
+    """All images dealt out by class: a network's share of its part of the classes (0.8: 80/20); null deals none."""
+
+    @property
+    def apart(self) -> bool:
+        """Whether the networks of a pair see different images."""
+        return self.labels > 1 or self.share < 1 or self.uneven is not None
+
+
+def check_parts(options: PairOptions, prefix: str = "") -> None:
+    """Refuse what the networks of a pair cannot be trained on.
+
+    Args:
+        options: `labels`, `share` and `uneven` of these.
+        prefix: in front of the names of keys, as `task.`.
+
+    Raises:
+        UserError: naming the key.
+    """
+    check_range(f"{prefix}labels", options.labels, 1, 2)
+    check_range(f"{prefix}share", options.share, 0, 1)
+    if options.share == 0:
+        raise UserError(f"{prefix}share=0 leaves no images to train on: give a share above 0")
+    if options.uneven is None:
+        return
+    check_range(f"{prefix}uneven", options.uneven, 0, 1, open_interval=True)
+    if options.labels > 1 or options.share < 1:
+        raise UserError(f"{prefix}uneven deals out all images by class: drop {prefix}labels and {prefix}share")
 
 
 @dataclass

@@ -6,7 +6,7 @@
     first, second = (pairs.train(model, 0, member) for member in (0, 1))
 
 Seeds of pair p and network k: the initial weights from (seed, "init", p, k), the order of the batches from
-(seed, "order", p, k), the choice of images (`share`) from (seed, "share", p).
+(seed, "order", p, k), the choice of images (`share`, `uneven`) from (seed, "share", p).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from permlab.data import ImageData
 from permlab.errors import UserError
 from permlab.merging.measure.evaluate import batches_of
-from permlab.merging.networks.domains import domain, label_split
+from permlab.merging.networks.domains import domain, label_split, uneven_split
 from permlab.merging.networks.endpoints import Endpoint, initial_state, train_endpoint
 from permlab.merging.networks.options import EndpointTraining, PairOptions, recipe_of
 from permlab.models.vision import build_vision_model
@@ -95,11 +95,14 @@ class ImagePairs:
     def parts(self, pair: int, count: int = 2) -> list[ImageData]:
         """Return what each network of a pair is trained on: its labels, its domain, its share of the images."""
         options = self.options
-        parts = label_split(self.data, count) if options.labels > 1 else [self.data] * count
+        seed = derived_seed(self.seed, "share", pair)
+        if options.uneven is not None:
+            parts = uneven_split(self.data, count, options.uneven, seed)
+        else:
+            parts = label_split(self.data, count) if options.labels > 1 else [self.data] * count
         if options.domains:
             parts = [domain(part, kind) for part, kind in zip(parts, options.domains)]
         if options.share < 1:
-            seed = derived_seed(self.seed, "share", pair)
             starts = [k * (1 - options.share) / max(1, count - 1) for k in range(count)]
             parts = [part.share(start, start + options.share, seed) for part, start in zip(parts, starts)]
         return parts

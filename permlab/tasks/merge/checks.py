@@ -7,6 +7,7 @@ from permlab.data import DATASETS, check_dataset
 from permlab.errors import UserError, check_choice, check_range
 from permlab.matching.table import MATCHES
 from permlab.merging.arm import Arm, check_arm, parse_arm
+from permlab.merging.networks.options import check_parts
 from permlab.merging.setting import COEFFICIENTS
 from permlab.merging.table import COMBINES, DOMAINS, OPTIMIZERS, RENORMS, SCHEDULES
 from permlab.models.table import MODELS, VISION
@@ -73,12 +74,9 @@ def check_networks(config: Config[MergeConfig]) -> None:
         raise UserError(f"task.domains has {len(task.domains)} values for {count} networks: give one each")
     for kind in task.domains:
         DOMAINS.check("task.domains", kind)
-    check_range("task.labels", task.labels, 1, 2)
-    check_range("task.share", task.share, 0, 1)
-    if task.share == 0:
-        raise UserError("task.share=0 leaves no images to train on: give a share above 0")
+    check_parts(task, "task.")
     if task.models:
-        for key, plain in (("labels", 1), ("share", 1.0), ("domains", []), ("pairs", 1)):
+        for key, plain in (("labels", 1), ("share", 1.0), ("uneven", None), ("domains", []), ("pairs", 1)):
             if getattr(task, key) != plain:
                 raise UserError(f"task.{key} belongs to networks trained here: drop it, or drop task.models")
     elif task.ancestor:

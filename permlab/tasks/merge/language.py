@@ -72,7 +72,7 @@ def validate_language(config: Config[MergeConfig]) -> None:
         raise UserError(f"task.study={task.study} analyses image networks; language models have task.study=merge only")
     if RENORMS[task.renorm].changes:
         raise UserError(f"task.renorm={task.renorm}: these networks normalise every token anew; set task.renorm=none")
-    for key, usual in (("budget", 1), ("labels", 1), ("share", 1)):
+    for key, usual in (("budget", 1), ("labels", 1), ("share", 1), ("uneven", None)):
         if getattr(task, key) != usual:
             raise UserError(f"task.{key} is for image networks; drop it for language models")
     for arm in arms_of(config):

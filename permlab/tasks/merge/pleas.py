@@ -76,7 +76,7 @@ def subject_of(
     sets = {set_name("train", k): batches for k, batches in enumerate(own)}
     sets |= {set_name("test", k): batches_of(part.x_test, part.y_test, BATCH) for k, part in enumerate(parts)}
     disjoint = task.labels > 1
-    same = not disjoint and not task.domains and task.share == 1
+    same = not task.domains and not task.apart
     # heads for different labels are kept; those of two domains are merged like everything else
     heads = head_tensors(ends[0].state, find_head(model, (pairs.data.x_train[:2],))) if disjoint else ()
     return Subject(

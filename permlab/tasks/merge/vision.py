@@ -87,7 +87,7 @@ def subject_of(
     if group.labels:
         heads = head_tensors(group.states[0], find_head(model, (data.x_train[:2],)))
     own = None
-    if (task.labels > 1 or task.share < 1) and not task.models:
+    if task.apart and not task.models:
         own = [pairs.statistics(part) for part in replace(pairs, data=data).parts(pair, len(group.states))]
     setting = setting_of(
         config, run, sets["train"], pair, own_batches=own, heads=heads, ancestor=group.ancestor
