@@ -62,11 +62,11 @@ def uneven_split(data: ImageData, parts: int, share: float, seed: int = 0) -> li
             rows = (data.y_train == label).nonzero().flatten()
             rows = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
             cuts = [round(end * len(rows)) for end in ends[:-1]]
-            for part, chosen in enumerate(rows.tensor_split(cuts)):
-                dealt[part].append(chosen)
+            for part, some in enumerate(rows.tensor_split(cuts)):
+                dealt[part].append(some)
     note = f"{data.note}; {share:g} of the images of its classes, the rest of the others'"
-    chosen = [torch.cat(rows) for rows in dealt]
-    return [replace(data, x_train=data.x_train[rows], y_train=data.y_train[rows], note=note) for rows in chosen]
+    chosen = [torch.cat(each) for each in dealt]
+    return [replace(data, x_train=data.x_train[each], y_train=data.y_train[each], note=note) for each in chosen]
 
 
 def domain(data: ImageData, kind: str) -> ImageData:
