@@ -25,16 +25,18 @@ def test_version_and_help(permlab):
     assert permlab("-h").stdout == shown.stdout
 
 
-def test_start_up_imports_nothing_heavy():
+def test_start_up_imports_nothing_heavy(tmp_path):
     """What a user waits for before anything is checked must not load a deep learning stack."""
     lines = [["--help"], ["--version"], ["ls"], ["task.ordr=1"], ["run.dry_run=1x"], ["-m", "seed=0,x"], ["task=sptt"]]
+    lines.append(["task=merge", "task.models=[./x,./y]"])
     code = (
         f"import sys\nfrom permlab.cli import main\nfor arguments in {lines!r}:\n"
         "    try:\n        main(arguments)\n    except SystemExit:\n        pass\n"
         f"    print('LOADED', *arguments, [m for m in {HEAVY!r} if m in sys.modules])"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout
-    loaded = [line for line in out.splitlines() if line.startswith("LOADED")]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    loaded = [line for line in done.stdout.splitlines() if line.startswith("LOADED")]
+    assert "./x does not exist" in done.stderr
     assert len(loaded) == len(lines) and all(line.endswith(" []") for line in loaded), loaded
 
 
@@ -177,6 +179,7 @@ def test_rows_of_a_table_become_lines_for_people_and_for_the_page(monkeypatch):
     assert listed(["methods"])[-1] == (title, lines)
 
 
+@pytest.mark.slow
 def test_failure_of_a_task_is_exit_1_with_the_traceback_in_the_log(permlab, tmp_path):
     """A corpus the tokenizer cannot train on is not a user mistake that validation knows."""
     (tmp_path / "broken").mkdir()
@@ -190,10 +193,12 @@ def test_failure_of_a_task_is_exit_1_with_the_traceback_in_the_log(permlab, tmp_
 
 def test_letters_that_the_terminal_lacks_are_shown_escaped(tmp_path, environment):
     """Help and messages have letters outside of ASCII."""
-    code = "from permlab.cli import main; main(['größe', chr(0xdcff)])"
+    code = (
+        "from permlab.cli import main\n"
+        "for arguments, code in ((['größe', chr(0xdcff)], 2), (['ls', 'methods'], 0)):\n"
+        "    try:\n        main(arguments)\n    except SystemExit as end:\n        assert int(end.code or 0) == code\n"
+    )
     extra = {**environment, "PYTHONIOENCODING": "ascii:strict"}
     done = subprocess.run([sys.executable, "-c", code], env=extra, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2 and done.stderr.startswith("permlab: 'gr\\xf6\\xdfe' is neither"), done.stderr
-    code = "from permlab.cli import main; main(['ls', 'methods'])"
-    done = subprocess.run([sys.executable, "-c", code], env=extra, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and "Traceback" not in done.stderr
+    assert done.returncode == 0 and done.stderr.startswith("permlab: 'gr\\xf6\\xdfe' is neither"), done.stderr
+    assert "Traceback" not in done.stderr and done.stdout.count("\n") > 100

@@ -23,7 +23,10 @@ def random_ratios(spec, fixed, seed):
     return ratios
 
 
-@pytest.mark.parametrize("name", ["mlp", "vgg11", "resnet20", "vit-tiny", "llama"])
+LARGER = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet20", "vit-tiny")]
+
+
+@pytest.mark.parametrize("name", ["mlp", "vgg11", "llama", *LARGER])
 def test_counts_equal_a_counted_forward_pass(name):
     model, inputs, spec = build(name)
     fixed = not_separable(spec, model, inputs)

@@ -60,7 +60,16 @@ def test_weights_of_the_models_count_in_what_is_merged():
     assert torch.allclose(call(model, merged, inputs), wanted, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", [*GROWING, "vit-tiny", "llama", "bert"])
+LARGER = {"resnet20", "bert"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in LARGER))
+        for name in (*GROWING, "vit-tiny", "llama", "bert")
+    ],
+)
 def test_a_network_merged_with_a_permuted_copy_of_itself_keeps_its_function(name):
     model, inputs, spec, (a, _) = pair(name)
     b = apply(spec, a, spec.random(torch.Generator().manual_seed(1)))

@@ -26,7 +26,7 @@ def pair(name):
     return model, spec, align(spec, states, random_matching(spec, 2, seed=2))
 
 
-@pytest.mark.parametrize("name", ["mlp", "mlp-batch", "vgg11", "resnet20"])
+@pytest.mark.parametrize("name", ["mlp", "mlp-batch", "vgg11", pytest.param("resnet20", marks=pytest.mark.slow)])
 def test_at_full_budget_the_ensemble_stays_as_it_is(name):
     model, spec, states = pair(name)
     layout = Layout(spec, model, ratios=dict.fromkeys(spec.groups, 1.0))

@@ -69,7 +69,7 @@ def direct_stopping_times(k, target, tests, runs, seed):
     return np.array(times)
 
 
-@pytest.mark.parametrize("k", [5, 10])
+@pytest.mark.parametrize("k", [5, pytest.param(10, marks=pytest.mark.slow)])
 def test_stopping_times_have_the_distribution_of_direct_runs(k):
     direct = direct_stopping_times(k, 0.9, 1000, 150, seed=k)
     sampled = stopping_times(k, 2, 0.9, replicates=300, seed=7)

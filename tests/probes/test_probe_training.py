@@ -21,7 +21,7 @@ def small(seeds, recipe=SHORT, variant="no_mask"):
     return Training(Transformer(Layout.variant(variant, n=3)), recipe, seeds)
 
 
-@pytest.mark.parametrize("variant", ["no_mask", "scratch"])
+@pytest.mark.parametrize("variant", [pytest.param("no_mask", marks=pytest.mark.slow), "scratch"])
 def test_learns_small_permutations(variant):
     """n = 4 in both variants that can: all rows right in both seeds."""
     training = Training(Transformer(Layout.variant(variant, n=4)), Recipe(steps=250, batch=128), [0, 1])
@@ -31,7 +31,7 @@ def test_learns_small_permutations(variant):
     assert training.finished and training.step < 250
 
 
-@pytest.mark.parametrize("readout", ["permutation", "string"])
+@pytest.mark.parametrize("readout", ["permutation", pytest.param("string", marks=pytest.mark.slow)])
 def test_causal_training_stays_above_the_floor(readout):
     layout = Layout.variant("causal", n=3, readout=readout)
     training = Training(Transformer(layout), Recipe(steps=150, batch=64, test_examples=2000), [0, 1])

@@ -330,7 +330,7 @@ def test_bad_input_is_one_line_and_leaves_no_directory(pair, capfd, spoil, keys,
         (["model=none"], "use model=tiny-llama"),
         (["task.benchmark=text"], "needs task.folder=DIR"),
         (["task.counts=[7]", "task.benchmark=lists"], "task.counts=7 is out of range"),
-        (["task.facts=4096"], "4096 names exist"),
+        pytest.param(["task.facts=4096"], "4096 names exist", marks=pytest.mark.slow),
     ],
 )
 def test_benchmark_keys_are_checked(tmp_path, monkeypatch, capfd, keys, reason):

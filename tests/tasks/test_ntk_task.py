@@ -58,6 +58,7 @@ def test_law_of_the_other_parameterization_without_bands(unsaved):
     assert all(row["first_low"] == "" for row in rows("ensemble_size"))
 
 
+@pytest.mark.slow
 def test_all_inputs_give_a_range_and_a_band_where_they_can_be_listed(unsaved):
     assert permlab_here("task.k=[4,12,1000]", "task.test=all", "task.replicates=10") == 0
     table = rows("ensemble_size")
@@ -66,6 +67,7 @@ def test_all_inputs_give_a_range_and_a_band_where_they_can_be_listed(unsaved):
     assert int(table[0]["first_low"]) < int(table[0]["ensemble_size"])
 
 
+@pytest.mark.slow
 def test_sampled_accuracy_follows_the_law():
     assert permlab_here("task.mode=sample", "task.k=[5,8]", "task.replicates=60", "task.networks=[5,20,60]") == 0
     table = rows("accuracy")

@@ -39,11 +39,12 @@ def test_a_training_leaves_curves_reaches_and_networks(unsaved):
     assert {len(each) for each in weights.values()} == {2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "of,needs",
     [
         ("S4", {"reflections": "3", "automaton": ""}),
-        pytest.param("Z5", {"reflections": "2"}, marks=pytest.mark.slow),
+        ("Z5", {"reflections": "2"}),
     ],
 )
 def test_weights_that_are_written_down_are_right_at_every_position(unsaved, of, needs):

@@ -80,6 +80,7 @@ def test_outside_a_run_a_caution_is_an_ordinary_warning():
         caution("one of several")
 
 
+@pytest.mark.slow
 def test_deterministic_algorithms_are_switched_on_for_the_run_and_off_again(tmp_path, monkeypatch):
     from permlab.tasks import ntk
 
