@@ -33,6 +33,8 @@ from transformers import (
     ViTForImageClassification,
 )
 
+from permlab.matching import random_matching
+from permlab.merging import align
 from permlab.models.vision import build_vision_model
 from permlab.symmetry import declare, declare_huggingface, flat_experts
 
@@ -94,6 +96,13 @@ def build(name, seed=0):
     else:
         inputs = {"input_ids": torch.randint(3, 101, (2, 9))}
     return model, inputs, declare_huggingface(model.config, model.state_dict())
+
+
+def pair(name):
+    """(model, spec, states) of two networks, the second in a random order of units."""
+    model, _, spec = build(name, seed=0)
+    states = [{k: v.detach().clone() for k, v in build(name, seed=seed)[0].state_dict().items()} for seed in (0, 1)]
+    return model, spec, align(spec, states, random_matching(spec, 2, seed=2))
 
 
 def experts(name):

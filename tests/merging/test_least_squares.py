@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from architectures import build
+from architectures import build, pair
 from torch import nn
 from torch.nn import functional
 
@@ -18,12 +18,6 @@ from permlab.symmetry.functional import call
 
 def images(count=200, seed=0):
     return torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
-
-
-def pair(name):
-    model, _, spec = build(name, seed=0)
-    states = [{k: v.detach().clone() for k, v in build(name, seed=seed)[0].state_dict().items()} for seed in (0, 1)]
-    return model, spec, align(spec, states, random_matching(spec, 2, seed=2))
 
 
 @pytest.mark.parametrize("name", ["mlp", "mlp-batch", "vgg11", pytest.param("resnet20", marks=pytest.mark.slow)])

@@ -4,22 +4,15 @@ import copy
 
 import pytest
 import torch
-from architectures import build
+from architectures import build, pair
 
 from permlab.errors import UserError
-from permlab.matching import random_matching
-from permlab.merging import Layout, align, average, repair, reset_batchnorm
+from permlab.merging import Layout, average, repair, reset_batchnorm
 from permlab.symmetry.functional import call
 
 
 def images(count=64, seed=0):
     return torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
-
-
-def pair(name):
-    model, _, spec = build(name, seed=0)
-    states = [{k: v.detach().clone() for k, v in build(name, seed=seed)[0].state_dict().items()} for seed in (0, 1)]
-    return model, spec, align(spec, states, random_matching(spec, 2, seed=2))
 
 
 def test_train_mode_updates_the_buffers_of_the_state_and_not_the_module():
