@@ -83,10 +83,16 @@ class ObjectiveRow(Row):
 OBJECTIVES = Table(
     "training objective",
     [
-        ObjectiveRow("causal", "the next token, from those before it (a Llama)", target="permlab.models.scratch:llama"),
+        ObjectiveRow(
+            "causal",
+            "the next token, from those before it (a Llama)",
+            label="next token (causal model)",
+            target="permlab.models.scratch:llama",
+        ),
         ObjectiveRow(
             "masked",
             "covered tokens, from both sides (a BERT)",
+            label="covered tokens (masked model)",
             target="permlab.models.scratch:bert",
             paper="1810.04805",
             answers="permlab.text.masked:fill_answers",

@@ -1,13 +1,14 @@
 """Names for runs: what differs between them, never a time stamp alone.
 
 run_names(runs)[run.directory]                 # order=spt, seed=1
+told_apart([{"a": "1"}, {"a": "2"}])           # the same: what differs
 telling_keys(runs)                             # the fewest keys that tell these runs apart
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,15 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
     last = {key: key.removesuffix(".name").rsplit(".", 1)[-1] for key in keys}
     counts = list(last.values())
     return {key: name if counts.count(name) == 1 else key for key, name in last.items()}
+
+
+def told_apart(varied: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Return short key -> value of what differs among them; what all but one share is named in that one alone."""
+    keys = [key for key in dict.fromkeys(key for one in varied for key in one) if len({v.get(key) for v in varied}) > 1]
+    usual = {key: Counter(one.get(key) for one in varied).most_common(1)[0] for key in keys}
+    odd = [[key for key in keys if usual[key] != (one.get(key), len(varied) - 1)] or keys for one in varied]
+    short = short_names(keys)
+    return [{short[key]: str(one.get(key)) for key in some} for one, some in zip(varied, odd)]
 
 
 def shortened(value: Any) -> str:

@@ -1,5 +1,8 @@
 """How sure a share of right answers is: `clustered_interval(right, facts)`, a bootstrap over facts.
 
+    recall_interval(answers, "reverse")                # of the table `answers` of runs, facts that were read one way
+    recall_interval(answers, "reverse", "in_text")     # of a masked model, the answer covered in the text it read
+
 Ten wordings of one fact are no ten independent questions: a model that knows the fact answers most of them. What is
 drawn again and again is therefore whole facts with all their questions (cluster bootstrap).
 """
@@ -10,6 +13,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from permlab.tables import Row
 
 LEVEL = 0.95
 DRAWS = 2000
@@ -53,3 +58,24 @@ def clustered_interval(right: Sequence[bool], facts: Sequence[Hashable], seed: i
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=DRAWS)
     low, high = np.quantile(drawn @ answered / (drawn @ asked), [tail, 1 - tail])
     return Interval(share, float(low), float(high), count)
+
+
+def recall_interval(answers: Sequence[Row], direction: str, wording: str = "") -> Interval | None:
+    """Return the share of right answers about facts that were read one way, with its interval; None without any.
+
+    Args:
+        answers: rows of the table `answers` of one or more runs, with the seed of their run in `run_seed`: facts of
+            different seeds are different facts.
+        direction: forward or reverse.
+        wording: of the questions; where it is empty, trained wordings if half of them are, else held-out ones.
+    """
+    asked = [row for row in answers if row["direction"] == direction and row["group"] != "both"]
+    if not wording:
+        asked = [row for row in asked if row["wording"] in ("trained", "held_out")]
+        trained = sum(row["wording"] == "trained" for row in asked)
+        wording = "trained" if 2 * trained >= len(asked) else "held_out"
+    asked = [row for row in asked if row["wording"] == wording and "right" in row]
+    if not asked:
+        return None
+    facts = [(row["run_seed"], row.get("fact") or row["prompt"]) for row in asked]
+    return clustered_interval([str(row["right"]).lower() == "true" for row in asked], facts)

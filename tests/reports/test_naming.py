@@ -11,7 +11,7 @@ from permlab.reports.aggregate import groups
 from permlab.reports.build import build
 from permlab.reports.collect import collect
 from permlab.reports.collection import collections
-from permlab.reports.naming import run_names, telling_keys
+from permlab.reports.naming import run_names, telling_keys, told_apart
 from permlab.reports.writer import Output
 
 STAMP = re.compile(r"\d{8}-\d{6}-\d{6}-[0-9a-f]{4}")
@@ -45,6 +45,16 @@ def test_the_fewest_keys_are_enough_and_what_was_swept_comes_first(tmp_path):
     assert names(tmp_path) == ["chosen=0", "chosen=1", "chosen=2"]
     assert [group.label for group in groups(read(tmp_path))] == names(tmp_path)
     assert groups(read(tmp_path))[0].varied == {"task.chosen": "0"}
+
+
+def test_what_all_but_one_share_is_named_in_that_one_alone():
+    arms = [{"task.order": order, "task.epochs": "1", "x": "0"} for order in ("a", "b", "c")]
+    arms.append(arms[0] | {"task.epochs": "9"})
+    assert told_apart(arms) == [{"order": "a"}, {"order": "b"}, {"order": "c"}, {"order": "a", "epochs": "9"}]
+    # What shares everything with all others but one has no name of its own: there all of it is said.
+    few = [{"a": "1", "b": "1"}, {"a": "2", "b": "1"}, {"a": "1", "b": "2"}]
+    assert told_apart(few) == [{"a": "1", "b": "1"}, {"a": "2"}, {"b": "2"}]
+    assert told_apart(few[:1]) == [{}]
 
 
 def test_repetitions_are_numbered_given_names_come_first_and_the_unreadable_keep_their_folder(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from permlab.text.intervals import clustered_interval
+from permlab.text.intervals import clustered_interval, recall_interval
 
 
 def test_questions_of_one_fact_do_not_narrow_the_interval():
@@ -26,6 +26,28 @@ def test_all_right_and_none_right_have_the_interval_of_the_binomial():
     for count in (1, 5, 60):
         assert clustered_interval([True] * count, range(count)).low == pytest.approx(beta.ppf(0.025, count, 1))
         assert clustered_interval([False] * count, range(count)).high == pytest.approx(beta.ppf(0.975, 1, count))
+
+
+def test_questions_are_counted_by_wording_direction_and_fact():
+    def row(fact, right, wording="trained", **more):
+        return {
+            "fact": fact,
+            "right": right,
+            "wording": wording,
+            "direction": "reverse",
+            "group": "",
+            "run_seed": 0,
+        } | more
+
+    asked = [row("a", "True"), row("a", "True"), row("b", "False"), row("a", "False", run_seed=1)]
+    aside = [row("a", "True", group="both"), row("a", "True", direction="forward"), row("a", "True", "held_out")]
+    texts = [row("a", True, "in_text"), row("b", False, "in_text")]
+    found = recall_interval([*asked, *aside, *texts], "reverse")
+    assert found == clustered_interval([True, True, False, False], ["a", "a", "b", "c"]) and found.facts == 3
+    assert recall_interval([*asked, *texts], "reverse", "in_text").share == 0.5
+    held_out = [row(f"h{number}", "True", "held_out") for number in range(5)]  # most of the questions are
+    assert recall_interval([*asked, *held_out], "reverse").facts == 5
+    assert recall_interval(asked, "reverse", "in_text") is None and recall_interval([], "forward") is None
 
 
 @pytest.mark.slow

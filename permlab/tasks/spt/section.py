@@ -11,7 +11,7 @@ from permlab.reports.document import Block, Figure
 from permlab.reports.writer import Output
 from permlab.tables import Row, counted
 from permlab.tasks.spt.figures import frame_units
-from permlab.tasks.spt.leaderboard import DIRECTIONS, drawn, standings
+from permlab.tasks.spt.leaderboard import DIRECTIONS, IN_TEXT, drawn, objective, standings
 
 TITLE = "Semantic-aware permutation training (spt)"
 QUESTION = "Does training on permuted semantic units cure the reversal curse? (arXiv 2403.00758)"
@@ -36,8 +36,11 @@ def board(collection: Collection, out: Output) -> list[Block]:
     note = (
         "Right answers, 95 % intervals by bootstrap over facts of all seeds; forgotten: nats a token on general text."
     )
-    words = [{**row, **{each: str(row[each] or "") for each in DIRECTIONS}} for row in rows]
-    alt = "Forward and reverse recall: " + "; ".join(f"{w['configuration']} reverse {w['reverse']}" for w in words[:12])
+    shown = (*DIRECTIONS, *([IN_TEXT] if any(IN_TEXT in row for row in rows) else []))
+    if IN_TEXT in shown:
+        note += " Of a masked model, a control and no order, reverse is asked in the wording of the other order too."
+    words = [{**row, **{each: str(row.get(each) or "") for each in shown}} for row in rows]
+    alt = "Forward and reverse recall: " + "; ".join(f"{w['configuration']} reverse {w['reverse']}" for w in words[:20])
     return [
         out.table(collection.prefix("leaderboard"), words, "Leaderboard", note=note),
         out.figure(collection.prefix("recall-intervals"), drawn(rows), alt, "Recall with intervals over facts."),
@@ -88,7 +91,8 @@ def units(collection: Collection, out: Output) -> Figure | None:
 def curves(collection: Collection, out: Output) -> Figure | None:
     """Training loss against the step: mean over seeds, shaded from the lowest to the highest seed."""
     drawn = []
-    for group in collection.groups[:12]:
+    causal = [group for group in collection.groups if not objective(group).masked]
+    for group in (causal or collection.groups)[:12]:  # the loss of covered tokens is another quantity
         rows = [row for run in group.runs[-20:] for row in run.logged()]
         xs, means, lows, highs = series(rows, "step", "loss")
         if xs:
@@ -111,4 +115,6 @@ def curves(collection: Collection, out: Output) -> Figure | None:
     ax.legend(fontsize=6)
     ends = "; ".join(f"{group.label} ends at {means[-1]:.3g}" for group, _, means, _, _ in drawn)
     caption = "Training loss: mean over runs, shaded from the lowest to the highest run."
+    if 0 < len(causal) < len(collection.groups):
+        caption += " Of covered tokens it is another quantity, which is left out."
     return out.figure(collection.prefix("training"), figure, f"Training loss against step: {ends}", caption)
