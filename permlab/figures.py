@@ -189,7 +189,7 @@ def draw_panels(panels: Mapping[str, Panel], x: str, y: str) -> Figure:
     return figure
 
 
-def arm_label(varied: dict[str, str]) -> str:
+def arm_label(varied: Mapping[str, str]) -> str:
     """Name an arm by what was varied: words by themselves, numbers and switches with the last part of their key."""
     words = {"true", "false", "null"}
     parts = [

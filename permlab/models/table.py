@@ -83,12 +83,7 @@ class ObjectiveRow(Row):
 OBJECTIVES = Table(
     "training objective",
     [
-        ObjectiveRow(
-            "causal",
-            "the next token, from those before it (a Llama)",
-            label="next token (causal model)",
-            target="permlab.models.scratch:llama",
-        ),
+        ObjectiveRow("causal", "the next token, from those before it (a Llama)", target="permlab.models.scratch:llama"),
         ObjectiveRow(
             "masked",
             "covered tokens, from both sides (a BERT)",

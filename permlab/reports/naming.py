@@ -8,7 +8,7 @@ telling_keys(runs)                             # the fewest keys that tell these
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,24 @@ def told_apart(varied: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     odd = [[key for key in keys if usual[key] != (one.get(key), len(varied) - 1)] or keys for one in varied]
     short = short_names(keys)
     return [{short[key]: str(one.get(key)) for key in some} for one, some in zip(varied, odd)]
+
+
+def arm_names(
+    varied: Sequence[Mapping[str, str]], aside: Sequence[str], write: Callable[[Mapping[str, str]], str]
+) -> list[str]:
+    """Name arms of which some stand aside, a control beside what it controls: by what differs within each kind.
+
+    Args:
+        varied: key -> value of each arm.
+        aside: what an arm is called that is none of the others, "" for these; without any, all that varies is written.
+        write: from what tells an arm apart to words.
+    """
+    told: dict[int, Mapping[str, str]] = dict(enumerate(varied))
+    for kind in set(aside) if any(aside) else ():
+        places = [place for place, each in enumerate(aside) if each == kind]
+        for place, found in zip(places, told_apart([varied[each] for each in places])):
+            told[place] = found if found or kind else varied[place]
+    return [", ".join(filter(None, (name, write(told[place])))) for place, name in enumerate(aside)]
 
 
 def shortened(value: Any) -> str:

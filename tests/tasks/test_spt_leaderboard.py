@@ -119,7 +119,7 @@ def test_a_masked_model_has_both_its_numbers_in_the_figure_of_arms():
     figure = recall_by_arm(arms)["recall_by_arm"]
     (ax,) = figure.axes
     labels = [label.get_text() for label in ax.get_yticklabels()]
-    assert labels == ["next token (causal model)", "covered tokens (masked model)"]
+    assert labels == ["causal", "covered tokens (masked model)"]
     assert [line.get_xdata()[0] for line in ax.get_lines() if line.get_label() == IN_TEXT] == [0.875]
     assert "0.88" in [text.get_text() for text in ax.texts]
     plt.close(figure)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from permlab import figures
 from permlab.models.table import OBJECTIVES
-from permlab.reports.naming import told_apart
+from permlab.reports.naming import arm_names
 from permlab.tables import is_number
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 FORMS = ("child_parent_of", "child_child_of", "parent_parent_of", "parent_child_of")
 """Surface forms of `dataset.forms=matrix`, in the order of `dataset.train_form`: first entity, relation word."""
 
+MASKED = next(row.title for row in OBJECTIVES.values() if row.masked)
 IN_TEXT = "reverse, covered in its text"
 """What only a masked model can be asked: what stood first, with the rest of the text as it was read."""
 
@@ -93,25 +94,6 @@ def order_matrix(groups: list[tuple[dict[str, str], list[dict[str, float]]]]) ->
     return {"order_matrix": figure}
 
 
-def arm_names(
-    varied: Sequence[Mapping[str, str]], masked: Sequence[bool], write: Callable[[dict[str, str]], str]
-) -> list[str]:
-    """Name arms by what differs among them, masked models apart: of those the objective comes first, which is no order.
-
-    Args:
-        varied: key -> value of each arm.
-        masked: whether an arm is one of masked models.
-        write: from what tells an arm apart to words.
-    """
-    names: dict[int, str] = {}
-    for kind in set(masked):
-        title = next(row.title for row in OBJECTIVES.values() if row.masked == kind)
-        places = [place for place, each in enumerate(masked) if each == kind]
-        for place, told in zip(places, told_apart([varied[each] for each in places])):
-            names[place] = ", ".join([title] * (kind or not told) + [write(told)] * bool(told))
-    return [names[place] for place in range(len(varied))]
-
-
 def recall_by_arm(groups: list[tuple[dict[str, str], list[dict[str, float]]]]) -> dict[str, Figure]:
     """Draw forward and reverse accuracy (mean, and every seed as a dot) for what the sweep varied."""
     arms = [(varied, metrics) for varied, metrics in groups if metrics and "reverse_accuracy" in metrics[0]]
@@ -131,10 +113,8 @@ def recall_by_arm(groups: list[tuple[dict[str, str], list[dict[str, float]]]]) -
             value = sum(in_text) / len(in_text)
             ax.plot(value, place - 0.2, "D", color=figures.color("reverse"), mfc="none", markersize=5, label=IN_TEXT)
             ax.text(value + 0.02, place - 0.2, f"{value:.2f}", va="center", fontsize=7)
-    labels = [figures.arm_label(varied) for varied, _ in arms]
-    if any(masked := ["reverse_accuracy_in_text" in metrics[0] for _, metrics in arms]):
-        labels = arm_names([varied for varied, _ in arms], masked, figures.arm_label)
-    ax.set_yticks(range(len(arms)), labels[::-1])
+    masked = [MASKED if "reverse_accuracy_in_text" in metrics[0] else "" for _, metrics in arms]
+    ax.set_yticks(range(len(arms)), arm_names([varied for varied, _ in arms], masked, figures.arm_label)[::-1])
     ax.set(xlim=(0, 1.1), xlabel="accuracy (the answer, word for word)")
     ax.grid(axis="y", visible=False)
     ax.legend(ncols=2, loc="lower right", bbox_to_anchor=(1, 1))

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from permlab import figures
 from permlab.models.table import OBJECTIVES, ObjectiveRow
 from permlab.reports.aggregate import Group
+from permlab.reports.naming import arm_names
 from permlab.tables import Row
-from permlab.tasks.spt.figures import IN_TEXT, arm_names
+from permlab.tasks.spt.figures import IN_TEXT, MASKED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,7 +54,7 @@ def objective(group: Group) -> ObjectiveRow:
 
 def names(groups: Sequence[Group]) -> list[str]:
     """Return the groups' labels; beside a masked model they say what differs among the causal ones."""
-    masked = [objective(group).masked for group in groups]
+    masked = [MASKED if objective(group).masked else "" for group in groups]
     if not any(masked):
         return [group.label for group in groups]
     return arm_names([g.varied for g in groups], masked, lambda told: ", ".join(f"{k}={v}" for k, v in told.items()))

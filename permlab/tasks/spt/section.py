@@ -10,8 +10,8 @@ from permlab.reports.collection import Collection, newest_tables
 from permlab.reports.document import Block, Figure
 from permlab.reports.writer import Output
 from permlab.tables import Row, counted
-from permlab.tasks.spt.figures import frame_units
-from permlab.tasks.spt.leaderboard import DIRECTIONS, IN_TEXT, drawn, objective, standings
+from permlab.tasks.spt.figures import IN_TEXT, frame_units
+from permlab.tasks.spt.leaderboard import DIRECTIONS, drawn, objective, standings
 
 TITLE = "Semantic-aware permutation training (spt)"
 QUESTION = "Does training on permuted semantic units cure the reversal curse? (arXiv 2403.00758)"
