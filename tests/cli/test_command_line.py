@@ -85,6 +85,7 @@ def test_user_mistakes_are_one_line_and_leave_nothing(permlab, tmp_path, argumen
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_unknown_keys_in_yaml_files_are_refused(permlab, tmp_path):
     folder = tmp_path / "mine" / "dataset"
     folder.mkdir(parents=True)

@@ -76,6 +76,7 @@ def test_stopping_times_have_the_distribution_of_direct_runs(k):
     assert ks_2samp(direct, sampled).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_coarse_walk_has_the_distribution_of_the_dense_walk():
     coarse = stopping_times(12, 2, 0.9, replicates=300, seed=1)  # 66 inputs: enough to walk coarsely
     dense = stopping_times(12, 2, 0.9, replicates=300, seed=2, dense=True)

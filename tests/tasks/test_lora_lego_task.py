@@ -172,6 +172,7 @@ def test_merges_adapters_of_the_user(pair, method, unsaved):
     assert [row["module"] for row in rows("modules", pair / "r")] == sorted(SHAPES)
 
 
+@pytest.mark.slow
 def test_two_adapters_in_folders_of_one_name(pair, unsaved):
     (pair / "other").mkdir()
     (pair / "B").rename(pair / "other" / "A")
@@ -346,6 +347,7 @@ def test_dry_run_says_what_would_be_merged(pair, capfd):
     assert "A (2 modules, rank 4)" in shown and "2 modules, rank 3" in shown
 
 
+@pytest.mark.slow
 def test_a_merge_written_by_the_command_is_the_library_merge(pair):
     from permlab.adapters import MergeRule, merge_adapters
 

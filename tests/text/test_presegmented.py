@@ -78,6 +78,7 @@ def test_duplicate_rows_need_as_many_originals():
     assert (found.matched, len(found.corrupted)) == (1, 1)
 
 
+@pytest.mark.slow
 def test_released_segmentation_has_14_corrupted_rows(shared_data):
     corpus = read_berglund(shared_data("reversal_curse"))
     released = read_presegmented(shared_data("spt_segmented") / "person_description.sep.txt")

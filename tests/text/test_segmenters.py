@@ -198,6 +198,7 @@ def test_berglund_three_way_split(shared_data):
         assert join_units(example.units) == example.text
 
 
+@pytest.mark.slow
 def test_berglund_names_are_found_by_their_capitals(shared_data):
     corpus = read_berglund(shared_data("reversal_curse"))
     bare = [Example(example.text) for example in corpus.examples]
