@@ -50,6 +50,29 @@ def trained(digits):
     return model, [train(digits, 0), train(digits, 1)], [train(half, seed) for seed, half in enumerate(halves)]
 
 
+def test_the_layout_in_memory_changes_nothing_but_the_order_of_sums(monkeypatch):
+    """Large pictures are trained on with the channels innermost; weights come back contiguous, as files need them."""
+    torch.manual_seed(0)
+    data = ImageData("noise", torch.randn(64, 3, 32, 32), torch.arange(64) % 4, torch.zeros(0, 3, 32, 32),
+                     torch.zeros(0, dtype=torch.long), list("abcd"))  # fmt: skip
+    start, found, seen = initial_state("resnet-tiny", data, 0), [], []
+
+    def look(module, given):
+        if torch.is_grad_enabled():  # in training
+            seen.append((module.weight.stride()[1], given[0].stride(1)))
+
+    for large in (1024, 1025):
+        monkeypatch.setattr("permlab.merging.networks.endpoints.LARGE", large)
+        model = build_vision_model("resnet-tiny", shape=data.shape, classes=4)
+        dict(model.named_modules())["stem"].register_forward_pre_hook(look)
+        recipe = {"epochs": 2, "batch_size": 32, "optimizer": "sgd", "rate": 0.01}
+        found.append(train_endpoint(model, data, start=start, **recipe).state)
+    assert seen == [(1, 1)] * 4 + [(9, 1024)] * 4  # two steps of two epochs each
+    assert all(value.is_contiguous() for state in found for value in state.values())
+    for key, value in found[0].items():
+        assert torch.allclose(value, found[1][key], rtol=1e-3, atol=1e-4), key
+
+
 def test_training_is_learned_recorded_and_repeatable(digits, trained):
     model, (first, _), _ = trained
     assert first.metrics["test_accuracy"] > 0.9 and first.history[-1]["loss"] < first.history[0]["loss"]

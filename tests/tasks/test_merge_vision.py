@@ -11,6 +11,7 @@ from architectures import build
 from here import command, metrics, resume, rows
 from safetensors.torch import save_file
 
+from permlab.compose import plan_jobs
 from permlab.data.images import load_digits_images
 from permlab.matching import Matching
 from permlab.merging import batches_of, evaluate, initial_state, load_merged, train_endpoint
@@ -307,3 +308,18 @@ def test_bad_input_gets_one_line_and_leaves_nothing(arguments, words, capsys):
     text = said.out + said.err
     assert words in text and "Traceback" not in text
     assert not os.path.exists("run")
+
+
+def test_the_time_of_a_plan_counts_the_images_that_are_scored():
+    """One hidden layer: the images on the lines differ by 900 where `task.images` does, and by nothing else."""
+    from permlab.tasks.merge.needs import image_needs
+
+    def macs(*keys: str) -> float:
+        return image_needs(
+            plan_jobs(["task=merge", "model.width=8", "model.depth=1", "task.points=3", *keys], False).jobs[0].config
+        ).macs
+
+    one_image = 64 * 8 + 8 * 10
+    positions = 3 * 3 * 6
+    assert macs("task.images=1000") - macs("task.images=100") == positions * 900 * one_image
+    assert macs("task.images=100000") == macs()

@@ -26,6 +26,10 @@ from permlab.merging.table import OPTIMIZERS, SCHEDULES
 from permlab.models.vision import build_vision_model
 from permlab.threads import for_work, macs_of
 
+LARGE = 1024
+"""Pixels of a picture from which on convolutions are trained with the channels innermost in memory: ResNet-20 takes a
+fifth to a third less time on 32 x 32 pixels. Smaller ones keep the order in which their sums always were taken."""
+
 
 @dataclass
 class Endpoint:
@@ -98,6 +102,8 @@ def train_endpoint(
         check_range(key, value, 1)
     check_range("rate", rate, 0, open_interval=True)
     begin = time.perf_counter()
+    layout = layout_of(data)
+    model.to(memory_format=layout)  # type: ignore[call-overload]  # missing in torch's stubs
     model.load_state_dict(start)
     model.train()
     generator = torch.Generator().manual_seed(seed)
@@ -107,7 +113,7 @@ def train_endpoint(
     macs = macs_of(model, data.x_train[:1].to(next(model.parameters()).device)) * batch_size
     for epoch in range(epochs):
         with for_work(macs):
-            losses = _epoch(model, steps, data, batch_size, generator, outputs)
+            losses = _epoch(model, steps, data, batch_size, generator, outputs, layout)
         check_losses([[value] for value, _ in losses], len(losses) * epoch + 1, f"lower rate={rate:g}")
         loss = sum(value * size for value, size in losses) / sum(size for _, size in losses)
         shares.step()
@@ -123,6 +129,11 @@ def train_endpoint(
     }  # fmt: skip
     check_weights(model.state_dict().values(), len(history) * len(losses), f"lower rate={rate:g}")
     return _finish(model, data, record, history, begin, outputs)
+
+
+def layout_of(data: ImageData) -> torch.memory_format:
+    """Order of the entries in memory that a network of convolutions trains fastest with on such pictures."""
+    return torch.channels_last if data.x_train[0, 0].numel() >= LARGE else torch.contiguous_format
 
 
 def adam(parameters: Iterable[nn.Parameter], rate: float, weight_decay: float) -> torch.optim.Optimizer:
@@ -163,7 +174,10 @@ def _finish(
 ) -> Endpoint:
     """Score the trained network on its own labels and take its tensors along."""
     model.eval()
-    state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    # Contiguous, whatever the network was trained with: safetensors writes nothing else.
+    state = {
+        name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in model.state_dict().items()
+    }
     device = next(model.parameters()).device
     found = Endpoint(state, sorted(data.y_train.unique().tolist()), record, history)
     for half, x, y in (("train", data.x_train, data.y_train), ("test", data.x_test, data.y_test)):
@@ -182,6 +196,7 @@ def _epoch(
     batch_size: int,
     generator: torch.Generator,
     outputs: Sequence[int] | None,
+    layout: torch.memory_format,
 ) -> list[tuple[float, int]]:
     """One pass in random order; the mean loss and size of every batch.
 
@@ -194,7 +209,7 @@ def _epoch(
         if len(chosen) == 1 and losses:
             continue
         x, y = data.x_train[chosen].to(device), data.y_train[chosen].to(device)
-        loss = functional.cross_entropy(*_own(model(x), y, outputs))
+        loss = functional.cross_entropy(*_own(model(x.contiguous(memory_format=layout)), y, outputs))
         steps.zero_grad()
         loss.backward()
         steps.step()

@@ -92,6 +92,7 @@ def image_needs(config: Config[MergeConfig]) -> Footprint | None:
     parts |= {"activations": 4.0 * counted["outputs"] * max(batch, scored), "other networks": (STATES - 4) * weights}
     images = 4.0 * (data.x_train.numel() + data.x_test.numel())
     steps = int(recipe["epochs"]) * 2 * task.pairs * -(-len(data.x_train) // batch)
-    arms = 3.0 * task.points * 6 * task.pairs
-    macs = counted["macs"] * (3.0 * batch * steps + arms * len(data.x_train))
+    positions = 3.0 * task.points * 6 * task.pairs  # on the lines of all arms, each scored on both sets
+    both = min(task.images or len(data.x_train), len(data.x_train)) + len(data.x_test)
+    macs = counted["macs"] * (3.0 * batch * steps + positions * both)
     return Footprint(sum(parts.values()) + images, parts | {"images": images}, IMAGE_LIBRARIES, macs, steps)
