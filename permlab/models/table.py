@@ -102,13 +102,14 @@ class WeightsRow(Row):
     """Where the weights of a causal language model come from; those that are loaded need a path.
 
     Attributes:
-        epochs, rate, adapter_rate: its training on texts where nothing else is said: readings of every text, the
-            largest learning rate of all weights and of adapters alone.
+        epochs, rate, adapter_rate, decay: its training on texts where nothing else is said: readings of every text, the
+            largest learning rate of all weights and of adapters alone, AdamW's weight decay.
     """
 
     epochs: float = 10.0
     rate: float = 2e-5
     adapter_rate: float = 2e-4
+    decay: float = 0.01
 
     @property
     def pretrained(self) -> bool:
@@ -120,7 +121,7 @@ WEIGHTS = Table(
     "kind of weights",
     [
         WeightsRow("pretrained", "those of the folder or hub id", needs=("path",)),
-        WeightsRow("scratch", "random", epochs=40.0, rate=5e-3, adapter_rate=5e-3),
+        WeightsRow("scratch", "random", epochs=24.0, rate=5e-3, adapter_rate=5e-3, decay=0.3),
     ],
 )
 

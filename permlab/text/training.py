@@ -27,7 +27,7 @@ from permlab.storage.files import sync, write_text
 from permlab.storage.hashes import sha256_of
 from permlab.storage.plain import LARGEST, UnreadableError, read_bytes
 from permlab.text.batches import FILLS, Collator, PackingCollator
-from permlab.text.settings import TrainingSettings
+from permlab.text.settings import Pace, TrainingSettings
 from permlab.text.table import SCHEDULES
 from permlab.threads import for_work
 
@@ -192,7 +192,7 @@ def make_trainer(
     workers: int = 0,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
-    learning_rate: float | None = None,
+    pace: Pace | None = None,
     kind: type[OrderedTrainer] | None = None,
 ) -> OrderedTrainer:
     """Return a Trainer over the whole stream, one pass.
@@ -208,7 +208,7 @@ def make_trainer(
         workers: loader processes; the order does not depend on them.
         dtype: of the forward and backward pass.
         device: cpu, or where the accelerator is.
-        learning_rate: of `settings.used` where the weights are pretrained.
+        pace: of `settings.used`; default that of a model from scratch.
         kind: `sharded.ShardedTrainer` for a model that `sharded.shard` has divided.
 
     Raises:
@@ -219,16 +219,16 @@ def make_trainer(
         raise UserError(
             f"pack={settings.pack} needs attention of the kind sdpa, this model has {attention}: use pack=0"
         )
-    steps = steps_of(stream, settings)
+    steps, pace = steps_of(stream, settings), pace or settings.used()
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=settings.batch_size // ranks.count(),
         gradient_accumulation_steps=settings.accumulate,
-        learning_rate=learning_rate or settings.used().learning_rate,
+        learning_rate=pace.learning_rate,
         lr_scheduler_type=SCHEDULES[settings.schedule].name,
         warmup_steps=int(settings.warmup * steps),
-        weight_decay=settings.weight_decay,
+        weight_decay=pace.weight_decay,
         max_grad_norm=settings.clip,
         optim="adamw_torch_fused",
         adam_beta2=0.99,

@@ -69,11 +69,15 @@ def test_targets_are_tasks_experiments_patterns_and_the_spellings_of_make(driver
 
 
 def test_runs_beside_the_file_have_their_keys_data_and_minutes(driver):
-    plain, mnist = driver.steps_of("merge/rebasin")
+    (plain,) = driver.steps_of("merge/rebasin")
     assert plain.overrides == () and plain.needs == () and plain.minutes == 4
-    assert mnist.keys(Path("D"), [])[2:] == ["dataset=mnist", "dataset.path=D/mnist"] and mnist.minutes == 7
-    assert mnist.keys(Path("D"), ["dataset.path=E"])[2:] == ["dataset=mnist", "dataset.path=E"]
-    assert mnist.missing(Path("nowhere")) == ["mnist"]
+    vgg, resnet = driver.steps_of("merge/lmc_cifar")
+    assert vgg.keys(Path("D"), [])[2:] == ["dataset.path=D/cifar10"]
+    more = ["model=resnet20", "model.width=1", "task.train.epochs=6"]
+    assert resnet.keys(Path("D"), [])[2:] == ["dataset.path=D/cifar10", *more]
+    assert (vgg.minutes, resnet.minutes) == (30, 35)
+    assert resnet.keys(Path("D"), ["dataset.path=E"])[2:] == [*more, "dataset.path=E"]
+    assert resnet.missing(Path("nowhere")) == ["cifar10"]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from permlab.compose import plan_jobs
 from permlab.errors import UserError
 from permlab.runs.execute import start
 from permlab.runs.readiness import examine
+from permlab.text import TrainingSettings
 
 SMALL = [
     *("tracker=none", "hardware=cpu", "hardware.threads=1", "task.train.batch_size=32", "task.train.log_steps=5"),
@@ -310,6 +311,14 @@ def test_own_texts_are_read_and_cut_once_however_often_they_are_looked_at(tmp_pa
     own.write_text("We met Ada Roe and Ben Orr.\n")  # another file: what was kept is not taken
     assert units_of(config, corpus_of(config)).mean_units == 5
     assert calls == ["read_jsonl", "propose"] * 2
+
+
+def test_the_pace_suits_the_weights_unless_it_is_said():
+    nothing = TrainingSettings()
+    assert nothing.used("pretrained") == (10, 2e-5, 0.01) and nothing.used("pretrained", adapters=True)[1] == 2e-4
+    assert nothing.used("scratch").weight_decay > 0.1  # the worst seed of the default answers 0.11 less at 0.01
+    said = TrainingSettings(epochs=3, learning_rate=1e-3, weight_decay=0)
+    assert said.used("scratch") == said.used("pretrained", adapters=True) == (3, 1e-3, 0)
 
 
 @pytest.mark.slow

@@ -138,7 +138,7 @@ def plan(config: Config[SptConfig]) -> dict[str, Any]:
         "order": f"{task.order}, budget {task.budget}, {'dynamic' if task.dynamic else 'static'}",
         "segmenter": lambda: segmenter_line(config) if task.segmented else f"none: {UNMOVED}",
         "training": f"{pace.epochs:g} epochs, {train.batch_size}x{train.accumulate} texts a step, "
-        f"learning rate {pace.learning_rate:g}",
+        f"learning rate {pace.learning_rate:g}, weight decay {pace.weight_decay:g}",
         "adapters": f"LoRA rank {rank}" if rank else "none, all weights are trained",
         "parameters": lambda: parameters_line(config),
     }

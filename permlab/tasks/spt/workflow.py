@@ -259,7 +259,7 @@ def trainer_of(
         workers=config.hardware.workers,
         dtype=resolve_dtype(config.hardware),
         device=str(device),
-        learning_rate=pace_of(config).learning_rate,
+        pace=pace_of(config),
         kind=kind,
     )
 
