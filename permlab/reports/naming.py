@@ -126,10 +126,11 @@ def arm_names(
         write: from what tells an arm apart to words.
     """
     told: dict[int, Mapping[str, str]] = dict(enumerate(varied))
+    short = short_names(list(dict.fromkeys(key for one in varied for key in one)))
     for kind in set(aside) if any(aside) else ():
         places = [place for place, each in enumerate(aside) if each == kind]
         for place, found in zip(places, told_apart([varied[each] for each in places])):
-            told[place] = found if found or kind else varied[place]
+            told[place] = found if found or kind else {short[key]: value for key, value in varied[place].items()}
     return [", ".join(filter(None, (name, write(told[place])))) for place, name in enumerate(aside)]
 
 

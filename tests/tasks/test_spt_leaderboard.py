@@ -108,6 +108,10 @@ def test_a_masked_model_is_no_order_and_is_asked_in_two_ways():
     (plain,) = drawn(rows[:-1]).axes
     assert [text.get_text() for text in plain.get_legend().get_texts()] == ["forward", "reverse"]
     plt.close("all")
+    masked, causal, *_ = control()
+    causal.varied, masked.varied = ({"model.objective": kind} for kind in ("causal", "masked"))
+    alone = [row["configuration"] for row in standings([masked, causal])]
+    assert alone == ["objective=causal", "covered tokens (masked model)"]
 
 
 def test_a_masked_model_has_both_its_numbers_in_the_figure_of_arms():
@@ -129,6 +133,7 @@ def test_the_control_is_an_arm_of_the_leaderboard_and_no_rule_about_orders_count
     about = shipped_experiment("spt/leaderboard")
     controls = [run.keys for run in about.reproduce.runs if "masked" in str(run.keys.get("model.objective"))]
     assert [keys["task.order"] for keys in controls] == ["original"]
+    assert set(controls[0]) <= set(about.sweep)  # runs with other keys are judged apart, as another variant
     keys = [f"{key}={str(value).split(',')[0]}" for key, value in (about.sweep | controls[0]).items()]
     (job,) = plan_jobs(["experiment=spt/leaderboard", *keys], False).jobs
     config = dataclasses.asdict(job.config)

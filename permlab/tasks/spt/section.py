@@ -39,7 +39,8 @@ def board(collection: Collection, out: Output) -> list[Block]:
     shown = (*DIRECTIONS, *([IN_TEXT] if any(IN_TEXT in row for row in rows) else []))
     if IN_TEXT in shown:
         note += " Of a masked model, a control and no order, reverse is asked in the wording of the other order too."
-    words = [{**row, **{each: str(row.get(each) or "") for each in shown}} for row in rows]
+    first = dict.fromkeys(("configuration", *shown))  # in this order, also where the first row has not all of them
+    words = [{**first, **row, **{each: str(row.get(each) or "") for each in shown}} for row in rows]
     alt = "Forward and reverse recall: " + "; ".join(f"{w['configuration']} reverse {w['reverse']}" for w in words[:20])
     return [
         out.table(collection.prefix("leaderboard"), words, "Leaderboard", note=note),
