@@ -75,7 +75,8 @@ def test_runs_beside_the_file_have_their_keys_data_and_minutes(driver):
     assert vgg.keys(Path("D"), [])[2:] == ["dataset.path=D/cifar10"]
     more = ["model=resnet20", "model.width=1", "task.train.epochs=6"]
     assert resnet.keys(Path("D"), [])[2:] == ["dataset.path=D/cifar10", *more]
-    assert (vgg.minutes, resnet.minutes) == (30, 35)
+    assert vgg.minutes == resnet.minutes == 35
+    assert [step.minutes for step in driver.steps_of("spt/berglund")] == [45, 9, 9]
     assert resnet.keys(Path("D"), ["dataset.path=E"])[2:] == [*more, "dataset.path=E"]
     assert resnet.missing(Path("nowhere")) == ["cifar10"]
 

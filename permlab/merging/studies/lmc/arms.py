@@ -16,7 +16,7 @@ UNTRAINED_ARMS = (NAIVE, WEIGHT)
 """Arms of the untrained networks: what matching does without anything learned."""
 
 STEP_IMAGES = 128
-"""Images per gradient step of straight-through matching."""
+"""Images per gradient step of straight-through matching, and per step of the Taylor estimate."""
 
 Tables = dict[str, list[Row]]
 """Name of a table -> its rows."""
