@@ -73,7 +73,7 @@ def test_runs_beside_the_file_have_their_keys_data_and_minutes(driver):
     assert plain.overrides == () and plain.needs == () and plain.minutes == 4
     vgg, resnet = driver.steps_of("merge/lmc_cifar")
     assert vgg.keys(Path("D"), [])[2:] == ["dataset.path=D/cifar10"]
-    more = ["model=resnet20", "model.width=1", "task.train.epochs=6"]
+    more = ["model.name=resnet20", "model.width=1", "task.train.epochs=6"]
     assert resnet.keys(Path("D"), [])[2:] == ["dataset.path=D/cifar10", *more]
     assert vgg.minutes == resnet.minutes == 35
     assert [step.minutes for step in driver.steps_of("spt/berglund")] == [45, 9, 9]
