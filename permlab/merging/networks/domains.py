@@ -18,6 +18,17 @@ from permlab.errors import UserError, check_range
 from permlab.merging.table import DOMAINS
 
 
+def class_runs(data: ImageData, parts: int, least: int = 1) -> list[Sequence[int]]:
+    """The class numbers cut into `parts` runs of neighbours of nearly equal length.
+
+    Raises:
+        UserError: fewer parts than `least`, or more than classes.
+    """
+    check_range("parts", parts, least, data.classes)
+    bounds = [round(k * data.classes / parts) for k in range(parts + 1)]
+    return [range(low, high) for low, high in pairwise(bounds)]
+
+
 def label_split(data: ImageData, parts: int | Sequence[Sequence[int]]) -> list[ImageData]:
     """The data cut by labels: into `parts` runs of neighbouring classes of nearly equal length, or the given lists.
 
@@ -25,9 +36,7 @@ def label_split(data: ImageData, parts: int | Sequence[Sequence[int]]) -> list[I
         UserError: more parts than classes, an empty or unknown label list.
     """
     if isinstance(parts, int):
-        check_range("parts", parts, 1, data.classes)
-        bounds = [round(k * data.classes / parts) for k in range(parts + 1)]
-        parts = [list(range(low, high)) for low, high in pairwise(bounds)]
+        parts = class_runs(data, parts)
     for labels in parts:
         unknown = [label for label in labels if not 0 <= label < data.classes]
         if unknown or not labels:
@@ -51,14 +60,13 @@ def uneven_split(data: ImageData, parts: int, share: float, seed: int = 0) -> li
         UserError: a number out of range.
     """
     check_range("share", share, 0, 1, open_interval=True)
-    check_range("parts", parts, 2, data.classes)
-    bounds = [round(k * data.classes / parts) for k in range(parts + 1)]
+    runs = class_runs(data, parts, least=2)
     generator = torch.Generator().manual_seed(seed)
     dealt: list[list[Tensor]] = [[] for _ in range(parts)]
-    for own, (low, high) in enumerate(pairwise(bounds)):
+    for own, labels in enumerate(runs):
         shares = [share if part == own else (1 - share) / (parts - 1) for part in range(parts)]
         ends = list(accumulate(shares))
-        for label in range(low, high):
+        for label in labels:
             rows = (data.y_train == label).nonzero().flatten()
             rows = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
             cuts = [round(end * len(rows)) for end in ends[:-1]]

@@ -102,8 +102,7 @@ def train_endpoint(
         check_range(key, value, 1)
     check_range("rate", rate, 0, open_interval=True)
     begin = time.perf_counter()
-    layout = layout_of(data)
-    model.to(memory_format=layout)  # type: ignore[call-overload]  # missing in torch's stubs
+    model.to(memory_format=layout_of(data))  # type: ignore[call-overload]  # missing in torch's stubs
     model.load_state_dict(start)
     model.train()
     generator = torch.Generator().manual_seed(seed)
@@ -113,7 +112,7 @@ def train_endpoint(
     macs = macs_of(model, data.x_train[:1].to(next(model.parameters()).device)) * batch_size
     for epoch in range(epochs):
         with for_work(macs):
-            losses = _epoch(model, steps, data, batch_size, generator, outputs, layout)
+            losses = _epoch(model, steps, data, batch_size, generator, outputs)
         check_losses([[value] for value, _ in losses], len(losses) * epoch + 1, f"lower rate={rate:g}")
         loss = sum(value * size for value, size in losses) / sum(size for _, size in losses)
         shares.step()
@@ -196,7 +195,6 @@ def _epoch(
     batch_size: int,
     generator: torch.Generator,
     outputs: Sequence[int] | None,
-    layout: torch.memory_format,
 ) -> list[tuple[float, int]]:
     """One pass in random order; the mean loss and size of every batch.
 
@@ -204,7 +202,7 @@ def _epoch(
     """
     order = torch.randperm(len(data.x_train), generator=generator)
     losses: list[tuple[float, int]] = []
-    device = next(model.parameters()).device
+    device, layout = next(model.parameters()).device, layout_of(data)
     for chosen in order.split(batch_size):
         if len(chosen) == 1 and losses:
             continue
